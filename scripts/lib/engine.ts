@@ -1,0 +1,66 @@
+/** The two ways to run the server, and the choice between them. */
+import { existsSync } from 'node:fs'
+import { Failure, say } from './cli.ts'
+import { DockerEngine } from './docker.ts'
+import { NativeEngine } from './native.ts'
+import type { Settings } from './settings.ts'
+
+export interface Engine {
+  readonly name: 'docker' | 'native'
+  /** Whether Postfix and Dovecot are up, by process, not by answer. */
+  isRunning(): Promise<boolean>
+  /**
+   * Brings the server up, or its configuration up to date where it runs already. Returns when the daemons were started,
+   * which is before they answer.
+   */
+  start(): Promise<void>
+  /** Stops the server; mail, queue and accounts stay. False when it was not running. */
+  stop(): Promise<boolean>
+  /** Makes changes to the configuration folder take effect, without a restart where that is possible. */
+  reload(): Promise<void>
+  /** Runs a Postfix or Dovecot command on the server: `['postqueue', '-j']`. Its exit code is the caller's to judge. */
+  exec(command: string[]): Promise<{ exitCode: number | null; stdout: string; stderr: string }>
+  /** Shows the mail log's last lines on stdout and, with `follow`, what comes until Ctrl-C. */
+  logs(options: { lines: number; follow: boolean }): Promise<void>
+  /** What the daemons complained about since the last start, one line each, with the user's file and line. */
+  complaints(): Promise<string[]>
+}
+
+/**
+ * The engine that MAIL_SERVER_ENGINE asks for. `auto` takes the one that runs already, else Docker when an engine
+ * answers, else native where apt is. Throws a Failure that says what to install.
+ */
+export async function chooseEngine(settings: Settings): Promise<Engine> {
+  const { engine } = settings
+  if (engine === 'native') return new NativeEngine(settings)
+  if (engine === 'docker') {
+    const problem = await DockerEngine.problem()
+    if (problem) throw new Failure('failed', `MAIL_SERVER_ENGINE=docker: ${problem}`)
+    return new DockerEngine(settings)
+  }
+  const native = hasApt() ? new NativeEngine(settings) : undefined
+  if (await native?.isRunning()) return native as Engine
+  const problem = await DockerEngine.problem()
+  if (!problem) return new DockerEngine(settings)
+  if (native) return native
+  throw new Failure(
+    'failed',
+    `No engine for the mail server: ${problem} (Without Docker it runs on Debian and Ubuntu only.)`,
+  )
+}
+
+function hasApt(): boolean {
+  return process.platform === 'linux' && existsSync('/usr/bin/apt-get')
+}
+
+/** The engine with its server up. Throws a Failure that names the next command otherwise. */
+export async function runningEngine(settings: Settings): Promise<Engine> {
+  const engine = await chooseEngine(settings)
+  if (await engine.isRunning()) return engine
+  throw new Failure('failed', 'The mail server is not running. Start it: npm start')
+}
+
+/** Says which engine is at work, for scripts whose result depends on it. */
+export function sayEngine(engine: Engine): void {
+  say(`Engine: ${engine.name}`)
+}

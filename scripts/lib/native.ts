@@ -1,0 +1,497 @@
+/**
+ * The server without Docker: a private instance of Debian's own Postfix and Dovecot, with everything it needs in one
+ * state folder. Nothing below /etc/postfix or /etc/dovecot is read or written.
+ */
+import { spawn } from 'node:child_process'
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
+import { networkInterfaces } from 'node:os'
+import { dirname, join, relative } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Failure, messageOf, say, step } from './cli.ts'
+import type { Engine } from './engine.ts'
+import { LAYOUT, mapPaths, type NativeConfiguration, nativeConfiguration, VMAIL_ID } from './native_configuration.ts'
+import { assertPortsFree, processIds } from './ports.ts'
+import {
+  CONFIG_DIR,
+  ROOT,
+  readServerEnvironment,
+  SERVICE_NAMES,
+  SERVICES,
+  type ServiceName,
+  type Settings,
+} from './settings.ts'
+import { $ } from './shell.ts'
+
+const PACKAGES = ['postfix', 'postfix-pcre', 'dovecot-core', 'dovecot-imapd', 'dovecot-pop3d', 'dovecot-lmtpd']
+/** dpkg-query's own variables: state, then name. */
+const DPKG_LINE = '$' + '{db:Status-Abbrev}$' + '{Package}\\n'
+/** A Unix socket's path has 107 bytes at most; the longest below the state folder takes 36 of them. */
+const LONGEST_STATE_DIR = 107 - 36
+/** Milliseconds until a stop becomes a kill. */
+const STOP_PATIENCE = 10_000
+/** The mail log is set aside at a start when it is larger, in bytes. */
+const LOG_LIMIT = 10_000_000
+
+export class NativeEngine implements Engine {
+  readonly name = 'native'
+  readonly #settings: Settings
+  readonly #dir: string
+  /** Where the mail log of this start begins, in bytes: older troubles are no longer of interest. */
+  #logStart = 0
+
+  constructor(settings: Settings) {
+    this.#settings = settings
+    this.#dir = settings.stateDir
+  }
+
+  async isRunning(): Promise<boolean> {
+    const { postfix, dovecot } = this.#masters()
+    return postfix !== undefined && (dovecot !== undefined || readServerEnvironment().SMTP_ONLY === '1')
+  }
+
+  async start(): Promise<void> {
+    await becomeRoot()
+    this.#checkStateDir()
+    await installPackages()
+    if (await this.isRunning()) {
+      if (this.#startedWith() === this.#addresses()) return this.reload()
+      say('The ports have changed since the server was started: it starts anew.')
+    }
+    // Also what a crash left behind: one of the two daemons, or children without a master.
+    await this.stop()
+    await assertPortsFree(this.#settings, this.#services())
+    this.#makeFolders()
+    await this.#makeCertificate()
+    const configuration = await this.#writeConfiguration()
+    for (const notice of configuration.notices) say(notice)
+    this.#setLogAside()
+    writeFileSync(this.#path('started.json'), this.#addresses())
+    const results = await Promise.all([
+      this.#launch('postfix.out', 'postfix', '-c', this.#path(LAYOUT.postfix), 'start'),
+      configuration.dovecot ? this.#launch('dovecot.out', 'dovecot', '-c', this.#dovecotConf()) : true,
+    ])
+    if (results.every((ok) => ok)) return
+    const complaints = await this.complaints()
+    await this.stop()
+    throw new Failure('failed', `The mail server did not start:\n${complaints.join('\n')}`)
+  }
+
+  async stop(): Promise<boolean> {
+    if (this.#processes().length === 0) return false
+    await becomeRoot()
+    for (const pid of Object.values(this.#masters())) if (pid) signal(pid, 'SIGTERM')
+    const deadline = Date.now() + STOP_PATIENCE
+    for (let left = this.#processes(); left.length > 0; left = this.#processes()) {
+      // Without their masters, or at the end of patience, the rest goes at once; the queue is made for that.
+      const mastersGone = Object.values(this.#masters()).every((pid) => pid === undefined)
+      if (mastersGone || Date.now() > deadline)
+        for (const pid of left) signal(pid, Date.now() > deadline ? 'SIGKILL' : 'SIGTERM')
+      await sleep(20)
+    }
+    return true
+  }
+
+  async reload(): Promise<void> {
+    await becomeRoot()
+    if (!(await this.isRunning())) return
+    const configuration = await this.#writeConfiguration()
+    if (!configuration.changed) return
+    const reloaded = await $({ timeout: 30_000 })`postfix -c ${this.#path(LAYOUT.postfix)} reload`
+    if (reloaded.exitCode !== 0) throw new Failure('failed', this.#traced(reloaded.stderr).join('\n'))
+    const { dovecot } = this.#masters()
+    if (dovecot) signal(dovecot, 'SIGHUP')
+  }
+
+  async exec([program = '', ...args]: string[]) {
+    await becomeRoot()
+    const configuration = /^(dovecot|doveadm|doveconf)$/.test(program)
+      ? this.#dovecotConf()
+      : this.#path(LAYOUT.postfix)
+    return $({ timeout: 60_000 })`${program} -c ${configuration} ${args}`
+  }
+
+  async logs({ lines, follow }: { lines: number; follow: boolean }): Promise<void> {
+    const file = this.#path(LAYOUT.log)
+    if (!existsSync(file)) throw new Failure('failed', `${file}: no mail log yet. Start the server: npm start`)
+    const tail = spawn('tail', ['-n', String(lines), ...(follow ? ['-F'] : []), file], {
+      stdio: ['ignore', 'inherit', 'ignore'],
+    })
+    await new Promise((resolve, reject) => tail.once('error', reject).once('close', resolve))
+  }
+
+  async complaints(): Promise<string[]> {
+    const started = ['postfix.out', 'dovecot.out'].map((name) => readOr(this.#path(`log/${name}`)))
+    const logged = Buffer.from(readOr(this.#path(LAYOUT.log)))
+      .subarray(this.#logStart)
+      .toString()
+      .slice(-100_000)
+    const lines = this.#traced([...started, logged].join('\n'))
+    return [...new Set(lines.filter((line) => /\b(fatal|panic|error)\b/i.test(line)))].slice(-10)
+  }
+
+  #path(part: string): string {
+    return join(this.#dir, part)
+  }
+
+  #dovecotConf(): string {
+    return this.#path(`${LAYOUT.dovecot}/dovecot.conf`)
+  }
+
+  /** What the daemons listen on, as text, to notice that it changed. */
+  #addresses(): string {
+    return JSON.stringify({ bindAddress: this.#settings.bindAddress, ports: this.#settings.ports })
+  }
+
+  #startedWith(): string {
+    return readOr(this.#path('started.json'))
+  }
+
+  /** The services that the environment file turns on. */
+  #services(): ServiceName[] {
+    const { SMTP_ONLY, ENABLE_POP3, ENABLE_IMAP } = readServerEnvironment()
+    return SERVICE_NAMES.filter((name) => {
+      if (name.startsWith('pop3')) return SMTP_ONLY !== '1' && ENABLE_POP3 === '1'
+      if (name.startsWith('imap')) return SMTP_ONLY !== '1' && ENABLE_IMAP !== '0'
+      return true
+    })
+  }
+
+  /** The pids of the two master processes, where they live. */
+  #masters(): { postfix: number | undefined; dovecot: number | undefined } {
+    const living = (file: string) => {
+      const pid = Number(readOr(this.#path(file)).trim())
+      // A pid file outlives a crash, and its number may belong to somebody else by now.
+      return pid > 0 && this.#owns(pid) ? pid : undefined
+    }
+    return { postfix: living(`${LAYOUT.queue}/pid/master.pid`), dovecot: living(`${LAYOUT.run}/master.pid`) }
+  }
+
+  /** All processes of the instance. */
+  #processes(): number[] {
+    if (!existsSync(this.#dir)) return []
+    return processIds().filter((pid) => this.#owns(pid))
+  }
+
+  /** Postfix's programs work in the queue folder, Dovecot's in its run folder, and nothing else of this machine does. */
+  #owns(pid: number): boolean {
+    try {
+      if (/\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))) return false
+      // Other users cannot see where root's processes work; the name has to do until the script runs as root.
+      if (process.getuid?.() !== 0) return /^(master|dovecot)$/.test(readFileSync(`/proc/${pid}/comm`, 'utf8').trim())
+      const cwd = readlinkSync(`/proc/${pid}/cwd`)
+      const inside = [LAYOUT.queue, LAYOUT.run].some(
+        (part) => cwd === this.#path(part) || cwd.startsWith(`${this.#path(part)}/`),
+      )
+      return inside && /postfix|dovecot/.test(readlinkSync(`/proc/${pid}/exe`))
+    } catch {
+      return false
+    }
+  }
+
+  #checkStateDir(): void {
+    const dir = this.#dir
+    const advice = 'Set MAIL_SERVER_STATE_DIR in .env to another folder.'
+    if (Buffer.byteLength(dir) > LONGEST_STATE_DIR) {
+      throw new Failure(
+        'usage',
+        `${dir}: the path is longer than ${LONGEST_STATE_DIR} bytes, too long for Unix sockets. ${advice}`,
+      )
+    }
+    if (!/^[\w./+@-]+$/.test(dir)) {
+      throw new Failure('usage', `${dir}: Postfix cannot work in a path with spaces or such characters. ${advice}`)
+    }
+    // Dovecot's mail processes run without privileges and walk the whole path.
+    for (let parent = dirname(dir); parent !== dirname(parent); parent = dirname(parent)) {
+      if (existsSync(parent) && !(statSync(parent).mode & 0o001)) {
+        throw new Failure(
+          'usage',
+          `${parent}: only its owner can enter it, and ${dir} lies below; Dovecot has to. ${advice}`,
+        )
+      }
+    }
+  }
+
+  #makeFolders(): void {
+    const folder = (part: string, mode: number, uid = 0, gid = 0) => {
+      mkdirSync(this.#path(part), { recursive: true })
+      chownSync(this.#path(part), uid, gid)
+      chmodSync(this.#path(part), mode)
+    }
+    folder('', 0o755)
+    folder(LAYOUT.config, 0o750, 0, idOf('group', 'dovecot'))
+    folder(LAYOUT.postfix, 0o755)
+    folder(LAYOUT.dovecot, 0o755)
+    folder(LAYOUT.mail, 0o770, VMAIL_ID, VMAIL_ID)
+    folder(LAYOUT.queue, 0o755)
+    folder(LAYOUT.data, 0o700, idOf('passwd', 'postfix'))
+    folder(LAYOUT.run, 0o755)
+    folder(LAYOUT.state, 0o755)
+    folder('log', 0o755)
+    folder('tls', 0o700)
+  }
+
+  /** A self-signed certificate, made once, for the server's name and this machine's. */
+  async #makeCertificate(): Promise<void> {
+    const [key, certificate] = [this.#path(LAYOUT.key), this.#path(LAYOUT.certificate)]
+    if (existsSync(certificate)) return
+    const hostname = readServerEnvironment().OVERRIDE_HOSTNAME || 'development-mail-server.example.com'
+    const names = `subjectAltName=DNS:${hostname},DNS:localhost,IP:127.0.0.1`
+    // The certificate is renamed into place last, so that an interrupted run leaves none.
+    const made = await $`openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 \
+      -subj ${`/CN=${hostname}`} -addext ${names} -keyout ${key} -out ${certificate}.new`
+    if (made.exitCode !== 0)
+      throw new Failure('failed', `openssl could not make the TLS certificate:\n${made.stderr.trim()}`)
+    chmodSync(key, 0o600)
+    renameSync(`${certificate}.new`, certificate)
+  }
+
+  /** Makes all configuration files; writes those that differ. */
+  async #writeConfiguration(): Promise<NativeConfiguration & { changed: boolean }> {
+    const configuration = nativeConfiguration({
+      stateDir: this.#dir,
+      bindAddress: this.#settings.bindAddress,
+      ports: this.#settings.ports,
+      environment: readServerEnvironment(),
+      file: (name) => (existsSync(join(CONFIG_DIR, name)) ? readFileSync(join(CONFIG_DIR, name), 'utf8') : undefined),
+      networks: ownNetworks(),
+    })
+    const dovecotGroup = idOf('group', 'dovecot')
+    let changed = false
+    const write = (path: string, content: string | Buffer, mode: number) => {
+      changed = replaceFile(path, content, mode, dovecotGroup) || changed
+    }
+    // Password hashes stand in these two folders: for root and Dovecot's auth process alone.
+    for (const name of this.#copyNames()) {
+      const bytes = readFileSync(join(CONFIG_DIR, name))
+      const content = bytes.includes(0) ? bytes : mapPaths(bytes.toString('utf8'), this.#dir)
+      write(this.#path(join(LAYOUT.config, name)), content, 0o640)
+    }
+    for (const [name, content] of Object.entries(configuration.files)) {
+      write(this.#path(name), content, name.startsWith(LAYOUT.postfix) ? 0o644 : 0o640)
+    }
+    if (changed) {
+      // hash: tables are read from their compiled form.
+      const aliases = `hash:${this.#path(LAYOUT.postfix)}/aliases`
+      const made = await $`postalias -c ${this.#path(LAYOUT.postfix)} ${aliases}`
+      if (made.exitCode !== 0) throw new Failure('failed', this.#traced(made.stderr).join('\n'))
+      // Postfix programs wait until main.cf is two seconds old, lest they read a half-written one; it is whole.
+      const past = new Date(Date.now() - 10_000)
+      utimesSync(this.#path(`${LAYOUT.postfix}/main.cf`), past, past)
+    }
+    return { ...configuration, changed }
+  }
+
+  /** The configuration folder's files; those that are gone there go from the copy as well. */
+  #copyNames(): string[] {
+    const list = (dir: string) =>
+      existsSync(dir)
+        ? readdirSync(dir, { recursive: true, withFileTypes: true })
+            .filter((entry) => entry.isFile() && !/\.(lock|tmp)$/.test(entry.name))
+            .map((entry) => relative(dir, join(entry.parentPath ?? entry.path, entry.name)))
+        : []
+    const names = list(CONFIG_DIR)
+    for (const name of list(this.#path(LAYOUT.config))) {
+      if (!names.includes(name)) rmSync(this.#path(join(LAYOUT.config, name)))
+    }
+    return names
+  }
+
+  #setLogAside(): void {
+    const log = this.#path(LAYOUT.log)
+    if (existsSync(log) && statSync(log).size > LOG_LIMIT) renameSync(log, `${log}.1`)
+    this.#logStart = existsSync(log) ? statSync(log).size : 0
+  }
+
+  /**
+   * Starts a daemon with its streams on a file: it keeps them open for its whole life, and a pipe to this process
+   * would keep this process waiting just as long.
+   */
+  async #launch(out: string, program: string, ...args: string[]): Promise<boolean> {
+    const { exitCode } = await $({ timeout: 30_000 })`${program} ${args} > ${this.#path(`log/${out}`)} 2>&1 < /dev/null`
+    return exitCode === 0
+  }
+
+  /** The daemons' lines with the instance's paths put back to the project's files, and their lines named. */
+  #traced(text: string): string[] {
+    const main = this.#path(`${LAYOUT.postfix}/main.cf`)
+    const config = relative(ROOT, CONFIG_DIR)
+    const own = `${config}/postfix-main.cf`
+    const ownLines = readOr(join(CONFIG_DIR, 'postfix-main.cf')).split('\n')
+    const offset =
+      readOr(main).split('\n').indexOf('# From here on docker-data/mail-server/config/postfix-main.cf.') + 1
+    return text
+      .split('\n')
+      .map((line) => line.trim())
+      .filter((line) => line !== '')
+      .map((line) => {
+        const traced = line
+          .replaceAll(this.#path(LAYOUT.config), config)
+          .replace(new RegExp(`${main.replaceAll('.', '\\.')}, line (\\d+)`), (all, number) =>
+            Number(number) > offset ? `${own}, line ${Number(number) - offset}` : all,
+          )
+        if (traced.includes(config)) return traced
+        // Postfix names a wrong value by its parameter alone.
+        const at = ownLines.findIndex((text) => {
+          const name = /^([\w-]+)\s*=/.exec(text)?.[1]
+          return name !== undefined && new RegExp(`\\b${name}\\b`).test(traced)
+        })
+        return at < 0 ? traced : `${traced} (${own}, line ${at + 1})`
+      })
+  }
+}
+
+/** Installs what is missing of Postfix and Dovecot by apt, and starts no service of the distribution. */
+export async function installPackages(): Promise<void> {
+  // "ii " in front: wanted and installed.
+  const { stdout } = await $`dpkg-query --show --showformat=${DPKG_LINE} ${PACKAGES}`
+  const missing = PACKAGES.filter((name) => !stdout.includes(`ii ${name}\n`))
+  if (missing.length > 0) {
+    await becomeRoot()
+    await step(`Installing ${missing.join(', ')}`, (update) => install(missing, update))
+  }
+  const { stdout: version } = await $`dovecot --version`
+  const [major = 0, minor = 0] = version.split('.').map((part) => Number.parseInt(part, 10))
+  if (major > 2 || minor > 3) throw tooNew(version.trim())
+}
+
+function tooNew(version: string): Failure {
+  return new Failure(
+    'failed',
+    `Dovecot ${version}: the configuration is for Dovecot 2.3 (Debian 12). Use Docker here: MAIL_SERVER_ENGINE=docker npm start`,
+  )
+}
+
+async function install(missing: string[], update: (title: string) => void): Promise<void> {
+  // RUNLEVEL=1: maintainer scripts start no service in single-user mode.
+  const environment = { ...process.env, DEBIAN_FRONTEND: 'noninteractive', RUNLEVEL: '1' }
+  const apt = $({ env: environment, timeout: 600_000 })
+  const candidate = async () =>
+    /Candidate: (?:\d+:)?(\d[^\s+]*)/.exec((await $`apt-cache policy dovecot-core`).stdout)?.[1]
+  if (!(await candidate())) {
+    update('Fetching the package lists')
+    await apt`apt-get -q update`
+  }
+  const version = await candidate()
+  if (version && !/^2\.[0-3]\./.test(version)) throw tooNew(version)
+  if (missing.includes('postfix')) {
+    // Without a configuration of its own, Debian's Postfix stays quiet at the next boot too.
+    const selection = 'postfix postfix/main_mailer_type select No configuration'
+    await apt({ input: selection })`debconf-set-selections`
+  }
+  const run = () => apt`apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=120 install ${missing}`
+  update(`Installing ${missing.join(', ')}`)
+  let result = await run()
+  if (result.exitCode !== 0) {
+    // Lists older than the archive name versions that are gone.
+    update('Fetching the package lists')
+    await apt`apt-get -q update`
+    update(`Installing ${missing.join(', ')}`)
+    result = await run()
+  }
+  if (result.exitCode !== 0) {
+    throw new Failure('failed', `apt-get install ${missing.join(' ')} failed:\n${result.stderr.trim().slice(-2000)}`)
+  }
+  const services = ['postfix', 'dovecot'].filter((name) => missing.some((missed) => missed.startsWith(name)))
+  if (existsSync('/run/systemd/system')) await $`systemctl disable --quiet ${services}`
+}
+
+/** Variables that a run by sudo has to keep. */
+const KEPT = [
+  'BIND_ADDRESS',
+  'MAIL_SERVER_ENGINE',
+  'MAIL_SERVER_STATE_DIR',
+  'DMS_VERSION',
+  'PATH',
+  'CI',
+  'NO_COLOR',
+  'TERM',
+]
+
+/**
+ * Postfix's and Dovecot's masters need root. As another user this runs the whole script again by sudo where that asks
+ * no password and ends with its exit code; else it throws a Failure with the command to type.
+ */
+async function becomeRoot(): Promise<void> {
+  if (process.getuid?.() === 0) return
+  const names = [...KEPT, ...Object.values(SERVICES).map(({ variable }) => variable)]
+  const environment = names.filter((name) => process.env[name]).map((name) => `${name}=${process.env[name]}`)
+  const command = ['env', ...environment, process.execPath, ...process.execArgv, ...process.argv.slice(1)]
+  const allowed = await $`sudo -n true`.catch(() => ({ exitCode: 1 }))
+  if (allowed.exitCode !== 0) {
+    const script = relative(ROOT, process.argv[1] ?? '')
+    const quoted = ['env', `PATH="$PATH"`, 'npx', 'tsx', script, ...process.argv.slice(2)].join(' ')
+    throw new Failure('failed', `The native engine needs root, and sudo wants a password. Type: sudo ${quoted}`)
+  }
+  const child = spawn('sudo', ['-n', ...command], { stdio: 'inherit' })
+  const code = await new Promise<number>((resolve, reject) => {
+    child.once('error', reject).once('close', (exit) => resolve(exit ?? 1))
+  })
+  process.exit(code)
+}
+
+/** IPv4 networks of this machine's interfaces as CIDR blocks, without loopback. */
+function ownNetworks(): string[] {
+  const interfaces = Object.values(networkInterfaces()).flatMap((list) => list ?? [])
+  const blocks = interfaces
+    .filter(({ family, internal }) => family === 'IPv4' && !internal)
+    .map(({ address, netmask }) => {
+      const mask = netmask.split('.').map(Number)
+      const network = address.split('.').map((octet, index) => Number(octet) & (mask[index] ?? 0))
+      const bits = mask.reduce((sum, octet) => sum + octet.toString(2).replaceAll('0', '').length, 0)
+      return `${network.join('.')}/${bits}`
+    })
+  return [...new Set(blocks)]
+}
+
+/** A user's or a group's number, from /etc/passwd or /etc/group. */
+function idOf(database: 'passwd' | 'group', name: string): number {
+  const line = readFileSync(`/etc/${database}`, 'utf8')
+    .split('\n')
+    .find((entry) => entry.startsWith(`${name}:`))
+  const id = Number(line?.split(':')[2])
+  if (!Number.isInteger(id))
+    throw new Failure('failed', `/etc/${database} has no ${name}; reinstall postfix and dovecot-core.`)
+  return id
+}
+
+/** Replaces a file in one step, so that a daemon reads the old or the new one. False when it was so already. */
+function replaceFile(path: string, content: string | Buffer, mode: number, gid: number): boolean {
+  const bytes = Buffer.from(content)
+  if (existsSync(path) && readFileSync(path).equals(bytes)) return false
+  mkdirSync(dirname(path), { recursive: true })
+  writeFileSync(`${path}.tmp`, bytes, { mode })
+  chownSync(`${path}.tmp`, 0, gid)
+  chmodSync(`${path}.tmp`, mode)
+  renameSync(`${path}.tmp`, path)
+  return true
+}
+
+function signal(pid: number, name: NodeJS.Signals): void {
+  try {
+    process.kill(pid, name)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH')
+      throw new Failure('failed', `pid ${pid}: ${messageOf(error)}`)
+  }
+}
+
+function readOr(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return ''
+  }
+}

@@ -1,0 +1,85 @@
+/** Which ports are free, and who holds those that are not. */
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { Failure } from './cli.ts'
+import { SERVICE_NAMES, SERVICES, type ServiceName, type Settings } from './settings.ts'
+
+/** True when a server could listen there now. A port that only root may open counts as free. */
+export function isFree(host: string, port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const probe = createServer()
+    probe.once('error', (error: NodeJS.ErrnoException) => resolve(error.code === 'EACCES'))
+    probe.listen({ host, port, exclusive: true }, () => probe.close(() => resolve(true)))
+  })
+}
+
+/** Throws a Failure that names the first port that is taken, its holder, and the variable to change. */
+export async function assertPortsFree(
+  settings: Settings,
+  services: readonly ServiceName[] = SERVICE_NAMES,
+): Promise<void> {
+  for (const name of services) {
+    const port = settings.ports[name]
+    if (await isFree(settings.bindAddress, port)) continue
+    const holder = holderOf(port)
+    const who = holder ? `${holder.name} (pid ${holder.pid})` : 'another process'
+    throw new Failure(
+      'failed',
+      `Port ${port} (${SERVICES[name].protocol}) on ${settings.bindAddress} is in use by ${who}. ` +
+        `Stop that, or set ${SERVICES[name].variable} to a free port in .env.`,
+    )
+  }
+}
+
+/** The process that listens on a port: from /proc, so Linux only, and other users' processes only for root. */
+export function holderOf(port: number): { pid: number; name: string } | undefined {
+  const inodes = new Set<string>()
+  for (const table of ['/proc/net/tcp', '/proc/net/tcp6']) {
+    for (const line of readOr(table).split('\n').slice(1)) {
+      // Fields: number, local address:port in hex, remote, state (0A is LISTEN), ..., inode.
+      const fields = line.trim().split(/\s+/)
+      if (fields[3] === '0A' && Number.parseInt(fields[1]?.split(':')[1] ?? '', 16) === port)
+        inodes.add(fields[9] ?? '')
+    }
+  }
+  for (const pid of inodes.size > 0 ? processIds() : []) {
+    for (const target of openFiles(pid)) {
+      const inode = /^socket:\[(\d+)\]$/.exec(target)?.[1]
+      if (inode && inodes.has(inode)) return { pid, name: readOr(`/proc/${pid}/comm`).trim() }
+    }
+  }
+  return undefined
+}
+
+/** All process ids of this machine; none where there is no /proc. */
+export function processIds(): number[] {
+  try {
+    return readdirSync('/proc')
+      .filter((name) => /^\d+$/.test(name))
+      .map(Number)
+  } catch {
+    return []
+  }
+}
+
+function openFiles(pid: number): string[] {
+  try {
+    return readdirSync(`/proc/${pid}/fd`).map((fd) => {
+      try {
+        return readlinkSync(`/proc/${pid}/fd/${fd}`)
+      } catch {
+        return ''
+      }
+    })
+  } catch {
+    return []
+  }
+}
+
+function readOr(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return ''
+  }
+}

@@ -1,0 +1,125 @@
+/** The server as its clients see it: does every protocol answer, and does a mail really arrive. */
+import { randomUUID } from 'node:crypto'
+import { connect } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { createTransport } from 'nodemailer'
+import { BAR, FOO, knownPassword, type Login, masterLogin, readAccounts } from './accounts.ts'
+import { Failure } from './cli.ts'
+import type { Engine } from './engine.ts'
+import { Pop3Session } from './pop3.ts'
+import { enabledProtocols, SERVICES, type Settings } from './settings.ts'
+import { smtpFailure, smtpOptions } from './smtp.ts'
+
+/** What a greeting begins with: RFC 5321 section 4.2, RFC 1939 section 4, RFC 3501 section 7.1. */
+const GREETINGS = { smtp: '220', pop3: '+OK', imap: '* OK' } as const
+/** Milliseconds for a greeting; the whole start may take longer. */
+const GREETING = 2_000
+/** Milliseconds for a test mail to arrive. */
+const DELIVERY = 30_000
+
+/** The login of an account: its own where the password is known, else the master user's. */
+export function loginOf(address: string): Login {
+  const account = readAccounts().find((candidate) => candidate.address === address)
+  const password = account && knownPassword(account)
+  return password ? { user: address, password } : masterLogin(address)
+}
+
+/** Connects and gives the first line that the server says, or undefined when none comes within `timeout` ms. */
+export function greetingOf(host: string, port: number, timeout = GREETING): Promise<string | undefined> {
+  return new Promise((resolve) => {
+    const socket = connect({ host, port, timeout })
+    let text = ''
+    const end = (greeting?: string) => {
+      socket.destroy()
+      resolve(greeting)
+    }
+    socket.on('data', (chunk) => {
+      text += chunk.toString('latin1')
+      if (text.includes('\r\n')) end(text.split('\r\n')[0])
+    })
+    socket
+      .once('timeout', () => end())
+      .once('error', () => end())
+      .once('close', () => end())
+  })
+}
+
+/**
+ * Waits until SMTP, POP3 and IMAP greet, as far as the environment file turns them on. Throws a Failure with what the
+ * daemons complained about when they do not within `patience` milliseconds, or at once when the server went down.
+ */
+export async function waitUntilHealthy(engine: Engine, settings: Settings, patience: number): Promise<void> {
+  const enabled = enabledProtocols()
+  const waiting = new Set((['smtp', 'pop3', 'imap'] as const).filter((name) => enabled[name]))
+  const deadline = Date.now() + patience
+  // A broken setting lets the master live and kills each of its children: no greeting, and a line in the log.
+  let nextLook = Date.now() + 2_000
+  for (;;) {
+    await Promise.all(
+      [...waiting].map(async (name) => {
+        const greeting = await greetingOf(settings.host, settings.ports[name])
+        if (greeting?.startsWith(GREETINGS[name])) waiting.delete(name)
+      }),
+    )
+    if (waiting.size === 0) return
+    const isLate = Date.now() > deadline
+    if (isLate || Date.now() > nextLook) {
+      const running = await engine.isRunning()
+      const complaints = await engine.complaints()
+      if (isLate || !running || complaints.some((line) => /\b(fatal|panic)\b/.test(line))) {
+        const names = [...waiting]
+          .map((name) => `${SERVICES[name].protocol} on port ${settings.ports[name]}`)
+          .join(', ')
+        const reason = complaints.length > 0 ? `:\n${complaints.join('\n')}` : '. See: npm run logs'
+        throw new Failure('failed', `No answer from ${names}${running ? '' : '; the server went down'}${reason}`)
+      }
+      nextLook = Date.now() + 2_000
+    }
+    await sleep(30)
+  }
+}
+
+/**
+ * Sends a mail from foo to bar over SMTP, reads it back over POP3, compares, and deletes it. Gives the milliseconds
+ * from the connection to SMTP until the mail was read. Throws a Failure that says how far it came.
+ */
+export async function roundTrip(settings: Settings): Promise<{ milliseconds: number }> {
+  const smtp = { host: settings.host, port: settings.ports.smtp, tls: 'none', timeout: DELIVERY } as const
+  const pop3 = { host: settings.host, port: settings.ports.pop3, tls: 'none', timeout: DELIVERY } as const
+  const messageId = `<${randomUUID()}@${FOO.split('@')[1]}>`
+  const [senderLogin, recipientLogin] = [loginOf(FOO), loginOf(BAR)]
+  const begin = performance.now()
+  try {
+    await createTransport(smtpOptions(smtp, senderLogin)).sendMail({
+      from: FOO,
+      to: BAR,
+      messageId,
+      subject: 'Test mail of npm start',
+      text: 'This mail is deleted as soon as it was read.',
+    })
+  } catch (error) {
+    throw smtpFailure(error, smtp)
+  }
+  while (performance.now() - begin < DELIVERY) {
+    // A session sees the mailbox as it was at login (RFC 1939 section 5), so each look is a new one.
+    const session = await Pop3Session.open(pop3, recipientLogin)
+    try {
+      for (const message of (await session.list()).reverse().slice(0, 20)) {
+        const header = await session.top(message)
+        if (!header.includes(messageId)) continue
+        await session.retrieve(message)
+        const milliseconds = Math.round(performance.now() - begin)
+        await session.delete(message)
+        await session.quit()
+        return { milliseconds }
+      }
+    } finally {
+      session.close()
+    }
+    await sleep(10)
+  }
+  throw new Failure(
+    'failed',
+    `The test mail to ${BAR} was accepted and did not arrive in ${DELIVERY / 1000} s. See: npm run logs`,
+  )
+}

@@ -1,0 +1,124 @@
+/**
+ * The settings: what `.env.example` documents, read from the environment and from `.env`, checked, with defaults.
+ * Compose reads the same names from the same places, so both agree about every port.
+ */
+import { readFileSync } from 'node:fs'
+import { isIPv4 } from 'node:net'
+import { dirname, join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { config, parse } from 'dotenv'
+import { Failure } from './cli.ts'
+
+/** The project's folder. Everything is found from here, whatever the current directory. */
+export const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
+/** The configuration folder, which docker-mailserver sees as /tmp/docker-mailserver. */
+export const CONFIG_DIR = join(ROOT, 'docker-data', 'mail-server', 'config')
+/** The container's name, and the server's name on the Compose network. */
+export const CONTAINER = 'development-mail-server'
+/** The server's host name where OVERRIDE_HOSTNAME does not say otherwise; `docker-compose.yml` says the same. */
+export const HOSTNAME = 'development-mail-server.example.com'
+
+/** The ports of the server: the variable that moves each, where it stands in the container, and what speaks there. */
+export const SERVICES = {
+  smtp: { variable: 'SMTP_PORT', port: 25, protocol: 'SMTP', tls: 'none or STARTTLS' },
+  submission: { variable: 'SUBMISSION_PORT', port: 587, protocol: 'SMTP submission', tls: 'none or STARTTLS' },
+  submissions: { variable: 'SUBMISSIONS_PORT', port: 465, protocol: 'SMTP submission', tls: 'implicit' },
+  pop3: { variable: 'POP3_PORT', port: 110, protocol: 'POP3', tls: 'none or STARTTLS' },
+  pop3s: { variable: 'POP3S_PORT', port: 995, protocol: 'POP3', tls: 'implicit' },
+  imap: { variable: 'IMAP_PORT', port: 143, protocol: 'IMAP', tls: 'none or STARTTLS' },
+  imaps: { variable: 'IMAPS_PORT', port: 993, protocol: 'IMAP', tls: 'implicit' },
+} as const
+
+export type ServiceName = keyof typeof SERVICES
+export const SERVICE_NAMES = Object.keys(SERVICES) as ServiceName[]
+
+export type EngineName = 'auto' | 'docker' | 'native'
+
+export interface Settings {
+  /** The IPv4 address that the ports listen on. */
+  bindAddress: string
+  /** The address that clients on this machine connect to. */
+  host: string
+  ports: Record<ServiceName, number>
+  engine: EngineName
+  /** The native engine's own folder, absolute. */
+  stateDir: string
+  dmsVersion: string
+}
+
+let fileRead = false
+
+/**
+ * A setting's value: the real environment first, then `.env`. Empty counts as not set, as in Compose's `${X:-...}`.
+ */
+export function setting(name: string): string | undefined {
+  // dotenv leaves alone what the environment has already.
+  if (!fileRead) config({ path: join(ROOT, '.env'), quiet: true })
+  fileRead = true
+  return process.env[name] || undefined
+}
+
+/** Reads a port number. `name` is what the user typed it as: a variable or an option. Throws a usage Failure. */
+export function parsePort(name: string, text: string): number {
+  const port = Number(text)
+  if (!/^\d{1,5}$/.test(text) || port < 1 || port > 65535) {
+    throw new Failure(
+      'usage',
+      `${name}=${text}: a port is a number from 1 to 65535. Correct it in .env or the environment.`,
+    )
+  }
+  return port
+}
+
+/** All settings, checked. Throws a usage Failure that names the variable and its value. */
+export function readSettings(): Settings {
+  const bindAddress = setting('BIND_ADDRESS') ?? '127.0.0.1'
+  if (!isIPv4(bindAddress)) {
+    throw new Failure(
+      'usage',
+      `BIND_ADDRESS=${bindAddress}: not an IPv4 address. Use 127.0.0.1, or correct it in .env.`,
+    )
+  }
+  const engine = setting('MAIL_SERVER_ENGINE') ?? 'auto'
+  if (engine !== 'auto' && engine !== 'docker' && engine !== 'native') {
+    throw new Failure('usage', `MAIL_SERVER_ENGINE=${engine}: no such engine. Use auto, docker or native.`)
+  }
+  return {
+    bindAddress,
+    host: bindAddress === '0.0.0.0' ? '127.0.0.1' : bindAddress,
+    ports: readPorts(),
+    engine,
+    stateDir: resolve(ROOT, setting('MAIL_SERVER_STATE_DIR') ?? '/var/lib/development-mail-server'),
+    dmsVersion: setting('DMS_VERSION') ?? '15.1.0',
+  }
+}
+
+function readPorts(): Record<ServiceName, number> {
+  const ports = {} as Record<ServiceName, number>
+  const taken = new Map<number, string>()
+  for (const name of SERVICE_NAMES) {
+    const { variable, port: standard } = SERVICES[name]
+    const port = parsePort(variable, setting(variable) ?? String(standard))
+    const other = taken.get(port)
+    if (other)
+      throw new Failure('usage', `${variable}=${port}: ${other} has this port already. Give each its own in .env.`)
+    taken.set(port, variable)
+    ports[name] = port
+  }
+  return ports
+}
+
+/** The variables of `development-mail-server.env`, which docker-mailserver and the native engine obey. */
+export function readServerEnvironment(): Record<string, string> {
+  return parse(readFileSync(join(ROOT, 'development-mail-server.env')))
+}
+
+/** Which protocols the environment file turns on, by docker-mailserver's defaults (POP3 off, IMAP on). */
+export function enabledProtocols(environment = readServerEnvironment()): { smtp: true; pop3: boolean; imap: boolean } {
+  const mailboxes = environment.SMTP_ONLY !== '1'
+  return {
+    smtp: true,
+    pop3: mailboxes && environment.ENABLE_POP3 === '1',
+    imap: mailboxes && environment.ENABLE_IMAP !== '0',
+  }
+}

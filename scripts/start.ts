@@ -1,0 +1,80 @@
+/**
+ * npm start: brings the mail server up, proves by one mail that it works, and says where it listens. Run again, it
+ * brings a changed configuration into effect.
+ */
+import { parseArgs } from 'node:util'
+import { FOO, knownPassword, readAccounts } from './lib/accounts.ts'
+import { explainExitCodes, print, run, say, step, style, table } from './lib/cli.ts'
+
+const HELP = `Usage: npm start
+
+Starts the mail server, or brings changes of its configuration into effect, and proves it by one mail.
+Settings: .env (see .env.example) and the environment. Engine, ports and accounts are printed at the end.
+
+Exit codes:
+${explainExitCodes('ok', 'failed', 'usage')}`
+
+/** Milliseconds until every protocol has to answer. A container of docker-mailserver 10.5.0 takes about 10 seconds. */
+const PATIENCE = { docker: 120_000, native: 20_000 }
+
+await run(async () => {
+  const { values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' } } })
+  if (values.help) {
+    print(HELP)
+    return
+  }
+  // Loaded when it is clear that they are needed: --help costs nothing.
+  const { chooseEngine } = await import('./lib/engine.ts')
+  const { enabledProtocols, readSettings, SERVICE_NAMES, SERVICES } = await import('./lib/settings.ts')
+  const { roundTrip, waitUntilHealthy } = await import('./lib/server.ts')
+
+  const settings = readSettings()
+  const engine = await chooseEngine(settings)
+  const wasRunning = await engine.isRunning()
+  const begin = performance.now()
+  await engine.start()
+  await step('Waiting for SMTP, POP3 and IMAP', () => waitUntilHealthy(engine, settings, PATIENCE[engine.name]))
+  const seconds = ((performance.now() - begin) / 1000).toFixed(1)
+  print(
+    wasRunning
+      ? `The mail server runs already (engine: ${engine.name}); its configuration is up to date.`
+      : `The mail server is up after ${seconds} s (engine: ${engine.name}).`,
+  )
+  const enabled = enabledProtocols()
+  if (enabled.pop3) {
+    const { milliseconds } = await step('Sending a test mail', () => roundTrip(settings))
+    print(`A test mail from foo to bar was sent over SMTP, read back over POP3 and deleted: ${milliseconds} ms.`)
+  } else {
+    say('POP3 is off in development-mail-server.env, so no test mail was read back.')
+  }
+
+  const rows = SERVICE_NAMES.filter(
+    (name) => !/^(pop3|imap)/.test(name) || enabled[name.slice(0, 4) as 'pop3' | 'imap'],
+  )
+  const accounts = readAccounts().map((account) => [account.address, knownPassword(account) ?? '(set by you)'])
+  print()
+  print(
+    table([
+      ['Port', 'Protocol', 'TLS'],
+      ...rows.map((name) => [
+        `${settings.bindAddress}:${settings.ports[name]}`,
+        SERVICES[name].protocol,
+        SERVICES[name].tls,
+      ]),
+      [],
+      ['Account', 'Password', ''],
+      ...accounts,
+    ]),
+  )
+  print()
+  print('All other mail, to whatever address in the world, ends in catchall and leaves this machine never.')
+  print()
+  print(
+    table([
+      [style('bold', 'npx tsx scripts/send_email.ts'), `send a test mail as ${FOO}`],
+      [style('bold', 'npx tsx scripts/pop_email.ts'), 'read it'],
+      [style('bold', 'npm run status'), 'engine, accounts, messages, queue'],
+      [style('bold', 'npm stop'), 'stop the server; mail stays'],
+    ]),
+  )
+})

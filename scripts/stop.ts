@@ -1,0 +1,27 @@
+/** npm stop: stops the mail server. Mail, queue and accounts stay. */
+import { parseArgs } from 'node:util'
+import { explainExitCodes, print, run } from './lib/cli.ts'
+
+const HELP = `Usage: npm stop
+
+Stops the mail server. Mail, queue and accounts stay; npm start finds them again.
+
+Exit codes:
+${explainExitCodes('ok', 'failed', 'usage')}`
+
+await run(async () => {
+  const { values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' } } })
+  if (values.help) {
+    print(HELP)
+    return
+  }
+  const { chooseEngine } = await import('./lib/engine.ts')
+  const { readSettings } = await import('./lib/settings.ts')
+  const engine = await chooseEngine(readSettings())
+  const stopped = await engine.stop()
+  print(
+    stopped
+      ? 'The mail server is stopped. Its mail stays; start it again: npm start'
+      : 'The mail server was not running.',
+  )
+})
