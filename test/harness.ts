@@ -1,0 +1,148 @@
+/**
+ * A project of the tests' own: a copy of this one with its own ports and state folder, so that a test may break and
+ * change what it likes, and a real server that runs from it.
+ */
+import { spawn } from 'node:child_process'
+import { chmodSync, cpSync, existsSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { isFree } from '../scripts/lib/ports.ts'
+import { ROOT, SERVICE_NAMES, SERVICES, type ServiceName } from '../scripts/lib/settings.ts'
+
+export interface Result {
+  code: number | null
+  stdout: string
+  stderr: string
+}
+
+export interface RunOptions {
+  input?: string | Buffer
+  env?: Record<string, string>
+  /** Milliseconds until the script is killed, which gives code null. */
+  timeout?: number
+}
+
+export class Project {
+  /** The copy's folder. */
+  readonly dir = mkdtempSync(join(tmpdir(), 'mail-'))
+  readonly stateDir = join(this.dir, 'state')
+  readonly ports = {} as Record<ServiceName, number>
+  env: Record<string, string> = {}
+
+  /** Copies the project and finds free ports; starts nothing. */
+  static async create(): Promise<Project> {
+    const project = new Project()
+    // Dovecot's mail processes have to walk to the state folder.
+    chmodSync(project.dir, 0o755)
+    for (const name of [
+      'package.json',
+      'scripts',
+      'docker-data',
+      'docker-compose.yml',
+      'development-mail-server.env',
+    ]) {
+      cpSync(join(ROOT, name), join(project.dir, name), { recursive: true })
+    }
+    symlinkSync(join(ROOT, 'node_modules'), join(project.dir, 'node_modules'))
+    await project.takePorts()
+    return project
+  }
+
+  /** Finds free ports and puts them into the environment of the scripts. */
+  async takePorts(): Promise<void> {
+    const settings = new Set([...Object.values(SERVICES).map(({ variable }) => variable as string), 'BIND_ADDRESS'])
+    const inherited = Object.entries(process.env).filter(
+      ([name]) => !settings.has(name) && !/^(MAIL_SERVER|NODE_TEST)/.test(name),
+    )
+    this.env = {
+      ...(Object.fromEntries(inherited) as Record<string, string>),
+      MAIL_SERVER_ENGINE: 'native',
+      MAIL_SERVER_STATE_DIR: this.stateDir,
+    }
+    for (const name of SERVICE_NAMES) {
+      // Below the ports that the kernel gives to outgoing connections.
+      let port: number
+      do port = 10_000 + Math.floor(Math.random() * 20_000)
+      while (!(await isFree('127.0.0.1', port)) || Object.values(this.ports).includes(port))
+      this.ports[name] = port
+      this.env[SERVICES[name].variable] = String(port)
+    }
+  }
+
+  /** A path in the copy. */
+  path(...parts: string[]): string {
+    return join(this.dir, ...parts)
+  }
+
+  /** A file of the copy's configuration folder. */
+  config(name: string): string {
+    return this.path('docker-data', 'mail-server', 'config', name)
+  }
+
+  /** Runs one of the scripts as a user would: `run('send_email', '--help')`. */
+  run(script: string, ...args: string[]): Promise<Result> {
+    return this.runWith({}, script, ...args)
+  }
+
+  runWith({ input, env, timeout = 60_000 }: RunOptions, script: string, ...args: string[]): Promise<Result> {
+    return new Promise((resolve, reject) => {
+      const command = ['--import', 'tsx', join('scripts', `${script}.ts`), ...args]
+      const child = spawn(process.execPath, command, {
+        cwd: this.dir,
+        env: { ...this.env, ...env },
+        timeout,
+        killSignal: 'SIGKILL',
+      })
+      const streams = { stdout: [] as Buffer[], stderr: [] as Buffer[] }
+      child.stdout.on('data', (chunk) => streams.stdout.push(chunk))
+      child.stderr.on('data', (chunk) => streams.stderr.push(chunk))
+      child.once('error', reject)
+      child.once('close', (code) => {
+        const text = (chunks: Buffer[]) => Buffer.concat(chunks).toString('utf8')
+        resolve({ code, stdout: text(streams.stdout), stderr: text(streams.stderr) })
+      })
+      // A script that does not read its input closes the pipe; that is its right.
+      child.stdin.on('error', () => {})
+      child.stdin.end(input)
+    })
+  }
+
+  /** Starts the server; throws with the script's words when it does not come up. */
+  async start(): Promise<void> {
+    const { code, stdout, stderr } = await this.run('start')
+    if (code !== 0) throw new Error(`start ended with ${code}:\n${stdout}\n${stderr}`)
+  }
+
+  /** Stops the server and removes everything. */
+  async remove(): Promise<void> {
+    if (existsSync(this.stateDir)) await this.run('stop')
+    rmSync(this.dir, { recursive: true, force: true })
+  }
+}
+
+/** A project with its server up. */
+export async function startedProject(): Promise<Project> {
+  const project = await Project.create()
+  try {
+    await project.start()
+    return project
+  } catch (error) {
+    await project.remove()
+    throw error
+  }
+}
+
+/** Polls until `condition` gives something true and gives that; throws after `patience` milliseconds. */
+export async function until<T>(
+  what: string,
+  condition: () => Promise<T> | T,
+  patience = 15_000,
+): Promise<NonNullable<T>> {
+  const deadline = Date.now() + patience
+  for (;;) {
+    const value = await condition()
+    if (value) return value
+    if (Date.now() > deadline) throw new Error(`${what}: not within ${patience} ms`)
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+}
