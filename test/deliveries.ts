@@ -1,0 +1,124 @@
+/** The delivery table: which mailbox the mail of a recipient ends in. The same for every engine. */
+import { randomUUID } from 'node:crypto'
+import SMTPConnection from 'nodemailer/lib/smtp-connection'
+import { BAR, CATCHALL, FOO, masterLogin, readAccounts } from '../scripts/lib/accounts.ts'
+import { Pop3Session } from '../scripts/lib/pop3.ts'
+import type { Settings } from '../scripts/lib/settings.ts'
+import { until } from './harness.ts'
+
+/** Where to find the server: the part of the settings that a client needs. */
+export type Where = Pick<Settings, 'host' | 'ports'>
+
+const VIRTUAL = 'development-virtual.example.com'
+const SERVER = 'development-mail-server.example.com'
+
+/** Envelope recipient and the mailbox that gets its mail, or the reply that refuses it. */
+export const DELIVERIES: { to: string; mailbox?: string; refused?: RegExp }[] = [
+  // Foreign addresses, those with the names of Unix users included.
+  { to: 'someone@gmail.com', mailbox: CATCHALL },
+  { to: 'root@gmail.com', mailbox: CATCHALL },
+  { to: 'postmaster@gmail.com', mailbox: CATCHALL },
+  { to: 'news@acme.co', mailbox: CATCHALL },
+  { to: 'mail@client.jp', mailbox: CATCHALL },
+  { to: 'daemon@client.jp', mailbox: CATCHALL },
+  { to: 'backup@client.jp', mailbox: CATCHALL },
+  { to: 'list@client.jp', mailbox: CATCHALL },
+  { to: 'www-data@client.jp', mailbox: CATCHALL },
+  { to: 'owner-news@client.jp', mailbox: CATCHALL },
+  { to: 'Foo.Bar+tag@Client.JP', mailbox: CATCHALL },
+  { to: 'foo@gmail.com', mailbox: CATCHALL },
+  { to: 'user@[1.2.3.4]', mailbox: CATCHALL },
+  { to: `user@sub.${VIRTUAL}`, mailbox: CATCHALL },
+  { to: `user@not-${VIRTUAL}`, mailbox: CATCHALL },
+  { to: `user@${VIRTUAL}.evil.example`, mailbox: CATCHALL },
+  { to: 'user@xn--eckwd4c7cu47r2wf.example', mailbox: CATCHALL },
+  // Local addresses and the server's own name.
+  { to: 'x@localhost', mailbox: CATCHALL },
+  { to: 'bareuser', mailbox: CATCHALL },
+  { to: 'root', mailbox: CATCHALL },
+  { to: `anyone@${SERVER}`, mailbox: CATCHALL },
+  { to: `postmaster@${SERVER}`, mailbox: CATCHALL },
+  { to: CATCHALL, mailbox: CATCHALL },
+  // The virtual mailbox domain.
+  { to: BAR, mailbox: BAR },
+  { to: FOO, mailbox: FOO },
+  { to: `BAR@${VIRTUAL}`, mailbox: BAR },
+  { to: `bar@${VIRTUAL.toUpperCase()}`, mailbox: BAR },
+  { to: `bar+tag@${VIRTUAL}`, mailbox: BAR },
+  { to: `bar@${VIRTUAL}.`, mailbox: BAR },
+  { to: `nobodyhere@${VIRTUAL}`, refused: /^550 5\.1\.1 / },
+  { to: `"bar"@${VIRTUAL}`, mailbox: BAR },
+]
+
+export interface Delivered {
+  /** The server's reply to RCPT where it refused. */
+  refusal?: string
+  /** The mailboxes that the message was found in, one entry a copy. */
+  mailboxes: string[]
+  /** The message as the last of them has it. */
+  source: string
+}
+
+/** Connects with nodemailer's SMTP client, which takes any envelope. */
+export async function smtpClient({ host, ports }: Where, port = ports.smtp): Promise<SMTPConnection> {
+  const connection = new SMTPConnection({ host, port, ignoreTLS: true, socketTimeout: 20_000 })
+  connection.on('error', () => {})
+  await new Promise<void>((resolve, reject) => {
+    connection.once('error', reject)
+    connection.connect(() => resolve())
+  })
+  return connection
+}
+
+/**
+ * Sends one message to each recipient over port 25, without a login, from a foreign sender, and finds each in the
+ * mailboxes of all accounts.
+ */
+export async function deliverAll(where: Where, recipients: string[]): Promise<Map<string, Delivered>> {
+  const results = new Map<string, Delivered>()
+  const subjects = new Map<string, string>()
+  const connection = await smtpClient(where)
+  for (const to of recipients) {
+    const subject = randomUUID()
+    const result: Delivered = { mailboxes: [], source: '' }
+    results.set(to, result)
+    const error = await new Promise<Error | null>((resolve) => {
+      const message = `Subject: ${subject}\r\nFrom: customer@shop.example\r\nTo: <${to}>\r\n\r\nHello\r\n`
+      connection.send({ from: 'customer@shop.example', to: [to] }, message, (problem) => resolve(problem))
+    })
+    if (!error) {
+      subjects.set(subject, to)
+      continue
+    }
+    result.refusal = (error as Error & { response?: string }).response ?? error.message
+    // MAIL FROM of the refused message is still open.
+    await new Promise((resolve) => connection.reset(resolve))
+  }
+  connection.quit()
+  await until('every accepted message in a mailbox', async () => {
+    for (const { address } of readAccounts()) {
+      for (const source of await messagesOf(where, address)) {
+        const subject = /^Subject: (.*)\r$/m.exec(source)?.[1] ?? ''
+        const result = results.get(subjects.get(subject) ?? '')
+        if (!result || result.mailboxes.includes(address)) continue
+        result.mailboxes.push(address)
+        result.source = source
+      }
+    }
+    return [...subjects.values()].every((to) => (results.get(to)?.mailboxes.length ?? 0) > 0)
+  }).catch(() => {})
+  return results
+}
+
+/** All messages of an account, as the bytes on the wire read as latin1. */
+export async function messagesOf({ host, ports }: Where, address: string): Promise<string[]> {
+  const session = await Pop3Session.open({ host, port: ports.pop3, tls: 'none', timeout: 20_000 }, masterLogin(address))
+  try {
+    const sources = []
+    for (const message of await session.list()) sources.push((await session.retrieve(message)).toString('latin1'))
+    await session.quit()
+    return sources
+  } finally {
+    session.close()
+  }
+}
