@@ -4,7 +4,7 @@
  */
 import { parseArgs } from 'node:util'
 import { FOO, knownPassword, readAccounts } from './lib/accounts.ts'
-import { explainExitCodes, print, run, say, step, style, table } from './lib/cli.ts'
+import { explainExitCodes, Failure, messageOf, print, run, say, step, style, table } from './lib/cli.ts'
 
 const HELP = `Usage: npm start
 
@@ -42,7 +42,9 @@ await run(async () => {
   )
   const enabled = enabledProtocols()
   if (enabled.pop3) {
-    const { milliseconds } = await step('Sending a test mail', () => roundTrip(settings))
+    const { milliseconds } = await step('Sending a test mail', () => roundTrip(settings)).catch(async (error) => {
+      throw new Failure('failed', [messageOf(error), ...(await engine.complaints())].join('\n'))
+    })
     print(`A test mail from foo to bar was sent over SMTP, read back over POP3 and deleted: ${milliseconds} ms.`)
   } else {
     say('POP3 is off in development-mail-server.env, so no test mail was read back.')

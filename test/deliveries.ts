@@ -122,3 +122,19 @@ export async function messagesOf({ host, ports }: Where, address: string): Promi
     session.close()
   }
 }
+
+/** Sends one message over port 25 without a login; gives the error that refused it. */
+export async function send(ports: Settings['ports'], to: string, subject: string, body = 'x'): Promise<Error | null> {
+  const connection = await smtpClient({ host: '127.0.0.1', ports })
+  const message = `Subject: ${subject}\r\nFrom: <${FOO}>\r\n\r\n${body}\r\n`
+  const error = await new Promise<Error | null>((resolve) => {
+    connection.send({ from: FOO, to: [to] }, message, resolve)
+  })
+  connection.quit()
+  return error
+}
+
+/** The subjects of messages, sorted. */
+export function subjectsOf(sources: string[]): string[] {
+  return sources.map((source) => /^Subject: (.*)\r$/m.exec(source)?.[1] ?? '').sort()
+}

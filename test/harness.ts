@@ -2,7 +2,7 @@
  * A project of the tests' own: a copy of this one with its own ports and state folder, so that a test may break and
  * change what it likes, and a real server that runs from it.
  */
-import { spawn } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { chmodSync, cpSync, existsSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -17,7 +17,8 @@ export interface Result {
 
 export interface RunOptions {
   input?: string | Buffer
-  env?: Record<string, string>
+  /** Added to the project's environment; undefined takes a variable out. */
+  env?: Record<string, string | undefined>
   /** Milliseconds until the script is killed, which gives code null. */
   timeout?: number
 }
@@ -145,4 +146,12 @@ export async function until<T>(
     if (Date.now() > deadline) throw new Error(`${what}: not within ${patience} ms`)
     await new Promise((resolve) => setTimeout(resolve, 20))
   }
+}
+
+/** The processes that work in the project's state folder, which a stop must not leave; an empty text where there are none. */
+export function processesOf(project: Project): string {
+  return execFileSync('sh', [
+    '-c',
+    `ls -l /proc/[0-9]*/cwd 2>/dev/null | grep '${project.stateDir}' || true`,
+  ]).toString()
 }

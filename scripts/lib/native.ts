@@ -72,6 +72,8 @@ export class NativeEngine implements Engine {
     }
     // Also what a crash left behind: one of the two daemons, or children without a master.
     await this.stop()
+    // Dovecot believes in a pid file whose number is somebody's, even a dead process's that nobody has reaped.
+    rmSync(this.#path(`${LAYOUT.run}/master.pid`), { force: true })
     await assertPortsFree(this.#settings, this.#services())
     this.#makeFolders()
     await this.#makeCertificate()
@@ -139,7 +141,7 @@ export class NativeEngine implements Engine {
       .toString()
       .slice(-100_000)
     const lines = this.#traced([...started, logged].join('\n'))
-    return [...new Set(lines.filter((line) => /\b(fatal|panic|error)\b/i.test(line)))].slice(-10)
+    return [...new Set(lines.filter((line) => /\b(fatal|panic|error|warning)\b/i.test(line)))].slice(-10)
   }
 
   #path(part: string): string {
@@ -343,10 +345,15 @@ export class NativeEngine implements Engine {
             Number(number) > offset ? `${own}, line ${Number(number) - offset}` : all,
           )
         if (traced.includes(config)) return traced
-        // Postfix names a wrong value by its parameter alone.
+        // Postfix names a wrong value by its parameter alone, or quotes it.
+        const quoted = /"([^"]+)"/.exec(traced)?.[1]
         const at = ownLines.findIndex((text) => {
-          const name = /^([\w-]+)\s*=/.exec(text)?.[1]
-          return name !== undefined && new RegExp(`\\b${name}\\b`).test(traced)
+          const [, name, value] = /^([\w-]+)\s*=\s*(.*)/.exec(text) ?? []
+          if (!name) return false
+          return (
+            new RegExp(`\\b${name}\\b`).test(traced) ||
+            (quoted !== undefined && value?.split(/[\s,]+/).includes(quoted))
+          )
         })
         return at < 0 ? traced : `${traced} (${own}, line ${at + 1})`
       })

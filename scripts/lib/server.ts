@@ -53,7 +53,7 @@ export async function waitUntilHealthy(engine: Engine, settings: Settings, patie
   const waiting = new Set((['smtp', 'pop3', 'imap'] as const).filter((name) => enabled[name]))
   const deadline = Date.now() + patience
   // A broken setting lets the master live and kills each of its children: no greeting, and a line in the log.
-  let nextLook = Date.now() + 2_000
+  let nextLook = Date.now() + 1_000
   for (;;) {
     await Promise.all(
       [...waiting].map(async (name) => {
@@ -73,7 +73,7 @@ export async function waitUntilHealthy(engine: Engine, settings: Settings, patie
         const reason = complaints.length > 0 ? `:\n${complaints.join('\n')}` : '. See: npm run logs'
         throw new Failure('failed', `No answer from ${names}${running ? '' : '; the server went down'}${reason}`)
       }
-      nextLook = Date.now() + 2_000
+      nextLook = Date.now() + 1_000
     }
     await sleep(30)
   }
