@@ -40,6 +40,8 @@ const PACKAGES = ['postfix', 'postfix-pcre', 'dovecot-core', 'dovecot-imapd', 'd
 const DPKG_LINE = '$' + '{db:Status-Abbrev}$' + '{Package}\\n'
 /** A Unix socket's path has 107 bytes at most; the longest below the state folder takes 36 of them. */
 const LONGEST_STATE_DIR = 107 - 36
+/** Holds what the running daemons listen on; gone after a stop. */
+const STARTED = 'started.json'
 /** Milliseconds until a stop becomes a kill. */
 const STOP_PATIENCE = 10_000
 /** The mail log is set aside at a start when it is larger, in bytes. */
@@ -58,8 +60,14 @@ export class NativeEngine implements Engine {
   }
 
   async isRunning(): Promise<boolean> {
+    const needed = readServerEnvironment().SMTP_ONLY === '1' ? ['master'] : ['master', 'dovecot']
+    if (process.getuid?.() !== 0) {
+      // Pid files and working folders are root's to see; the names have to do until a script runs as root.
+      const names = this.#startedWith() === '' ? [] : processIds().map((pid) => readOr(`/proc/${pid}/comm`).trim())
+      return needed.every((name) => names.includes(name))
+    }
     const { postfix, dovecot } = this.#masters()
-    return postfix !== undefined && (dovecot !== undefined || readServerEnvironment().SMTP_ONLY === '1')
+    return postfix !== undefined && (dovecot !== undefined || !needed.includes('dovecot'))
   }
 
   async start(): Promise<void> {
@@ -79,8 +87,9 @@ export class NativeEngine implements Engine {
     await this.#makeCertificate()
     const configuration = await this.#writeConfiguration()
     for (const notice of configuration.notices) say(notice)
+    await this.#compileAliases()
     this.#setLogAside()
-    writeFileSync(this.#path('started.json'), this.#addresses())
+    writeFileSync(this.#path(STARTED), this.#addresses())
     const results = await Promise.all([
       this.#launch('postfix.out', 'postfix', '-c', this.#path(LAYOUT.postfix), 'start'),
       configuration.dovecot ? this.#launch('dovecot.out', 'dovecot', '-c', this.#dovecotConf()) : true,
@@ -92,8 +101,9 @@ export class NativeEngine implements Engine {
   }
 
   async stop(): Promise<boolean> {
-    if (this.#processes().length === 0) return false
+    if (process.getuid?.() !== 0 && !(await this.isRunning())) return false
     await becomeRoot()
+    if (this.#processes().length === 0) return false
     for (const pid of Object.values(this.#masters())) if (pid) signal(pid, 'SIGTERM')
     const deadline = Date.now() + STOP_PATIENCE
     for (let left = this.#processes(); left.length > 0; left = this.#processes()) {
@@ -103,6 +113,7 @@ export class NativeEngine implements Engine {
         for (const pid of left) signal(pid, Date.now() > deadline ? 'SIGKILL' : 'SIGTERM')
       await sleep(20)
     }
+    rmSync(this.#path(STARTED), { force: true })
     return true
   }
 
@@ -111,6 +122,7 @@ export class NativeEngine implements Engine {
     if (!(await this.isRunning())) return
     const configuration = await this.#writeConfiguration()
     if (!configuration.changed) return
+    await this.#compileAliases()
     const reloaded = await $({ timeout: 30_000 })`postfix -c ${this.#path(LAYOUT.postfix)} reload`
     if (reloaded.exitCode !== 0) throw new Failure('failed', this.#traced(reloaded.stderr).join('\n'))
     const { dovecot } = this.#masters()
@@ -158,7 +170,7 @@ export class NativeEngine implements Engine {
   }
 
   #startedWith(): string {
-    return readOr(this.#path('started.json'))
+    return readOr(this.#path(STARTED))
   }
 
   /** The services that the environment file turns on. */
@@ -191,8 +203,6 @@ export class NativeEngine implements Engine {
   #owns(pid: number): boolean {
     try {
       if (/\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))) return false
-      // Other users cannot see where root's processes work; the name has to do until the script runs as root.
-      if (process.getuid?.() !== 0) return /^(master|dovecot)$/.test(readFileSync(`/proc/${pid}/comm`, 'utf8').trim())
       const cwd = readlinkSync(`/proc/${pid}/cwd`)
       const inside = [LAYOUT.queue, LAYOUT.run].some(
         (part) => cwd === this.#path(part) || cwd.startsWith(`${this.#path(part)}/`),
@@ -284,16 +294,14 @@ export class NativeEngine implements Engine {
     for (const [name, content] of Object.entries(configuration.files)) {
       write(this.#path(name), content, name.startsWith(LAYOUT.postfix) ? 0o644 : 0o640)
     }
-    if (changed) {
-      // hash: tables are read from their compiled form.
-      const aliases = `hash:${this.#path(LAYOUT.postfix)}/aliases`
-      const made = await $`postalias -c ${this.#path(LAYOUT.postfix)} ${aliases}`
-      if (made.exitCode !== 0) throw new Failure('failed', this.#traced(made.stderr).join('\n'))
-      // Postfix programs wait until main.cf is two seconds old, lest they read a half-written one; it is whole.
-      const past = new Date(Date.now() - 10_000)
-      utimesSync(this.#path(`${LAYOUT.postfix}/main.cf`), past, past)
-    }
     return { ...configuration, changed }
+  }
+
+  /** hash: tables are read from a compiled form. */
+  async #compileAliases(): Promise<void> {
+    const folder = this.#path(LAYOUT.postfix)
+    const made = await $`postalias -c ${folder} ${`hash:${folder}/aliases`}`
+    if (made.exitCode !== 0) throw new Failure('failed', this.#traced(made.stderr).join('\n'))
   }
 
   /** The configuration folder's files; those that are gone there go from the copy as well. */
@@ -433,13 +441,22 @@ const KEPT = [
  */
 async function becomeRoot(): Promise<void> {
   if (process.getuid?.() === 0) return
+  again ??= runAgainAsRoot()
+  await again
+}
+
+/** The one run by sudo, though several callers may ask for it at once. */
+let again: Promise<never> | undefined
+
+async function runAgainAsRoot(): Promise<never> {
   const names = [...KEPT, ...Object.values(SERVICES).map(({ variable }) => variable)]
   const environment = names.filter((name) => process.env[name]).map((name) => `${name}=${process.env[name]}`)
   const command = ['env', ...environment, process.execPath, ...process.execArgv, ...process.argv.slice(1)]
   const allowed = await $`sudo -n true`.catch(() => ({ exitCode: 1 }))
   if (allowed.exitCode !== 0) {
     const script = relative(ROOT, process.argv[1] ?? '')
-    const quoted = ['env', `PATH="$PATH"`, 'npx', 'tsx', script, ...process.argv.slice(2)].join(' ')
+    const settings = environment.filter((assignment) => !/^(PATH|CI|TERM|NO_COLOR)=/.test(assignment))
+    const quoted = ['env', `PATH="$PATH"`, ...settings, 'npx', 'tsx', script, ...process.argv.slice(2)].join(' ')
     throw new Failure('failed', `The native engine needs root, and sudo wants a password. Type: sudo ${quoted}`)
   }
   const child = spawn('sudo', ['-n', ...command], { stdio: 'inherit' })
@@ -480,6 +497,9 @@ function replaceFile(path: string, content: string | Buffer, mode: number, gid: 
   if (existsSync(path) && readFileSync(path).equals(bytes)) return false
   mkdirSync(dirname(path), { recursive: true })
   writeFileSync(`${path}.tmp`, bytes, { mode })
+  // Postfix's programs wait until main.cf and their tables are two seconds old, lest they read half a file; it is whole.
+  const past = new Date(Date.now() - 10_000)
+  utimesSync(`${path}.tmp`, past, past)
   chownSync(`${path}.tmp`, 0, gid)
   chmodSync(`${path}.tmp`, mode)
   renameSync(`${path}.tmp`, path)
