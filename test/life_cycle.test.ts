@@ -76,8 +76,8 @@ describe('a running server', () => {
     assert.match(String(await send(project.ports, alice, 'too early')), /550 5\.1\.1/)
     const { postfix } = pids(project)
     appendFileSync(project.config('postfix-accounts.cf'), `${alice}|{SHA512-CRYPT}${encrypt('secret')}\n`)
-    const { code, stdout } = await project.run('start')
-    assert.equal(code, 0)
+    const { code, stdout, stderr } = await project.run('start')
+    assert.equal(code, 0, stderr)
     assert.match(stdout, /alice@development-virtual\.example\.com +\(set by you\)/)
     await until('mail to the new account accepted', async () => (await send(project.ports, alice, 'hello')) === null)
     const server = { host, port: project.ports.pop3, tls: 'none', timeout: 20_000 } as const
@@ -99,7 +99,8 @@ describe('a running server', () => {
 
   test('a mailbox over its quota bounces the mail to its sender', async () => {
     writeFileSync(project.config('dovecot-quotas.cf'), 'baz@development-virtual.example.com:1M\n')
-    assert.equal((await project.run('start')).code, 0)
+    const { code, stderr } = await project.run('start')
+    assert.equal(code, 0, stderr)
     const body = `${'x'.repeat(70)}\r\n`.repeat(20_000)
     assert.equal(await send(project.ports, 'baz@development-virtual.example.com', 'too large for baz', body), null)
     const bounce = await until('the bounce', async () =>
