@@ -44,6 +44,8 @@ const LONGEST_STATE_DIR = 107 - 36
 const STARTED = 'started.json'
 /** Milliseconds until a stop becomes a kill. */
 const STOP_PATIENCE = 10_000
+/** Milliseconds for Dovecot to read its settings again. */
+const RELOAD_PATIENCE = 5_000
 /** The mail log is set aside at a start when it is larger, in bytes. */
 const LOG_LIMIT = 10_000_000
 
@@ -120,13 +122,24 @@ export class NativeEngine implements Engine {
   async reload(): Promise<void> {
     await becomeRoot()
     if (!(await this.isRunning())) return
-    const configuration = await this.#writeConfiguration()
-    if (!configuration.changed) return
+    const { changed } = await this.#writeConfiguration()
+    if (changed.length === 0) return
     await this.#compileAliases()
+    // Dovecot sees new accounts by itself, and a reload takes its sockets away for a moment: only for new settings.
+    const { dovecot } = this.#masters()
+    if (dovecot && changed.some((name) => /dovecot\.conf?$|config\/ssl\//.test(name)))
+      await this.#reloadDovecot(dovecot)
     const reloaded = await $({ timeout: 30_000 })`postfix -c ${this.#path(LAYOUT.postfix)} reload`
     if (reloaded.exitCode !== 0) throw new Failure('failed', this.#traced(reloaded.stderr).join('\n'))
-    const { dovecot } = this.#masters()
-    if (dovecot) signal(dovecot, 'SIGHUP')
+  }
+
+  /** Returns when the socket that Postfix asks for AUTH is there again: without it smtpd ends with an error. */
+  async #reloadDovecot(pid: number): Promise<void> {
+    const socket = this.#path(`${LAYOUT.run}/smtpd-auth`)
+    const before = existsSync(socket) ? statSync(socket).ino : 0
+    const deadline = Date.now() + RELOAD_PATIENCE
+    signal(pid, 'SIGHUP')
+    while (Date.now() < deadline && (!existsSync(socket) || statSync(socket).ino === before)) await sleep(10)
   }
 
   async exec([program = '', ...args]: string[]) {
@@ -270,8 +283,8 @@ export class NativeEngine implements Engine {
     renameSync(`${certificate}.new`, certificate)
   }
 
-  /** Makes all configuration files; writes those that differ. */
-  async #writeConfiguration(): Promise<NativeConfiguration & { changed: boolean }> {
+  /** Makes all configuration files and writes those that differ: `changed` has their paths below the state folder. */
+  async #writeConfiguration(): Promise<NativeConfiguration & { changed: string[] }> {
     const configuration = nativeConfiguration({
       stateDir: this.#dir,
       bindAddress: this.#settings.bindAddress,
@@ -281,18 +294,18 @@ export class NativeEngine implements Engine {
       networks: ownNetworks(),
     })
     const dovecotGroup = idOf('group', 'dovecot')
-    let changed = false
-    const write = (path: string, content: string | Buffer, mode: number) => {
-      changed = replaceFile(path, content, mode, dovecotGroup) || changed
+    const changed: string[] = []
+    const write = (name: string, content: string | Buffer, mode: number) => {
+      if (replaceFile(this.#path(name), content, mode, dovecotGroup)) changed.push(name)
     }
     // Password hashes stand in these two folders: for root and Dovecot's auth process alone.
     for (const name of this.#copyNames()) {
       const bytes = readFileSync(join(CONFIG_DIR, name))
       const content = bytes.includes(0) ? bytes : mapPaths(bytes.toString('utf8'), this.#dir)
-      write(this.#path(join(LAYOUT.config, name)), content, 0o640)
+      write(join(LAYOUT.config, name), content, 0o640)
     }
     for (const [name, content] of Object.entries(configuration.files)) {
-      write(this.#path(name), content, name.startsWith(LAYOUT.postfix) ? 0o644 : 0o640)
+      write(name, content, name.startsWith(LAYOUT.postfix) ? 0o644 : 0o640)
     }
     return { ...configuration, changed }
   }
