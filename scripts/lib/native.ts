@@ -127,7 +127,7 @@ export class NativeEngine implements Engine {
     await this.#compileAliases()
     // Dovecot sees new accounts by itself, and a reload takes its sockets away for a moment: only for new settings.
     const { dovecot } = this.#masters()
-    if (dovecot && changed.some((name) => /dovecot\.conf?$|config\/ssl\//.test(name)))
+    if (dovecot && changed.some((name) => /dovecot\.(cf|conf)$|config\/ssl\//.test(name)))
       await this.#reloadDovecot(dovecot)
     const reloaded = await $({ timeout: 30_000 })`postfix -c ${this.#path(LAYOUT.postfix)} reload`
     if (reloaded.exitCode !== 0) throw new Failure('failed', this.#traced(reloaded.stderr).join('\n'))
