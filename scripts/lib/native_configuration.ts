@@ -116,6 +116,7 @@ export function nativeConfiguration(input: NativeInput): NativeConfiguration {
   const path = (part: string) => `${stateDir}/${part}`
   const mapped = (name: string) => mapPaths(input.file(name) ?? '', stateDir)
 
+  checkValues(environment)
   const dovecot = environment.SMTP_ONLY !== '1'
   const tls = tlsFiles(input)
   const accounts = parseAccounts(input.file('postfix-accounts.cf') ?? '')
@@ -167,6 +168,25 @@ export function nativeConfiguration(input: NativeInput): NativeConfiguration {
       .join('')
   }
   return { files, dovecot, mainCfOffset: head.length, notices: noticesOf(environment, overridden) }
+}
+
+/** Throws a Failure for a value that no daemon would take, or only with a riddle in the log. */
+function checkValues(environment: Record<string, string>): void {
+  const network = [/^(ipv4|all)$/, 'ipv4 or all: BIND_ADDRESS is an IPv4 address'] as const
+  const bytes = [/^\d+$/, 'a number of bytes'] as const
+  const rules: Record<string, readonly [RegExp, string]> = {
+    POSTFIX_INET_PROTOCOLS: network,
+    DOVECOT_INET_PROTOCOLS: network,
+    DOVECOT_MAILBOX_FORMAT: [/^(maildir|sdbox|mdbox)$/, 'maildir, sdbox or mdbox'],
+    POSTFIX_MESSAGE_SIZE_LIMIT: bytes,
+    POSTFIX_MAILBOX_SIZE_LIMIT: bytes,
+  }
+  for (const [name, [pattern, allowed]] of Object.entries(rules)) {
+    const value = environment[name]
+    if (value && !pattern.test(value)) {
+      throw new Failure('failed', `development-mail-server.env: ${name}=${value} should be ${allowed}.`)
+    }
+  }
 }
 
 /** main.cf as docker-mailserver has it before `postfix-main.cf` is read. */
@@ -287,9 +307,7 @@ function masterCf(input: NativeInput, changes: string): string {
 function dovecotConf(input: NativeInput, tls: TlsFiles | undefined): string {
   const { environment, ports, stateDir } = input
   const path = (part: string) => `${stateDir}/${part}`
-  const format = /^(sdbox|mdbox)$/.test(environment.DOVECOT_MAILBOX_FORMAT ?? '')
-    ? environment.DOVECOT_MAILBOX_FORMAT
-    : 'maildir'
+  const format = environment.DOVECOT_MAILBOX_FORMAT || 'maildir'
   const protocols = [
     environment.ENABLE_IMAP !== '0' && 'imap',
     environment.ENABLE_POP3 === '1' && 'pop3',
