@@ -1,14 +1,25 @@
 /** The server as a container: docker-mailserver, run by Docker Compose from `docker-compose.yml`. */
 import { spawn } from 'node:child_process'
-import { Failure, say, step } from './cli.ts'
+import { statSync } from 'node:fs'
+import { join } from 'node:path'
+import { Failure, messageOf, say, step } from './cli.ts'
 import type { Engine } from './engine.ts'
 import { assertPortsFree } from './ports.ts'
-import { CONTAINER, ROOT, type Settings } from './settings.ts'
+import { CONFIG_DIR, CONTAINER, ROOT, SERVICE_NAMES, type Settings } from './settings.ts'
 import { $ as shell } from './shell.ts'
 
 const $ = shell({ cwd: ROOT })
 /** Milliseconds for a question to the Docker engine; one that is wedged answers never. */
 const ANSWER = 10_000
+/** Milliseconds for a Postfix or Dovecot command in the container. */
+const COMMAND = 60_000
+/** Milliseconds for Compose to stop a container and make the next: its stop_grace_period is 60 seconds. */
+const CHANGE = 180_000
+/** Milliseconds for an image of some hundred megabytes over a slow line. */
+const PULL = 3_600_000
+
+/** docker-mailserver copies these when a container is made; the other files it polls. */
+const READ_ONCE = ['dovecot.cf', 'postfix-main.cf', 'postfix-master.cf', 'postfix-transport_maps', 'user-patches.sh']
 
 export class DockerEngine implements Engine {
   readonly name = 'docker'
@@ -20,45 +31,59 @@ export class DockerEngine implements Engine {
 
   /** Why Docker cannot be used here and what to do about it; undefined when it can. */
   static async problem(): Promise<string | undefined> {
-    const engine = await $({ timeout: ANSWER })`docker version --format ${'{{.Server.Version}}'}`
-    if (engine.exitCode !== 0) {
-      return 'no Docker engine answers. Install Docker, or start it, and look at: docker version'
+    const [engine, compose] = await Promise.all([
+      $({ timeout: ANSWER })`docker version --format ${'{{.Server.Version}}'}`,
+      $({ timeout: ANSWER })`docker compose version --short`,
+    ])
+    if (/not (found|recognized)/.test(engine.stderr)) {
+      return 'the command docker is not there. Install Docker with Compose: https://docs.docker.com/get-started/get-docker/'
     }
-    const compose = await $({ timeout: ANSWER })`docker compose version --short`
+    if (engine.exitCode !== 0) {
+      const reason = lastWords(engine.stderr) || `silent for ${ANSWER / 1000} s`
+      return `no Docker engine answers (${reason}) Start it, then look at: docker version`
+    }
     if (compose.exitCode !== 0) {
-      return 'Docker has no Compose v2. Install the package docker-compose-plugin and look at: docker compose version'
+      return 'Docker has no Compose v2. Install the package docker-compose-plugin, then look at: docker compose version'
     }
     return undefined
   }
 
   async isRunning(): Promise<boolean> {
-    const { stdout } = await $({
-      timeout: ANSWER,
-    })`docker container inspect --format ${'{{.State.Running}}'} ${CONTAINER}`
-    return stdout.trim() === 'true'
+    return (await this.#container())?.running ?? false
   }
 
   async start(): Promise<void> {
-    if (!(await this.isRunning())) await assertPortsFree(this.#settings)
-    const image = `mailserver/docker-mailserver:${this.#settings.dmsVersion}`
-    const present = await $({ timeout: ANSWER })`docker image inspect ${image}`
-    // Pulling shows Docker's own progress, a line a layer; on a terminal with bars.
-    if (present.exitCode !== 0) {
-      say(`Pulling ${image}`)
-      if ((await this.#foreground(['compose', 'pull'])) !== 0) {
-        throw new Failure('failed', `${image} could not be pulled. Check the network and DMS_VERSION, then: npm start`)
-      }
+    const { dmsVersion } = this.#settings
+    assertSupported(dmsVersion)
+    const container = await this.#container()
+    const own = await this.#publishedPorts()
+    const services = SERVICE_NAMES.filter((name) => !own.has(this.#settings.ports[name]))
+    await assertPortsFree(this.#settings, services)
+    await pull(`mailserver/docker-mailserver:${dmsVersion}`)
+
+    // Compose makes the container anew by itself when its own file, .env or the environment file have changed.
+    const changed = READ_ONCE.filter((name) => container && modified(join(CONFIG_DIR, name)) > container.created)
+    if (container?.running && changed.length > 0) say(`${changed.join(', ')}: changed, so the container is made anew.`)
+    const title = container?.running ? 'Bringing the container up to date' : 'Starting the container'
+    const anew = !container?.running || changed.length > 0 ? ['--force-recreate'] : []
+    const up = await step(title, () => docker(['compose', 'up', '--detach', ...anew], CHANGE))
+    if (up.exitCode !== 0) {
+      throw new Failure('failed', `docker compose up failed: ${lastWords(up.stderr)} Mend that, then: npm start`)
     }
-    const up = await step('Starting the container', () => $`docker compose up --detach`)
-    if (up.exitCode !== 0) throw new Failure('failed', `docker compose up failed:\n${up.stderr.trim()}`)
   }
 
   async stop(): Promise<boolean> {
-    const existing = await $({ timeout: ANSWER })`docker container inspect ${CONTAINER}`
-    if (existing.exitCode !== 0) return false
+    if (!(await this.#container())) return false
     // docker-mailserver sets itself up once for each container, so the container goes and its volumes stay.
-    const down = await step('Stopping the container', () => $`docker compose down`)
-    if (down.exitCode !== 0) throw new Failure('failed', `docker compose down failed:\n${down.stderr.trim()}`)
+    const down = await step('Stopping the container', () => docker(['compose', 'down'], CHANGE))
+    // Compose also fails when an application is still on the network; then the network stays and that is all.
+    if (await this.#container()) {
+      const reason = down.exitCode === 0 ? 'it belongs to another Compose project.' : lastWords(down.stderr)
+      throw new Failure(
+        'failed',
+        `The container ${CONTAINER} is still there: ${reason} To remove it: docker rm --force ${CONTAINER}`,
+      )
+    }
     return true
   }
 
@@ -66,32 +91,94 @@ export class DockerEngine implements Engine {
   async reload(): Promise<void> {}
 
   async exec(command: string[]) {
-    return $({ timeout: 60_000 })`docker exec ${CONTAINER} ${command}`
+    return docker(['exec', CONTAINER, ...command], COMMAND)
   }
 
   async logs({ lines, follow }: { lines: number; follow: boolean }): Promise<void> {
-    await this.#foreground([
-      'compose',
-      'logs',
-      '--no-log-prefix',
-      '--tail',
-      String(lines),
-      ...(follow ? ['--follow'] : []),
-    ])
+    if (!(await this.#container())) {
+      throw new Failure('failed', `There is no container ${CONTAINER} to show the log of. Start it: npm start`)
+    }
+    const tail = ['--tail', String(lines), ...(follow ? ['--follow'] : [])]
+    await foreground(['logs', ...tail, CONTAINER], process.stdout)
   }
 
   async complaints(): Promise<string[]> {
-    const { stdout, stderr } = await $({ timeout: ANSWER })`docker compose logs --no-log-prefix --tail 500`
+    const { stdout, stderr } = await docker(['logs', '--tail', '500', CONTAINER])
     const lines = `${stdout}\n${stderr}`.split('\n').map((line) => line.trim())
     return [...new Set(lines.filter((line) => /\b(fatal|panic|error)\b/i.test(line)))].slice(-10)
   }
 
-  /** Runs docker with this terminal as its own, for progress bars and endless output. */
-  #foreground(args: string[]): Promise<number> {
-    return new Promise((resolve, reject) => {
-      const child = spawn('docker', args, { cwd: ROOT, stdio: ['ignore', 'inherit', 'inherit'] })
-      child.once('error', reject)
-      child.once('close', (code) => resolve(code ?? 1))
-    })
+  /** The container, whoever made it; undefined when there is none. */
+  async #container(): Promise<{ running: boolean; created: Date } | undefined> {
+    const format = '{{.State.Running}} {{.Created}}'
+    const { exitCode, stdout } = await docker(['container', 'inspect', '--format', format, CONTAINER])
+    if (exitCode !== 0) return undefined
+    const [running, created = ''] = stdout.trim().split(' ')
+    return { running: running === 'true', created: new Date(created) }
   }
+
+  /** The ports of this machine that the container holds. */
+  async #publishedPorts(): Promise<Set<number>> {
+    // A line a port: "25/tcp -> 127.0.0.1:2525".
+    const { stdout } = await docker(['container', 'port', CONTAINER])
+    return new Set([...stdout.matchAll(/:(\d+)\s*$/gm)].map(([, port]) => Number(port)))
+  }
+}
+
+/**
+ * Throws a usage Failure for a release that comes with Dovecot 2.4: it starts, says that it is up, and Dovecot is not.
+ * Floating tags are such releases by now.
+ */
+function assertSupported(dmsVersion: string): void {
+  const [, major] = /^v?(\d+)(?![\d-]*[a-z])/.exec(dmsVersion) ?? []
+  if (Number(major) < 16 || (major === undefined && !/^(latest|edge)$/.test(dmsVersion))) return
+  throw new Failure(
+    'usage',
+    `DMS_VERSION=${dmsVersion}: docker-mailserver 16 and later have Dovecot 2.4, which cannot read dovecot.cf. ` +
+      'Use 15.1.0, or another release before 16.',
+  )
+}
+
+/** Pulls an image that is not there yet, with Docker's own progress: bars on a terminal, else a line a layer. */
+async function pull(image: string): Promise<void> {
+  const present = await docker(['image', 'inspect', '--format', '{{.Id}}', image])
+  if (present.exitCode === 0) return
+  say(`Pulling ${image}`)
+  if ((await foreground(['pull', image], process.stderr, PULL)) !== 0) {
+    throw new Failure('failed', `${image} could not be pulled. Check DMS_VERSION and the network, then: npm start`)
+  }
+}
+
+/**
+ * Runs docker to its end; its exit code is the caller's to judge. Throws a Failure when that takes more than `timeout`
+ * milliseconds.
+ */
+async function docker(args: string[], timeout = ANSWER) {
+  const output = await $({ timeout })`docker ${args}`
+  // A program that was killed has no exit code.
+  if (output.exitCode !== null) return output
+  throw new Failure(
+    'failed',
+    `docker ${args.join(' ')} was not done after ${timeout / 1000} s. Does the engine answer? docker info`,
+  )
+}
+
+/** Runs docker with this terminal as its own, for progress bars and endless output. Gives its exit code. */
+function foreground(args: string[], stdout: NodeJS.WriteStream, timeout?: number): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const child = spawn('docker', args, { cwd: ROOT, stdio: ['ignore', stdout, process.stderr], timeout })
+    child.once('error', (error) => reject(new Failure('failed', `docker ${args[0]}: ${messageOf(error)}`)))
+    child.once('close', (code) => resolve(code ?? 1))
+  })
+}
+
+/** The last line that a program wrote, as a sentence. Above it stands what went well. */
+function lastWords(stderr: string): string {
+  const line = stderr.trim().split('\n').at(-1)?.trim() ?? ''
+  return line && !/[.?!]$/.test(line) ? `${line}.` : line
+}
+
+/** When a file was changed; long ago where there is none. */
+function modified(path: string): Date {
+  return statSync(path, { throwIfNoEntry: false })?.mtime ?? new Date(0)
 }

@@ -396,9 +396,9 @@ plugin {
 `
     : ''
 }
-# Last, as in docker-mailserver: what it sets wins.
+# Last, as in docker-mailserver: what it sets wins, but it cannot turn TLS on where SSL_TYPE turned it off.
 !include_try ${path(LAYOUT.config)}/dovecot.cf
-`
+${tls ? '' : 'ssl = no\n'}`
 }
 
 interface TlsFiles {

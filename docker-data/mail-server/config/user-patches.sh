@@ -1,0 +1,18 @@
+#!/bin/bash
+# docker-mailserver runs this at the end of its set-up, before it starts the daemons. Here stands what depends on the
+# environment and so cannot be said in the other files. The native engine knows it by itself.
+
+# SSL_TYPE= (empty) is no TLS on any port; dovecot.cf and postfix-master.cf turn it on for theirs.
+if [ -z "$SSL_TYPE" ]; then
+  echo 'ssl = no' >>/etc/dovecot/local.conf
+  postconf -P submission/inet/smtpd_tls_security_level=none
+fi
+
+# SMTP_ONLY=1 is without Dovecot, so nobody can check a password, and an smtpd with AUTH on would end at each connection.
+if [ "$SMTP_ONLY" = 1 ]; then
+  postconf smtpd_sasl_auth_enable=no
+fi
+
+# Dovecot reads the master user's password as its own user, also where the checkout was made with umask 077.
+chmod o+x /tmp/docker-mailserver
+chmod o+r /tmp/docker-mailserver/dovecot-master-users
