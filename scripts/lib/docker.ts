@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { Failure, messageOf, say, step } from './cli.ts'
 import type { Engine } from './engine.ts'
 import { assertPortsFree } from './ports.ts'
-import { CONFIG_DIR, CONTAINER, ROOT, SERVICE_NAMES, type Settings } from './settings.ts'
+import { CONFIG_DIR, CONTAINER, ROOT, SERVICE_NAMES, type Settings, setting } from './settings.ts'
 import { $ as shell } from './shell.ts'
 
 const $ = shell({ cwd: ROOT })
@@ -77,12 +77,8 @@ export class DockerEngine implements Engine {
     // docker-mailserver sets itself up once for each container, so the container goes and its volumes stay.
     const down = await step('Stopping the container', () => docker(['compose', 'down'], CHANGE))
     // Compose also fails when an application is still on the network; then the network stays and that is all.
-    if (await this.#container()) {
-      const reason = down.exitCode === 0 ? 'it belongs to another Compose project.' : lastWords(down.stderr)
-      throw new Failure(
-        'failed',
-        `The container ${CONTAINER} is still there: ${reason} To remove it: docker rm --force ${CONTAINER}`,
-      )
+    if (down.exitCode !== 0 && (await this.#container())) {
+      throw new Failure('failed', `docker compose down failed: ${lastWords(down.stderr)} See: docker compose ps`)
     }
     return true
   }
@@ -108,12 +104,22 @@ export class DockerEngine implements Engine {
     return [...new Set(lines.filter((line) => /\b(fatal|panic|error)\b/i.test(line)))].slice(-10)
   }
 
-  /** The container, whoever made it; undefined when there is none. */
+  /** The container; undefined when there is none. Throws a Failure when one of this name is somebody else's. */
   async #container(): Promise<{ running: boolean; created: Date } | undefined> {
-    const format = '{{.State.Running}} {{.Created}}'
+    const format = '{{json .State.Running}} {{json .Created}} {{json .Config.Labels}}'
     const { exitCode, stdout } = await docker(['container', 'inspect', '--format', format, CONTAINER])
     if (exitCode !== 0) return undefined
-    const [running, created = ''] = stdout.trim().split(' ')
+    const [, running, created = '', labels = ''] = /^(\S+) "(\S+)" (.*)$/m.exec(stdout) ?? []
+    const label: Record<string, string> = JSON.parse(labels) ?? {}
+    const project = label['com.docker.compose.project'] ?? 'none'
+    const own = setting('COMPOSE_PROJECT_NAME') ?? CONTAINER
+    if (project !== own && label['com.docker.compose.project.working_dir'] !== ROOT) {
+      throw new Failure(
+        'failed',
+        `A container ${CONTAINER} is there that this project did not make (Compose project: ${project}). ` +
+          `Remove it, its volumes stay: docker rm --force ${CONTAINER}`,
+      )
+    }
     return { running: running === 'true', created: new Date(created) }
   }
 

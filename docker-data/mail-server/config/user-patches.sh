@@ -13,6 +13,9 @@ if [ "$SMTP_ONLY" = 1 ]; then
   postconf smtpd_sasl_auth_enable=no
 fi
 
+# Mail keeps the headers that its application gave it; docker-mailserver drops X-Mailer and others on ports 587 and 465.
+: >/etc/postfix/maps/sender_header_filter.pcre
+
 # Dovecot reads the master user's password as its own user, also where the checkout was made with umask 077.
 chmod o+x /tmp/docker-mailserver
 chmod o+r /tmp/docker-mailserver/dovecot-master-users

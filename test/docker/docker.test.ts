@@ -1,0 +1,186 @@
+/**
+ * The same server as a container: docker-mailserver, run by Compose. Needs a Docker engine with Compose and the image,
+ * which the test does not pull. DMS_VERSION chooses the release.
+ */
+import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
+import { appendFileSync, readdirSync, readFileSync } from 'node:fs'
+import { after, before, describe, test } from 'node:test'
+import { promisify } from 'node:util'
+import { createTransport } from 'nodemailer'
+import { encrypt } from 'unixcrypt'
+import { BAR, FOO } from '../../scripts/lib/accounts.ts'
+import { DockerEngine } from '../../scripts/lib/docker.ts'
+import { Pop3Session } from '../../scripts/lib/pop3.ts'
+import { greetingOf } from '../../scripts/lib/server.ts'
+import { CONFIG_DIR, CONTAINER, readSettings } from '../../scripts/lib/settings.ts'
+import { smtpOptions } from '../../scripts/lib/smtp.ts'
+import { DELIVERIES, type Delivered, deliverAll, messagesOf, send, subjectsOf } from '../deliveries.ts'
+import { Project, until } from '../harness.ts'
+
+const host = '127.0.0.1'
+const image = `mailserver/docker-mailserver:${readSettings().dmsVersion}`
+/** Milliseconds for what stops a container on its way: docker-mailserver takes 16 seconds to stop. */
+const CHANGE = 180_000
+
+/** Runs docker in a folder; gives what it wrote to stdout, throws with what it wrote to stderr. */
+async function docker(project: Project | undefined, ...args: string[]): Promise<string> {
+  const options = { cwd: project?.dir, env: project?.env, timeout: CHANGE }
+  return (await promisify(execFile)('docker', args, options)).stdout.trim()
+}
+
+/** Why these tests cannot run here; undefined when they can. */
+async function obstacle(): Promise<string | undefined> {
+  const problem = await DockerEngine.problem()
+  if (problem) return problem
+  const there = await docker(undefined, 'image', 'inspect', image).catch(() => undefined)
+  return there ? undefined : `the image ${image} is not there. Get it: docker pull ${image}`
+}
+
+const reason = await obstacle()
+if (reason) console.log(`The container is not tested: ${reason}`)
+
+describe(image, { skip: reason ?? false }, () => {
+  let project: Project
+  let delivered: Map<string, Delivered>
+
+  /** Runs a script; throws with its words when it does not end with 0. */
+  async function run(script: string, ...args: string[]): Promise<string> {
+    const { code, stdout, stderr } = await project.runWith({ timeout: CHANGE }, script, ...args)
+    assert.equal(code, 0, `${script}: ${stdout}${stderr}`)
+    return stdout + stderr
+  }
+  const inspect = (format: string) => docker(project, 'container', 'inspect', '--format', format, CONTAINER)
+  const health = () => inspect('{{.State.Health.Status}}')
+  const status = async () => JSON.parse((await project.run('status', '--json')).stdout)
+  const subjects = async (address: string) => subjectsOf(await messagesOf({ host, ports: project.ports }, address))
+
+  before(async () => {
+    const existing = await docker(undefined, 'container', 'ls', '--all', '--quiet', '--filter', `name=^/${CONTAINER}$`)
+    if (existing) throw new Error(`A container ${CONTAINER} is there, which is not the test's. First: npm stop`)
+    project = await Project.create()
+    // Its own Compose project has its own volumes, so no mail of anybody else is touched.
+    Object.assign(project.env, { MAIL_SERVER_ENGINE: 'docker', COMPOSE_PROJECT_NAME: 'development-mail-server-test' })
+    await docker(project, 'compose', 'up', '--detach', '--wait')
+    const recipients = DELIVERIES.map(({ to }) => to)
+    delivered = await deliverAll({ host, ports: project.ports }, recipients)
+  })
+  after(async () => {
+    if (!project) return
+    await docker(project, 'compose', 'down', '--volumes')
+    await project.remove()
+  })
+
+  test('docker compose up --wait alone gives a healthy server that greets on every port', async () => {
+    assert.equal(await health(), 'healthy')
+    assert.match(String(await greetingOf(host, project.ports.smtp)), /^220 development-mail-server\.example\.com /)
+    assert.match(String(await greetingOf(host, project.ports.submission)), /^220 /)
+    assert.match(String(await greetingOf(host, project.ports.pop3)), /^\+OK /)
+    assert.match(String(await greetingOf(host, project.ports.imap)), /^\* OK .*STARTTLS/)
+  })
+
+  for (const { to, mailbox, refused } of DELIVERIES) {
+    test(`mail to ${to} ${mailbox ? `ends in ${mailbox}` : 'is refused at RCPT'}`, () => {
+      const { refusal, mailboxes = [] } = delivered.get(to) ?? {}
+      if (refused) assert.match(String(refusal), refused)
+      else assert.equal(refusal, undefined)
+      assert.deepEqual(mailboxes, mailbox ? [mailbox] : [])
+    })
+  }
+
+  test('docker-mailserver has changed no file of the configuration folder and added none', () => {
+    const names = readdirSync(CONFIG_DIR)
+    assert.deepEqual(readdirSync(project.config('.')), names)
+    for (const name of names) {
+      assert.equal(readFileSync(project.config(name), 'utf8'), readFileSync(`${CONFIG_DIR}/${name}`, 'utf8'), name)
+    }
+  })
+
+  test('npm start finds it running, leaves the container as it is, and sends the test mail', async () => {
+    const id = await inspect('{{.Id}}')
+    assert.match(await run('start'), /runs already[^]*read back over POP3 and deleted: \d+ ms/)
+    assert.equal(await inspect('{{.Id}}'), id)
+  })
+
+  test('status, logs and reset reach the container', async () => {
+    await until('an empty queue', async () => (await status()).queue === 0)
+    const { engine, running, versions, accounts } = await status()
+    assert.deepEqual([engine, running, accounts.length], ['docker', true, 4])
+    assert.match(versions.dovecot, /^2\.3\./)
+    assert.ok(accounts[0].inbox > 0)
+    const { stdout } = await project.run('logs', '--lines', '5')
+    assert.equal(stdout.trim().split('\n').length, 5)
+    assert.match(await run('reset', '--yes'), /Deleted: \d+ messages in 4 mailboxes/)
+    for (const { inbox, otherFolders } of (await status()).accounts) assert.deepEqual([inbox, otherFolders], [0, 0])
+  })
+
+  test('ports 25, 587 and 465 take a login, with every TLS mode that they offer', async () => {
+    const { smtp, submission, submissions } = project.ports
+    const ways = [
+      { port: smtp, tls: 'none' },
+      { port: smtp, tls: 'starttls' },
+      { port: submission, tls: 'none' },
+      { port: submission, tls: 'starttls' },
+      { port: submissions, tls: 'implicit' },
+    ] as const
+    const message = { from: FOO, to: BAR, text: 'x', headers: { 'X-Mailer': 'kept' } }
+    for (const { port, tls } of ways) {
+      const options = smtpOptions({ host, port, tls, timeout: 20_000 }, { user: FOO, password: 'foo' })
+      await createTransport(options).sendMail({ ...message, subject: `${port} ${tls}` })
+    }
+    const sent = ways.map(({ port, tls }) => `${port} ${tls}`).sort()
+    await until('all five', async () => (await subjects(BAR)).join() === sent.join())
+    for (const source of await messagesOf({ host, ports: project.ports }, BAR)) assert.match(source, /^X-Mailer: kept/m)
+  })
+
+  test('an application in another Compose project reaches it by its name', async () => {
+    const network = 'development-mail-server-network'
+    const greet = 'exec 3<>/dev/tcp/development-mail-server/25 && head -1 <&3'
+    const args = ['run', '--rm', '--network', network, '--entrypoint', 'bash', image, '-c', greet]
+    assert.match(await docker(project, ...args), /^220 /)
+  })
+
+  test('an account added to the file goes live by itself', async () => {
+    const alice = 'alice@development-virtual.example.com'
+    assert.match(String(await send(project.ports, alice, 'too early')), /550 5\.1\.1/)
+    appendFileSync(project.config('postfix-accounts.cf'), `${alice}|{SHA512-CRYPT}${encrypt('secret')}\n`)
+    await until('mail accepted', async () => (await send(project.ports, alice, 'hello')) === null, 60_000)
+    const server = { host, port: project.ports.pop3, tls: 'none', timeout: 20_000 } as const
+    await until('mail read', async () => {
+      const session = await Pop3Session.open(server, { user: alice, password: 'secret' })
+      const { count } = await session.stat()
+      await session.quit()
+      return count > 0
+    })
+  })
+
+  test('it is unhealthy while Dovecot is down', async () => {
+    const control = (verb: string, otherwise: string) =>
+      docker(project, 'exec', CONTAINER, 'bash', '-c', `supervisorctl ${verb} dovecot || ${otherwise}`)
+    await control('stop', 'doveadm stop')
+    await until('unhealthy', async () => (await health()) === 'unhealthy', 60_000)
+    await control('start', 'dovecot')
+    await until('healthy again', async () => (await health()) === 'healthy', 60_000)
+  })
+
+  test('a changed postfix-main.cf takes effect at the next npm start', async () => {
+    appendFileSync(project.config('postfix-main.cf'), 'smtpd_banner = changed ESMTP\n')
+    assert.match(await run('start'), /postfix-main\.cf: changed/)
+    assert.equal(await greetingOf(host, project.ports.smtp), '220 changed ESMTP')
+  })
+
+  test('it stops by itself within the grace period, and mail survives that and a new container', async () => {
+    assert.equal(await send(project.ports, FOO, 'survivor'), null)
+    await until('the survivor', async () => (await subjects(FOO)).includes('survivor'))
+    await docker(project, 'stop', CONTAINER)
+    const [code] = (await inspect('{{.State.ExitCode}} {{.State.OOMKilled}}')).split(' ')
+    assert.notEqual(code, '137', 'Docker had to kill it')
+    assert.match(await run('start'), /is up after/)
+    assert.ok((await subjects(FOO)).includes('survivor'))
+    assert.match(await run('stop'), /is stopped/)
+    assert.match(await run('stop'), /was not running/)
+    assert.equal((await project.run('status')).code, 1)
+    assert.match(await run('start'), /is up after/)
+    assert.ok((await subjects(FOO)).includes('survivor'))
+  })
+})
