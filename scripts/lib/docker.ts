@@ -136,8 +136,8 @@ export class DockerEngine implements Engine {
  * Floating tags are such releases by now.
  */
 function assertSupported(dmsVersion: string): void {
-  const [, major] = /^v?(\d+)(?![\d-]*[a-z])/.exec(dmsVersion) ?? []
-  if (Number(major) < 16 || (major === undefined && !/^(latest|edge)$/.test(dmsVersion))) return
+  const major = Number(/^v?(\d+)(?:\.|$)/.exec(dmsVersion)?.[1] ?? 0)
+  if (major < 16 && dmsVersion !== 'latest' && dmsVersion !== 'edge') return
   throw new Failure(
     'usage',
     `DMS_VERSION=${dmsVersion}: docker-mailserver 16 and later have Dovecot 2.4, which cannot read dovecot.cf. ` +

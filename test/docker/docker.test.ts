@@ -98,7 +98,7 @@ describe(image, { skip: reason ?? false }, () => {
 
   test('npm start finds it running, leaves the container as it is, and sends the test mail', async () => {
     const id = await inspect('{{.Id}}')
-    assert.match(await run('start'), /runs already[^]*read back over POP3 and deleted: \d+ ms/)
+    assert.match(await run('start'), /runs already[\s\S]*read back over POP3 and deleted: \d+ ms/)
     assert.equal(await inspect('{{.Id}}'), id)
   })
 
