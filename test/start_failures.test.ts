@@ -33,6 +33,7 @@ for (const [name, value, said] of [
   ['IMAP_PORT', '-1', /IMAP_PORT=-1/],
   ['MAIL_SERVER_ENGINE', 'podman', /MAIL_SERVER_ENGINE=podman: no such engine/],
   ['BIND_ADDRESS', 'localhost:25', /BIND_ADDRESS=localhost:25/],
+  ['BIND_ADDRESS', '192.0.2.1', /BIND_ADDRESS=192\.0\.2\.1: this machine has no such address/],
   ['MAIL_SERVER_STATE_DIR', `/tmp/${'long/'.repeat(20)}`, /too long for Unix sockets/],
   ['MAIL_SERVER_STATE_DIR', '/tmp/with space', /spaces/],
 ] as const) {

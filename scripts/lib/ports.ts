@@ -4,11 +4,17 @@ import { createServer } from 'node:net'
 import { Failure } from './cli.ts'
 import { SERVICE_NAMES, SERVICES, type ServiceName, type Settings } from './settings.ts'
 
-/** True when a server could listen there now. A port that only root may open counts as free. */
+/**
+ * True when a server could listen there now. A port that only root may open counts as free. Throws a usage Failure when
+ * no interface of this machine has the address.
+ */
 export function isFree(host: string, port: number): Promise<boolean> {
-  return new Promise((resolve) => {
+  return new Promise((resolve, reject) => {
     const probe = createServer()
-    probe.once('error', (error: NodeJS.ErrnoException) => resolve(error.code === 'EACCES'))
+    probe.once('error', ({ code }: NodeJS.ErrnoException) => {
+      if (code !== 'EADDRNOTAVAIL') return resolve(code === 'EACCES')
+      reject(new Failure('usage', `BIND_ADDRESS=${host}: this machine has no such address. Correct it in .env.`))
+    })
     probe.listen({ host, port, exclusive: true }, () => probe.close(() => resolve(true)))
   })
 }
