@@ -25,7 +25,7 @@ await run(async () => {
   }
   // Loaded when it is clear that they are needed: --help costs nothing.
   const { chooseEngine } = await import('./lib/engine.ts')
-  const { enabledProtocols, readSettings, SERVICE_NAMES, SERVICES } = await import('./lib/settings.ts')
+  const { enabledProtocols, portRows, readSettings } = await import('./lib/settings.ts')
   const { roundTrip, waitUntilHealthy } = await import('./lib/server.ts')
 
   const settings = readSettings()
@@ -50,24 +50,9 @@ await run(async () => {
     say('POP3 is off in development-mail-server.env, so no test mail was read back.')
   }
 
-  const rows = SERVICE_NAMES.filter(
-    (name) => !/^(pop3|imap)/.test(name) || enabled[name.slice(0, 4) as 'pop3' | 'imap'],
-  )
   const accounts = readAccounts().map((account) => [account.address, knownPassword(account) ?? '(set by you)'])
   print()
-  print(
-    table([
-      ['Port', 'Protocol', 'TLS'],
-      ...rows.map((name) => [
-        `${settings.bindAddress}:${settings.ports[name]}`,
-        SERVICES[name].protocol,
-        SERVICES[name].tls,
-      ]),
-      [],
-      ['Account', 'Password', ''],
-      ...accounts,
-    ]),
-  )
+  print(table([['Port', 'Protocol', 'TLS'], ...portRows(settings), [], ['Account', 'Password', ''], ...accounts]))
   print()
   print('All other mail, to whatever address in the world, ends in catchall and leaves this machine never.')
   print()

@@ -21,7 +21,7 @@ await run(async () => {
     return
   }
   const { chooseEngine } = await import('./lib/engine.ts')
-  const { enabledProtocols, readSettings, SERVICE_NAMES, SERVICES } = await import('./lib/settings.ts')
+  const { enabledProtocols, portRows, readSettings } = await import('./lib/settings.ts')
   const { readAccounts } = await import('./lib/accounts.ts')
   const { countMessages } = await import('./lib/mailboxes.ts')
 
@@ -59,7 +59,7 @@ await run(async () => {
   print(
     table([
       ['Port', 'Protocol', 'TLS'],
-      ...SERVICE_NAMES.map((name) => [`${bindAddress}:${ports[name]}`, SERVICES[name].protocol, SERVICES[name].tls]),
+      ...portRows(settings),
       [],
       ['Account', 'INBOX', 'Other folders'],
       ...accounts.map(({ address, inbox, otherFolders }) => [

@@ -112,13 +112,14 @@ test('a variable that the native engine cannot honour is named once', async () =
 
 test('SSL_TYPE empty, POP3 off and another host name are honoured', async () => {
   await project.run('stop')
-  const { code, stderr } = await startWith('development-mail-server.env', (text) =>
+  const { code, stdout, stderr } = await startWith('development-mail-server.env', (text) =>
     text
       .replace('SSL_TYPE=snakeoil', 'SSL_TYPE=\nOVERRIDE_HOSTNAME=mx.tests.example')
       .replace('ENABLE_POP3=1', 'ENABLE_POP3=0'),
   )
   assert.equal(code, 0, stderr)
   assert.match(stderr, /POP3 is off/)
+  assert.match(stdout, /Port .*Protocol +TLS\n(\S+ +SMTP.* none\n){3}\S+ +IMAP +none\n\n/)
   const connection = await smtpClient({ host, ports: project.ports })
   assert.match(connection.lastServerResponse || '', /mx\.tests\.example/)
   connection.quit()

@@ -122,3 +122,14 @@ export function enabledProtocols(environment = readServerEnvironment()): { smtp:
     imap: mailboxes && environment.ENABLE_IMAP !== '0',
   }
 }
+
+/** The rows of the table of ports: address and port, protocol, TLS mode, for what the environment file turns on. */
+export function portRows({ bindAddress, ports }: Settings, environment = readServerEnvironment()): string[][] {
+  const enabled = enabledProtocols(environment)
+  const isOn = (name: ServiceName) => /^(smtp|sub)/.test(name) || enabled[name.slice(0, 4) as 'pop3' | 'imap']
+  // Without a certificate 465 speaks plain SMTP, and Dovecot's two ports are closed.
+  const hasTls = Boolean(environment.SSL_TYPE)
+  const shown = SERVICE_NAMES.filter((name) => isOn(name) && (hasTls || !/^(pop3s|imaps)$/.test(name)))
+  const tlsOf = (name: ServiceName) => (hasTls ? SERVICES[name].tls : 'none')
+  return shown.map((name) => [`${bindAddress}:${ports[name]}`, SERVICES[name].protocol, tlsOf(name)])
+}
