@@ -3,7 +3,7 @@
  * brings a changed configuration into effect.
  */
 import { parseArgs } from 'node:util'
-import { FOO, knownPassword, readAccounts } from './lib/accounts.ts'
+import { BAR, FOO, knownPassword, readAccounts } from './lib/accounts.ts'
 import { explainExitCodes, Failure, messageOf, print, run, say, step, style, table } from './lib/cli.ts'
 
 const HELP = `Usage: npm start
@@ -41,7 +41,10 @@ await run(async () => {
       : `The mail server is up after ${seconds} s (engine: ${engine.name}).`,
   )
   const enabled = enabledProtocols()
-  if (enabled.pop3) {
+  const missing = [FOO, BAR].filter((address) => !readAccounts().some((account) => account.address === address))
+  if (missing.length > 0) {
+    say(`No test mail was sent, because ${missing.join(' and ')} has no account any more.`)
+  } else if (enabled.pop3) {
     const { milliseconds } = await step('Sending a test mail', () => roundTrip(settings)).catch(async (error) => {
       throw new Failure('failed', [messageOf(error), ...(await engine.complaints())].join('\n'))
     })

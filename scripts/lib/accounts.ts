@@ -1,10 +1,11 @@
 /**
  * The accounts of `postfix-accounts.cf` (docker-mailserver's format: `address|{SCHEME}hash`, optional attributes
- * behind a second `|`) and the master user that opens every mailbox.
+ * behind a second `|`), their passwords and quotas, and the master user that opens every mailbox.
  */
+import { createHash, randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { verify } from 'unixcrypt'
+import { encrypt, verify } from 'unixcrypt'
 import { Failure } from './cli.ts'
 import { CONFIG_DIR } from './settings.ts'
 
@@ -35,16 +36,23 @@ export interface Account {
 }
 
 /**
- * Parses the text of `postfix-accounts.cf`. Comments and empty lines are skipped, as docker-mailserver does. Throws a
- * Failure that names the line when one is no account.
+ * Parses the text of `postfix-accounts.cf`. Comments and empty lines are skipped, as docker-mailserver does. A line
+ * that is no account goes to `onBadLine` as a sentence that names it; without that, it is thrown as a Failure.
  */
-export function parseAccounts(text: string, file = 'docker-data/mail-server/config/postfix-accounts.cf'): Account[] {
+export function parseAccounts(
+  text: string,
+  file = 'docker-data/mail-server/config/postfix-accounts.cf',
+  onBadLine: (problem: string) => void = (problem) => {
+    throw new Failure('failed', problem)
+  },
+): Account[] {
   const accounts: Account[] = []
   for (const [index, line] of text.split(/\r?\n/).entries()) {
     if (/^\s*(#|$)/.test(line)) continue
     const [address = '', hash = '', ...attributes] = line.split('|')
     if (!/^[^\s@:|]+@[^\s@:|]+$/.test(address) || !/^\{[\w.-]+\}\S+$|^\$\S+$/.test(hash)) {
-      throw new Failure('failed', `${file} line ${index + 1}: "${line}" is no account; write address|{SCHEME}hash.`)
+      onBadLine(`${file} line ${index + 1}: "${line}" is no account; write address|{SCHEME}hash.`)
+      continue
     }
     accounts.push({ address, hash, attributes: attributes.join('|'), line: index + 1 })
   }
@@ -61,6 +69,49 @@ export function knownPassword(account: Account): string | undefined {
   const password = INITIAL_PASSWORDS[account.address.toLowerCase()]
   const hash = account.hash.replace(/^\{SHA512-CRYPT\}/i, '')
   return password && hash.startsWith('$6$') && verify(password, hash) ? password : undefined
+}
+
+/** Longest password in bytes. */
+const LONGEST_PASSWORD = 1000
+/** Longest password in bytes that crypt(3) takes; libxcrypt answers longer ones with an error. */
+const LONGEST_CRYPT = 511
+
+/** Throws a Failure when a password could not be used over POP3. Its text names the reason and never the password. */
+export function checkPassword(password: string): void {
+  const reason = reasonAgainst(password)
+  if (reason) throw new Failure('failed', `The password cannot be used: ${reason}.`)
+}
+
+function reasonAgainst(password: string): string | undefined {
+  const length = Buffer.byteLength(password)
+  if (length === 0) return 'it is empty'
+  if (length > LONGEST_PASSWORD) return `it has ${length} bytes, and ${LONGEST_PASSWORD} are the limit`
+  if (/[\r\n\0]/.test(password)) return 'it has a line break or NUL, which no POP3 command can carry'
+  if (password.trim() !== password) return 'it begins or ends with a space, which POP3 clients trim away'
+  return undefined
+}
+
+/**
+ * A password's hash as Dovecot reads it: {SHA512-CRYPT}, or {SSHA512} where the password is too long for crypt(3) or
+ * has a multiple of 64 bytes, SHA-512's own size, which unixcrypt 3.0 hashes unlike crypt(3).
+ */
+export function hashPassword(password: string): string {
+  const length = Buffer.byteLength(password)
+  if (length <= LONGEST_CRYPT && length % 64 !== 0) return `{SHA512-CRYPT}${encrypt(password)}`
+  const salt = randomBytes(16)
+  const digest = createHash('sha512').update(password).update(salt).digest()
+  return `{SSHA512}${Buffer.concat([digest, salt]).toString('base64')}`
+}
+
+/** Parses the text of `dovecot-quotas.cf` (`address:size`): sizes as they stand there, by address in lower case. */
+export function parseQuotas(text: string): Map<string, string> {
+  const quotas = new Map<string, string>()
+  for (const line of text.split(/\r?\n/)) {
+    const [, address, size] = /^\s*([^#:\s][^:]*?)\s*:\s*(.*?)\s*$/.exec(line) ?? []
+    // docker-mailserver takes the first of several lines.
+    if (address && size && !quotas.has(address.toLowerCase())) quotas.set(address.toLowerCase(), size)
+  }
+  return quotas
 }
 
 /** A login: what SMTP AUTH, POP3 and IMAP ask for. */

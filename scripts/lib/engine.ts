@@ -49,6 +49,13 @@ export async function chooseEngine(settings: Settings): Promise<Engine> {
   )
 }
 
+/** The native engine where it is the one that runs. Asks no Docker engine, so that none has to be there. */
+export async function runningNativeEngine(settings: Settings): Promise<NativeEngine | undefined> {
+  if (settings.engine === 'docker' || !hasApt()) return undefined
+  const native = new NativeEngine(settings)
+  return (await native.isRunning()) ? native : undefined
+}
+
 function hasApt(): boolean {
   return process.platform === 'linux' && existsSync('/usr/bin/apt-get')
 }

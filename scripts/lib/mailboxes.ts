@@ -1,6 +1,6 @@
 /** Counting and emptying the mailboxes of any account, over IMAP as the master user; over POP3 where IMAP is off. */
 import { ImapFlow } from 'imapflow'
-import { masterLogin } from './accounts.ts'
+import { type Login, masterLogin } from './accounts.ts'
 import { Failure, messageOf } from './cli.ts'
 import { Pop3Session } from './pop3.ts'
 import { enabledProtocols, type Settings } from './settings.ts'
@@ -21,13 +21,41 @@ export async function countMessages(settings: Settings, address: string): Promis
     const count = await overPop3(settings, address, async (session) => (await session.stat()).count)
     return { inbox: count, otherFolders: 0 }
   }
-  return overImap(settings, address, async (client) => {
+  return overImap(settings, masterLogin(address), async (client) => {
     const count = { inbox: 0, otherFolders: 0 }
     for (const { path } of await client.list()) {
       const { messages = 0 } = (await client.status(path, { messages: true })) || {}
       count[path.toUpperCase() === 'INBOX' ? 'inbox' : 'otherFolders'] += messages
     }
     return count
+  })
+}
+
+export interface MailboxUsage {
+  /** Messages in all folders; in INBOX alone where IMAP is off. */
+  messages: number
+  bytes: number
+  /** The quota that the server keeps to, in bytes; undefined where it has none or cannot be asked. */
+  limit: number | undefined
+}
+
+/** How much an account's mailbox holds. Throws a Failure when the server does not answer or refuses. */
+export async function usageOf(settings: Settings, address: string): Promise<MailboxUsage> {
+  if (!enabledProtocols().imap) {
+    const { count, bytes } = await overPop3(settings, address, (session) => session.stat())
+    return { messages: count, bytes, limit: undefined }
+  }
+  return overImap(settings, masterLogin(address), async (client) => {
+    const usage: MailboxUsage = { messages: 0, bytes: 0, limit: undefined }
+    for (const { path, flags } of await client.list()) {
+      if (flags.has('\\Noselect')) continue
+      const { messages = 0, size = 0 } = (await client.status(path, { messages: true, size: true })) || {}
+      usage.messages += messages
+      usage.bytes += size
+    }
+    const quota = (await client.getQuota('INBOX')) || undefined
+    usage.limit = quota?.storage?.limit
+    return usage
   })
 }
 
@@ -41,7 +69,7 @@ export async function emptyMailbox(settings: Settings, address: string): Promise
       return messages.length
     })
   }
-  return overImap(settings, address, async (client) => {
+  return overImap(settings, masterLogin(address), async (client) => {
     let deleted = 0
     for (const { path, flags } of await client.list()) {
       if (flags.has('\\Noselect')) continue
@@ -53,8 +81,12 @@ export async function emptyMailbox(settings: Settings, address: string): Promise
   })
 }
 
-async function overImap<T>(settings: Settings, address: string, work: (client: ImapFlow) => Promise<T>): Promise<T> {
-  const { user, password } = masterLogin(address)
+/** Logs in over IMAP, does `work`, and drops the connection. Throws a Failure when the server does not answer or refuses. */
+export async function overImap<T>(
+  settings: Settings,
+  { user, password }: Login,
+  work: (client: ImapFlow) => Promise<T>,
+): Promise<T> {
   const client = new ImapFlow({
     host: settings.host,
     port: settings.ports.imap,
@@ -76,7 +108,7 @@ async function overImap<T>(settings: Settings, address: string, work: (client: I
     const reason = responseText ?? messageOf(error)
     throw new Failure(
       'connection',
-      `IMAP on ${settings.host}:${settings.ports.imap} for ${address}: ${reason}. Is the server up? npm run status`,
+      `IMAP on ${settings.host}:${settings.ports.imap} for ${user}: ${reason}. Is the server up? npm run status`,
     )
   } finally {
     client.close()

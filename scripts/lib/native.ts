@@ -12,6 +12,7 @@ import {
   readFileSync,
   readlinkSync,
   renameSync,
+  rmdirSync,
   rmSync,
   statSync,
   utimesSync,
@@ -21,18 +22,19 @@ import { networkInterfaces } from 'node:os'
 import { dirname, join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, messageOf, say, step } from './cli.ts'
+import { withLock } from './configuration_files.ts'
 import type { Engine } from './engine.ts'
-import { LAYOUT, mapPaths, type NativeConfiguration, nativeConfiguration, VMAIL_ID } from './native_configuration.ts'
-import { assertPortsFree, processIds } from './ports.ts'
 import {
-  CONFIG_DIR,
-  ROOT,
-  readServerEnvironment,
-  SERVICE_NAMES,
-  SERVICES,
-  type ServiceName,
-  type Settings,
-} from './settings.ts'
+  LAYOUT,
+  mailboxOf,
+  mapPaths,
+  type NativeConfiguration,
+  nativeConfiguration,
+  VMAIL_ID,
+} from './native_configuration.ts'
+import { assertPortsFree, processIds } from './ports.ts'
+import { becomeRoot, startAsRoot } from './root.ts'
+import { CONFIG_DIR, ROOT, readServerEnvironment, SERVICE_NAMES, type ServiceName, type Settings } from './settings.ts'
 import { $ } from './shell.ts'
 
 const PACKAGES = ['postfix', 'postfix-pcre', 'dovecot-core', 'dovecot-imapd', 'dovecot-pop3d', 'dovecot-lmtpd']
@@ -120,8 +122,14 @@ export class NativeEngine implements Engine {
   }
 
   async reload(): Promise<void> {
-    await becomeRoot()
+    // Not becomeRoot: the script that asks for a reload has done its work, and would do it twice.
+    if (process.getuid?.() !== 0) return startAsRoot()
     if (!(await this.isRunning())) return
+    // One at a time: whoever finds nothing changed may rely on a reload that is over.
+    await withLock(this.#path('reload.lock'), () => this.#reload())
+  }
+
+  async #reload(): Promise<void> {
     const { changed } = await this.#writeConfiguration()
     if (changed.length === 0) return
     await this.#compileAliases()
@@ -140,6 +148,27 @@ export class NativeEngine implements Engine {
     const deadline = Date.now() + RELOAD_PATIENCE
     signal(pid, 'SIGHUP')
     while (Date.now() < deadline && (!existsSync(socket) || statSync(socket).ino === before)) await sleep(10)
+  }
+
+  /** Whether an account's mailbox has a folder here. */
+  hasMailbox(address: string): boolean {
+    const folder = this.#mailbox(address)
+    return folder !== undefined && existsSync(folder)
+  }
+
+  /** Removes an account's mailbox from the disk. Needs root. */
+  removeMailbox(address: string): void {
+    const folder = this.#mailbox(address)
+    if (!folder || !existsSync(folder)) return
+    rmSync(folder, { recursive: true, force: true })
+    if (readdirSync(dirname(folder)).length === 0) rmdirSync(dirname(folder))
+  }
+
+  /** The mailbox's folder; undefined for an address that leads elsewhere, which somebody may have written by hand. */
+  #mailbox(address: string): string | undefined {
+    const parts = mailboxOf(address).split('/')
+    const isPlain = parts.length === 2 && parts.every((part) => !/^\.{0,2}$/.test(part))
+    return isPlain ? this.#path(join(LAYOUT.mail, ...parts)) : undefined
   }
 
   async exec([program = '', ...args]: string[]) {
@@ -436,49 +465,6 @@ async function install(missing: string[], update: (title: string) => void): Prom
   if (existsSync('/run/systemd/system')) await $`systemctl disable --quiet ${services}`
 }
 
-/** Variables that a run by sudo has to keep. */
-const KEPT = [
-  'BIND_ADDRESS',
-  'MAIL_SERVER_ENGINE',
-  'MAIL_SERVER_STATE_DIR',
-  'DMS_VERSION',
-  'PATH',
-  'CI',
-  'NO_COLOR',
-  'TERM',
-]
-
-/**
- * Postfix's and Dovecot's masters need root. As another user this runs the whole script again by sudo where that asks
- * no password and ends with its exit code; else it throws a Failure with the command to type.
- */
-async function becomeRoot(): Promise<void> {
-  if (process.getuid?.() === 0) return
-  again ??= runAgainAsRoot()
-  await again
-}
-
-/** The one run by sudo, though several callers may ask for it at once. */
-let again: Promise<never> | undefined
-
-async function runAgainAsRoot(): Promise<never> {
-  const names = [...KEPT, ...Object.values(SERVICES).map(({ variable }) => variable)]
-  const environment = names.filter((name) => process.env[name]).map((name) => `${name}=${process.env[name]}`)
-  const command = ['env', ...environment, process.execPath, ...process.execArgv, ...process.argv.slice(1)]
-  const allowed = await $`sudo -n true`.catch(() => ({ exitCode: 1 }))
-  if (allowed.exitCode !== 0) {
-    const script = relative(ROOT, process.argv[1] ?? '')
-    const settings = environment.filter((assignment) => !/^(PATH|CI|TERM|NO_COLOR)=/.test(assignment))
-    const quoted = ['env', `PATH="$PATH"`, ...settings, 'npx', 'tsx', script, ...process.argv.slice(2)].join(' ')
-    throw new Failure('failed', `The native engine needs root, and sudo wants a password. Type: sudo ${quoted}`)
-  }
-  const child = spawn('sudo', ['-n', ...command], { stdio: 'inherit' })
-  const code = await new Promise<number>((resolve, reject) => {
-    child.once('error', reject).once('close', (exit) => resolve(exit ?? 1))
-  })
-  process.exit(code)
-}
-
 /** IPv4 networks of this machine's interfaces as CIDR blocks, without loopback. */
 function ownNetworks(): string[] {
   const interfaces = Object.values(networkInterfaces()).flatMap((list) => list ?? [])
@@ -511,7 +497,9 @@ function replaceFile(path: string, content: string | Buffer, mode: number, gid: 
   mkdirSync(dirname(path), { recursive: true })
   writeFileSync(`${path}.tmp`, bytes, { mode })
   // Postfix's programs wait until main.cf and their tables are two seconds old, lest they read half a file; it is whole.
-  const past = new Date(Date.now() - 10_000)
+  // And a second later than the file before: Dovecot sees by the second that its userdb has changed.
+  const before = existsSync(path) ? statSync(path).mtimeMs : 0
+  const past = new Date(Math.max(Date.now() - 10_000, before + 1_000))
   utimesSync(`${path}.tmp`, past, past)
   chownSync(`${path}.tmp`, 0, gid)
   chmodSync(`${path}.tmp`, mode)

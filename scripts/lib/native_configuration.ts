@@ -5,7 +5,7 @@
  * The container's paths are mapped onto the instance; the user's files keep their line numbers, so that a daemon's
  * complaint can be traced back to them.
  */
-import { parseAccounts } from './accounts.ts'
+import { parseAccounts, parseQuotas } from './accounts.ts'
 import { Failure } from './cli.ts'
 import { HOSTNAME, type ServiceName } from './settings.ts'
 
@@ -462,15 +462,6 @@ function noticesOf(environment: Record<string, string>, parameters: Set<string |
   return notices
 }
 
-function parseQuotas(text: string): Map<string, string> {
-  const quotas = new Map<string, string>()
-  for (const line of dataLines(text)) {
-    const [address = '', size = ''] = line.split(':')
-    quotas.set(address.trim().toLowerCase(), size.trim())
-  }
-  return quotas
-}
-
 /** The lines of a file that are neither empty nor comments. */
 function dataLines(text: string): string[] {
   return text.split(/\r?\n/).filter((line) => !/^\s*(#|$)/.test(line))
@@ -480,7 +471,8 @@ function parameterLines(parameters: Record<string, string>): string[] {
   return Object.entries(parameters).map(([name, value]) => `${name} = ${value}`)
 }
 
-function mailboxOf(address: string): string {
+/** Where an account's mail lies below the mail folder: `domain/user`. */
+export function mailboxOf(address: string): string {
   const at = address.lastIndexOf('@')
   return `${address.slice(at + 1)}/${address.slice(0, at)}`
 }

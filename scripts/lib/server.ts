@@ -2,13 +2,12 @@
 import { randomUUID } from 'node:crypto'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { createTransport } from 'nodemailer'
 import { BAR, FOO, knownPassword, type Login, masterLogin, readAccounts } from './accounts.ts'
 import { Failure } from './cli.ts'
 import type { Engine } from './engine.ts'
 import { Pop3Session } from './pop3.ts'
 import { enabledProtocols, SERVICES, type Settings } from './settings.ts'
-import { smtpFailure, smtpOptions } from './smtp.ts'
+import { rcptReply, smtpFailure, smtpOptions } from './smtp.ts'
 
 /** What a greeting begins with: RFC 5321 section 4.2, RFC 1939 section 4, RFC 3501 section 7.1. */
 const GREETINGS = { smtp: '220', pop3: '+OK', imap: '* OK' } as const
@@ -42,6 +41,41 @@ export function greetingOf(host: string, port: number, timeout = GREETING): Prom
       .once('error', () => end())
       .once('close', () => end())
   })
+}
+
+/** Whether the server answers now: SMTP, and POP3 and IMAP as far as the environment file turns them on. */
+export async function isAnswering(settings: Settings): Promise<boolean> {
+  const enabled = enabledProtocols()
+  const names = (['smtp', 'pop3', 'imap'] as const).filter((name) => enabled[name])
+  const greetings = names.map(async (name) => {
+    const greeting = await greetingOf(settings.host, settings.ports[name])
+    return greeting?.startsWith(GREETINGS[name]) ?? false
+  })
+  return (await Promise.all(greetings)).every((ok) => ok)
+}
+
+/** Whether the server accepts mail for an address: a reply of 2xx to RCPT TO on port 25. */
+export async function acceptsRecipient(settings: Settings, address: string): Promise<boolean> {
+  const server = { host: settings.host, port: settings.ports.smtp, tls: 'none', timeout: DELIVERY } as const
+  return (await rcptReply(server, address))?.startsWith('2') ?? false
+}
+
+/** Whether a login opens a mailbox, over POP3 or, where that is off, over IMAP. False also when nobody answers. */
+export async function canLogIn(settings: Settings, login: Login): Promise<boolean> {
+  const enabled = enabledProtocols()
+  try {
+    if (enabled.pop3) {
+      const server = { host: settings.host, port: settings.ports.pop3, tls: 'none', timeout: DELIVERY } as const
+      await (await Pop3Session.open(server, login)).quit()
+    } else if (enabled.imap) {
+      const { overImap } = await import('./mailboxes.ts')
+      await overImap(settings, login, async () => {})
+    }
+    return true
+  } catch (error) {
+    if (error instanceof Failure) return false
+    throw error
+  }
 }
 
 /**
@@ -88,6 +122,7 @@ export async function roundTrip(settings: Settings): Promise<{ milliseconds: num
   const pop3 = { host: settings.host, port: settings.ports.pop3, tls: 'none', timeout: DELIVERY } as const
   const messageId = `<${randomUUID()}@${FOO.split('@')[1]}>`
   const [senderLogin, recipientLogin] = [loginOf(FOO), loginOf(BAR)]
+  const { createTransport } = await import('nodemailer')
   const begin = performance.now()
   try {
     await createTransport(smtpOptions(smtp, senderLogin)).sendMail({

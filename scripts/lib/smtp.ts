@@ -1,4 +1,6 @@
 /** Sending over SMTP by nodemailer: its options for this project's servers, and its errors as this project's. */
+import { connect } from 'node:net'
+import { createInterface } from 'node:readline'
 import type SMTPTransport from 'nodemailer/lib/smtp-transport'
 import type { Login } from './accounts.ts'
 import { type ExitName, Failure, messageOf } from './cli.ts'
@@ -31,6 +33,32 @@ export function smtpOptions({ host, port, tls, timeout }: SmtpServer, login: Log
     // Attachments and texts come from the caller as bytes, never as paths or URLs to fetch.
     disableFileAccess: true,
     disableUrlAccess: true,
+  }
+}
+
+/**
+ * What a server answers to RCPT TO for a recipient of mail with the null envelope sender; nothing is sent. Undefined
+ * when the connection fails or the server refuses earlier.
+ */
+export async function rcptReply({ host, port, timeout }: SmtpServer, recipient: string): Promise<string | undefined> {
+  const socket = connect({ host, port })
+  const lines = createInterface({ input: socket })
+  socket.setTimeout(timeout, () => socket.destroy())
+  // Whatever ends the connection ends the lines; readline itself sees only a regular end.
+  socket.on('error', () => {}).on('close', () => lines.close())
+  const commands = ['EHLO localhost', 'MAIL FROM:<>', `RCPT TO:<${recipient}>`]
+  try {
+    for await (const line of lines) {
+      // "250-..." announces more lines (RFC 5321 section 4.2.1).
+      if (!/^\d{3}( |$)/.test(line)) continue
+      const command = commands.shift()
+      if (command === undefined) return line
+      if (!line.startsWith('2')) return undefined
+      socket.write(`${command}\r\n`)
+    }
+    return undefined
+  } finally {
+    socket.end('QUIT\r\n', () => socket.destroy())
   }
 }
 

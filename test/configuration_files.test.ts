@@ -1,0 +1,335 @@
+import assert from 'node:assert/strict'
+import { execFileSync, spawn } from 'node:child_process'
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  lstatSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
+import { hostname } from 'node:os'
+import { after, before, beforeEach, describe, test } from 'node:test'
+import { Project, type Result, until } from './harness.ts'
+
+const DOMAIN = 'development-virtual.example.com'
+const FILES = ['postfix-accounts.cf', 'postfix-virtual.cf', 'dovecot-quotas.cf', 'postfix-transport_maps']
+const LOCK = 'check-for-changes.sh.lock'
+
+/**
+ * Loaded into the script by NODE_OPTIONS: counts its calls that change the configuration folder, and kills it at the
+ * one that KILL_AT names, a write after half of its bytes. ENOSPC=1 lets every such write find a full disk instead.
+ */
+const SABOTAGE = `
+const fs = require('node:fs')
+let left = Number(process.env.KILL_AT ?? Infinity)
+const ours = new Set()
+for (const name of ['linkSync', 'openSync', 'writeFileSync', 'fsyncSync', 'renameSync', 'rmSync']) {
+  const real = fs[name]
+  fs[name] = (target, ...rest) => {
+    const path = String(target)
+    if (!path.includes('mail-server/config') && !ours.has(target)) return real(target, ...rest)
+    const kills = left-- === 0
+    if (name === 'writeFileSync' && process.env.ENOSPC && ours.has(target)) {
+      real(target, rest[0].slice(0, 100))
+      throw Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC', syscall: 'write' })
+    }
+    if (ours.has(target) && name === 'writeFileSync' && kills) real(target, rest[0].slice(0, rest[0].length / 2))
+    if (kills) process.kill(process.pid, 'SIGKILL')
+    const result = real(target, ...rest)
+    if (name === 'openSync') ours.add(result)
+    return result
+  }
+}
+require('node:module').syncBuiltinESMExports()
+`
+
+describe('add_account changes the files of a stopped server', () => {
+  let project: Project
+  const original = new Map<string, string>()
+  before(async () => {
+    project = await Project.create()
+    for (const name of FILES) original.set(name, read(name))
+    writeFileSync(project.path('sabotage.cjs'), SABOTAGE)
+  })
+  after(() => project?.remove())
+  beforeEach(() => {
+    for (const [name, text] of original) writeFileSync(project.config(name), text)
+  })
+
+  const read = (name: string) => readFileSync(project.config(name), 'utf8')
+  const texts = () => FILES.map(read)
+  const leftovers = () => readdirSync(project.config('.')).filter((name) => /\.(lock|tmp)$/.test(name))
+  const add = (...args: string[]) => project.run('add_account', ...args)
+  const sabotaged = (env: Record<string, string>, ...args: string[]): Promise<Result> =>
+    project.runWith(
+      { env: { ...env, NODE_OPTIONS: `--require ${project.path('sabotage.cjs')}` } },
+      'add_account',
+      ...args,
+    )
+  const succeeds = async (...args: string[]): Promise<Result> => {
+    const result = await add(...args)
+    assert.equal(result.code, 0, result.stderr)
+    return result
+  }
+
+  test('it says that the change takes effect at the next start', async () => {
+    const { stdout } = await succeeds(`alice@${DOMAIN}`, 'secret')
+    assert.match(stdout, /^Added alice@\S+\. The mail server is not running; .* npm start\n$/)
+    const rows = JSON.parse((await succeeds('--list', '--json')).stdout)
+    assert.equal(rows.length, 5)
+    assert.deepEqual([rows[4].address, rows[4].messages, rows[4].bytes], [`alice@${DOMAIN}`, null, null])
+    await succeeds('--delete', `alice@${DOMAIN}`, '--yes')
+    assert.deepEqual(texts(), [...original.values()])
+  })
+
+  test('comments, order, attributes, line ends and lines of others stay as they are', async () => {
+    const file = project.config('postfix-accounts.cf')
+    const text = [
+      '# comment with a | and an address a@b.example|x',
+      '',
+      `Foo@${DOMAIN}|{PLAIN}old|userdb_quota_rule=*:bytes=1M|more`,
+      '  # indented comment',
+      'this is no account',
+      `bar@${DOMAIN}|$6$salt$hash`,
+      `zoe@${DOMAIN}|{PLAIN}zoe`,
+    ]
+    for (const end of ['\n', '\r\n']) {
+      // Without a final line end, as an editor may leave it.
+      writeFileSync(file, text.join(end))
+      await succeeds(`new@${DOMAIN}`, 'secret')
+      const added = readFileSync(file, 'utf8')
+      assert.ok(added.startsWith(text.join(end) + end))
+      assert.match(added.slice(text.join(end).length), /^\r?\nnew@\S+\|\{SHA512-CRYPT\}\$6\$\S+\r?\n$/)
+      await succeeds('--update', `foo@${DOMAIN}`, '$& $1')
+      const lines = readFileSync(file, 'utf8').split(end)
+      assert.match(lines[2] ?? '', /^Foo@[^|]+\|\{SHA512-CRYPT\}\$6\$[^|]+\|userdb_quota_rule=\*:bytes=1M\|more$/)
+      lines[2] = text[2] ?? ''
+      assert.equal(lines.join(end), added)
+      await succeeds('--delete', `zoe@${DOMAIN}`, '--yes')
+      assert.equal(readFileSync(file, 'utf8').includes('zoe'), false)
+    }
+  })
+
+  test('a quota stands in front of the line of an account whose name ends like it', async () => {
+    // docker-mailserver looks for "address:" anywhere in the file and takes the first line.
+    await succeeds(`big-foo@${DOMAIN}`, 'secret', '--quota', '5M')
+    await succeeds(`foo@${DOMAIN}`, '--quota', '10m')
+    assert.match(read('dovecot-quotas.cf'), /\nfoo@\S+:10M\nbig-foo@\S+:5M\n$/)
+    await succeeds(`foo@${DOMAIN}`, '--quota', '0')
+    assert.match(read('dovecot-quotas.cf'), /\nfoo@\S+:0\nbig-foo@\S+:5M\n$/)
+  })
+
+  test('mode, owner and symbolic link of the file are kept', async () => {
+    const file = project.config('postfix-accounts.cf')
+    const target = project.path('elsewhere.cf')
+    renameSync(file, target)
+    symlinkSync(target, file)
+    chmodSync(target, 0o640)
+    chownSync(target, 1234, 1235)
+    await succeeds(`alice@${DOMAIN}`, 'secret')
+    const { mode, uid, gid } = statSync(target)
+    assert.deepEqual([mode & 0o7777, uid, gid], [0o640, 1234, 1235])
+    assert.ok(lstatSync(file).isSymbolicLink())
+    assert.match(readFileSync(target, 'utf8'), /\nalice@/)
+    rmSync(file)
+    rmSync(target)
+  })
+
+  test('a missing accounts file is made, readable by its owner alone', async () => {
+    const file = project.config('postfix-accounts.cf')
+    rmSync(file)
+    await succeeds(`alice@${DOMAIN}`, 'secret')
+    assert.equal(statSync(file).mode & 0o777, 0o600)
+    assert.match(read('postfix-accounts.cf'), /^alice@\S+\n$/)
+    chmodSync(file, 0o644)
+  })
+
+  test('twenty at once lose no line, and the lock of a dead process stops none of them', async () => {
+    // Its pid is this process's, its start time is not.
+    writeFileSync(project.config(LOCK), `${hostname()} ${process.pid} 1\n`)
+    const names = Array.from({ length: 20 }, (_, index) => `user${index}@domain${index % 4}.example`)
+    const results = await Promise.all(names.map((name) => add(name, 'secret', '--alias', `alias.${name}`)))
+    for (const { code, stderr } of results) assert.equal(code, 0, stderr)
+    const accounts = read('postfix-accounts.cf').split('\n')
+    for (const name of names) {
+      assert.equal(accounts.filter((line) => line.startsWith(`${name}|{SHA512-CRYPT}$6$`)).length, 1, name)
+      assert.match(read('postfix-virtual.cf'), new RegExp(`^alias\\.${name} ${name}$`, 'm'))
+    }
+    assert.equal(read('postfix-transport_maps').match(/^\/@domain\d\\\.example\$\/ +:$/gm)?.length, 4)
+    assert.equal(accounts.length, (original.get('postfix-accounts.cf')?.split('\n').length ?? 0) + 20)
+    assert.deepEqual(leftovers(), [])
+  })
+
+  test('killed at any of its steps it leaves whole files, and the next run gets past what is left', async (context) => {
+    const { withLock } = await import(project.path('scripts/lib/configuration_files.ts'))
+    let kills = 0
+    const killedBeforeTheEnd: string[] = []
+    for (let step = 0; ; step++) {
+      const address = `user${step}@domain${step}.example`
+      const before = texts()
+      const { code, stderr } = await sabotaged(
+        { KILL_AT: String(step) },
+        ...[address, 'secret', '--quota', '1M', '--alias', `alias${step}@domain${step}.example`],
+      )
+      const [accounts = '', aliases = '', quotas = '', transports = ''] = texts()
+      const added = (text: string, old = '', line: RegExp) =>
+        text === old || (text.startsWith(old) && line.test(text.slice(old.length)))
+      assert.ok(added(accounts, before[0], /^user\d+@\S+\|\{SHA512-CRYPT\}\$6\$[^\n]+\n$/), accounts)
+      assert.ok(added(aliases, before[1], /^alias\d+@\S+ user\d+@\S+\n$/), aliases)
+      assert.ok(added(quotas, before[2], /^user\d+@\S+:1M\n$/), quotas)
+      const rule = `/@domain${step}\\.example$/`
+      assert.equal(
+        transports
+          .split('\n')
+          .filter((line) => !line.startsWith(rule))
+          .join('\n'),
+        before[3],
+      )
+      // An account is there only when all that it needs is.
+      const isThere = accounts !== before[0]
+      if (isThere)
+        assert.deepEqual([aliases !== before[1], quotas !== before[2], transports !== before[3]], [true, true, true])
+      if (code === 0) break
+      assert.equal(code, null, `step ${step} was not killed: ${stderr}`)
+      kills++
+      const begin = performance.now()
+      await withLock(project.config(LOCK), () => {})
+      assert.ok(performance.now() - begin < 1000, `what step ${step} left took ${performance.now() - begin} ms`)
+      assert.deepEqual(
+        leftovers().filter((name) => name.endsWith('.lock')),
+        [],
+      )
+      if (!isThere && transports !== before[3]) killedBeforeTheEnd.push(address)
+    }
+    context.diagnostic(`${kills} kills`)
+    assert.ok(kills >= 20, `only ${kills} kills`)
+    assert.deepEqual(leftovers(), [])
+    // What was killed between the files can be repeated.
+    const [again = ''] = killedBeforeTheEnd
+    await succeeds(again, 'secret', '--quota', '1M', '--alias', again.replace('user', 'alias'))
+    assert.equal(read('postfix-virtual.cf').split(again.replace('user', 'alias')).length, 2)
+  })
+
+  test("docker-mailserver's own lock is waited for, and taken over when it is older than a minute", async () => {
+    writeFileSync(project.config(LOCK), '0f3b0a5e-5d6f-4d7c-9a43-5a5bb4f4c6a1\n')
+    let ended = false
+    const waiting = add(`alice@${DOMAIN}`, 'secret').finally(() => {
+      ended = true
+    })
+    await until('it waits for the lock', () => leftovers().length > 1)
+    await new Promise((resolve) => setTimeout(resolve, 500))
+    assert.deepEqual([ended, read('postfix-accounts.cf')], [false, original.get('postfix-accounts.cf')])
+    rmSync(project.config(LOCK))
+    assert.equal((await waiting).code, 0)
+
+    writeFileSync(project.config(LOCK), '0f3b0a5e-5d6f-4d7c-9a43-5a5bb4f4c6a1\n')
+    const past = new Date(Date.now() - 61_000)
+    utimesSync(project.config(LOCK), past, past)
+    await succeeds(`bob@${DOMAIN}`, 'secret')
+    assert.deepEqual(leftovers(), [])
+  })
+
+  test('a zombie holds no lock', async () => {
+    // exec replaces the shell, while its child still runs, by a parent that asks for no dead children.
+    const parent = spawn('sh', ['-c', 'sleep 0.3 & echo $!; exec sleep 30'], { stdio: ['ignore', 'pipe', 'ignore'] })
+    const pid = String(await new Promise((resolve) => parent.stdout.once('data', resolve))).trim()
+    const stat = () => readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? []
+    await until('a zombie', () => stat()[0] === 'Z')
+    writeFileSync(project.config(LOCK), `${hostname()} ${pid} ${stat()[19]}\n`)
+    await succeeds(`alice@${DOMAIN}`, 'secret')
+    parent.kill()
+  })
+
+  test('a full disk is an error, and all files stay as they were', async () => {
+    const { code, stderr } = await sabotaged({ ENOSPC: '1' }, 'a@full.example', 'secret', '--quota', '1M')
+    assert.equal(code, 1)
+    assert.match(stderr, /cannot be written: ENOSPC: no space left on device.*Nothing was changed/)
+    assert.deepEqual(texts(), [...original.values()])
+    assert.deepEqual(leftovers(), [])
+  })
+
+  test('a file size limit in the middle of a write is an error, and all files stay as they were', async () => {
+    // The kernel's own refusal, after the first kilobyte.
+    const command = `trap '' XFSZ; ulimit -f 1; exec node --import tsx scripts/add_account.ts a@${DOMAIN} secret`
+    const limited = spawn('bash', ['-c', command], {
+      cwd: project.dir,
+      env: { ...project.env, TSX_DISABLE_CACHE: '1' },
+    })
+    let stderr = ''
+    limited.stderr.on('data', (chunk) => {
+      stderr += chunk
+    })
+    const code = await new Promise((resolve) => limited.once('close', resolve))
+    assert.equal(code, 1, stderr)
+    assert.match(stderr, /postfix-accounts\.cf cannot be written: EFBIG/)
+    assert.deepEqual(texts(), [...original.values()])
+    assert.deepEqual(leftovers(), [])
+  })
+
+  test('a read-only file is an error before a password is asked for, and no file changes, for root too', async () => {
+    for (const name of ['postfix-accounts.cf', 'postfix-transport_maps']) {
+      chmodSync(project.config(name), 0o444)
+      const { code, stderr } = await project.runWith({ input: 'x' }, 'add_account', 'a@read-only.example')
+      assert.equal(code, 1)
+      assert.match(stderr, new RegExp(`${name} cannot be written: it is read-only.*chmod u\\+w`))
+      chmodSync(project.config(name), 0o644)
+    }
+    assert.deepEqual(texts(), [...original.values()])
+    assert.deepEqual(leftovers(), [])
+  })
+
+  test('a folder that cannot be written is an error', async () => {
+    execFileSync('chown', ['-R', '0', project.path('docker-data')])
+    const command = [
+      '--reuid',
+      'nobody',
+      '--clear-groups',
+      process.execPath,
+      '--import',
+      'tsx',
+      'scripts/add_account.ts',
+    ]
+    const child = spawn('setpriv', [...command, `a@${DOMAIN}`, 'secret'], { cwd: project.dir, env: project.env })
+    let stderr = ''
+    child.stderr.on('data', (chunk) => {
+      stderr += chunk
+    })
+    assert.equal(await new Promise((resolve) => child.once('close', resolve)), 1, stderr)
+    assert.match(stderr, /postfix-accounts\.cf cannot be written: EACCES/)
+    assert.deepEqual(texts(), [...original.values()])
+  })
+
+  test('the mail of a stopped server goes with its account', async () => {
+    const folder = `${project.stateDir}/mail/${DOMAIN}/baz`
+    execFileSync('mkdir', ['-p', `${folder}/cur`])
+    assert.equal((await add('--delete', `baz@${DOMAIN}`)).code, 2)
+    await succeeds('--delete', `baz@${DOMAIN}`, '--yes')
+    assert.ok(!existsSync(folder))
+    rmSync(project.stateDir, { recursive: true })
+  })
+
+  test('the mail in a Docker volume needs a running server, or stays', async () => {
+    const bin = project.path('bin')
+    execFileSync('mkdir', ['-p', bin])
+    writeFileSync(`${bin}/docker`, '#!/bin/sh\nexit 0\n', { mode: 0o755 })
+    const env = { MAIL_SERVER_ENGINE: 'docker', PATH: `${bin}:${process.env.PATH}` }
+    const refused = await project.runWith({ env }, 'add_account', '--delete', `baz@${DOMAIN}`, '--yes')
+    assert.equal(refused.code, 1)
+    assert.match(refused.stderr, /Docker volume.*npm start.*--keep-mail/)
+    assert.deepEqual(texts(), [...original.values()])
+    // Without a Docker client.
+    const kept = await project.runWith(
+      { env: { MAIL_SERVER_ENGINE: 'docker' } },
+      'add_account',
+      ...['--delete', `baz@${DOMAIN}`, '--yes', '--keep-mail'],
+    )
+    assert.equal(kept.code, 0, kept.stderr)
+  })
+})
