@@ -1,10 +1,9 @@
 /** npm run add-account: adds, updates, deletes and lists accounts, like docker-mailserver's "setup email". */
-import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { checkAddress } from './lib/account_address.ts'
-import { addAccount, deleteAccount, hasCatchAll, updateAccount } from './lib/account_changes.ts'
+import { addAccount, deleteAccount, updateAccount } from './lib/account_changes.ts'
 import { checkPassword, hashPassword, masterLogin, parseAccounts, parseQuotas } from './lib/accounts.ts'
-import { EXIT, type ExitName, explainExitCodes, Failure, messageOf, print, run, say, step, table } from './lib/cli.ts'
+import { EXIT, type ExitName, explainExitCodes, Failure, messageOf, print, run, say, table } from './lib/cli.ts'
 import { checkEdit, editConfiguration, type ReadConfiguration, readConfiguration } from './lib/configuration_files.ts'
 import { parseAliases } from './lib/postfix_tables.ts'
 import { Prompter } from './lib/prompts.ts'
@@ -63,10 +62,6 @@ const ACTIONS: Record<'add' | 'update' | 'delete' | 'list', { options: Option[];
   list: { options: ['list', 'json'], arguments: 0 },
 }
 
-/** Milliseconds for the server to take a change. docker-mailserver needs 6 s, and longer when it is at work. */
-const PATIENCE = 60_000
-/** Milliseconds between two looks at the server; a refused recipient is a line in its log. */
-const INTERVAL = 100
 const BYTES: Record<string, number> = { B: 1, k: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 }
 
 await run(async () => {
@@ -133,13 +128,14 @@ async function store(settings: Settings, terminal: Prompter, typed: string, valu
 
   const { becomeVirtual } = await editConfiguration((read) => change(read, hash))
 
+  const { bringIntoEffect } = await import('./lib/live_changes.ts')
   const { acceptsRecipient, canLogIn } = await import('./lib/server.ts')
   const accepts = (recipient: string) => () => acceptsRecipient(settings, recipient)
   const refuses = (recipient: string) => async () => !(await acceptsRecipient(settings, recipient))
   // Mail to a new domain is accepted before and after, first for the catchall; only the refusal shows the change.
   const unknown = becomeVirtual
-    .filter((domain) => !hasCatchAll(readConfiguration, domain) && readConfiguration('postfix-regexp.cf') === '')
     .map((domain) => `no-such-account-${process.pid}@${domain}`)
+    .filter((recipient) => !hasAlias(recipient) && !hasPatterns())
   const seconds = await bringIntoEffect(settings, address, [
     ...[address, ...aliases].map(accepts),
     ...unknown.map(refuses),
@@ -173,14 +169,15 @@ async function remove(
 ): Promise<ExitName | undefined> {
   const change = (read: ReadConfiguration) => deleteAccount(read, address, values.force ?? false)
   checkEdit(change)
-  const { runningNativeEngine } = await import('./lib/engine.ts')
-  const { acceptsRecipient, canLogIn, isAnswering } = await import('./lib/server.ts')
+  const { bringIntoEffect, mailFolder, runningServer } = await import('./lib/live_changes.ts')
+  const { acceptsRecipient, canLogIn } = await import('./lib/server.ts')
   const { emptyMailbox, usageOf } = await import('./lib/mailboxes.ts')
-  const isRunning = Boolean(await runningNativeEngine(settings)) || (await isAnswering(settings))
-  const removeFolder = values['keep-mail'] ? undefined : await folderRemover(settings, address, isRunning)
+  const running = await runningServer(settings)
+  const folder = values['keep-mail'] ? undefined : await mailFolder(settings, address, running)
+  const usage = running && (await usageOf(settings, address).catch(() => undefined))
+  const mail = usage ? messagesText(usage.messages) : 'mail'
   if (!values.yes) {
-    const mail = isRunning ? `its ${messagesText((await usageOf(settings, address)).messages)}` : 'its mail'
-    const what = values['keep-mail'] ? `${address}, but not ${mail}` : `${address} and ${mail}`
+    const what = values['keep-mail'] ? `${address}, but not its ${mail}` : `${address} and its ${mail}`
     const answer = await terminal.ask(`Delete ${what}? [y/N] `, 'To delete without being asked: --yes')
     terminal.close()
     if (!/^y(es)?$/i.test(answer.trim())) {
@@ -191,51 +188,28 @@ async function remove(
   const aliases = parseAliases(readConfiguration('postfix-virtual.cf')).filter(
     ({ alias, recipients }) => recipients.includes(address) && alias !== address,
   )
-  // While it still can be logged into. The folder, as far as this user can remove it, comes last.
-  const deleted = isRunning && !values['keep-mail'] ? await emptyMailbox(settings, address) : 0
+  // A server whose folders are out of reach empties the mailbox while it still can be logged into.
+  if (running && !values['keep-mail'] && !folder) await emptyMailbox(settings, address)
+
   const { becomeCaught } = await editConfiguration(change)
 
-  const domain = address.slice(address.lastIndexOf('@') + 1)
-  const isCaught = becomeCaught.includes(domain) || hasCatchAll(readConfiguration, domain)
+  const isCaught = becomeCaught.includes(domainOf(address)) || hasAlias(address)
   const seconds = await bringIntoEffect(settings, address, [
-    async () => (await acceptsRecipient(settings, address)) === isCaught,
+    async () => hasPatterns() || (await acceptsRecipient(settings, address)) === isCaught,
     async () => !(await canLogIn(settings, masterLogin(address))),
   ])
-  removeFolder?.()
-  const mail = values['keep-mail']
-    ? '; its mail is kept'
-    : isRunning
-      ? ` and ${messagesText(deleted)}`
-      : ' and its mail'
+  folder?.removeMailbox(address)
+  const deleted = values['keep-mail'] ? `${address}; its ${mail} stays` : `${address} and its ${mail}`
   print(
     seconds === undefined
-      ? `Deleted ${address}${mail}. The mail server is not running.`
-      : `Deleted ${address}${mail}; the server knows it no longer, ${seconds} s after the change.`,
+      ? `Deleted ${deleted}. The mail server is not running.`
+      : `Deleted ${deleted}. The server knows it no longer, ${seconds} s after the change.`,
   )
   for (const { alias } of aliases) print(`The alias ${alias} does not go to it any more.`)
-  for (const name of becomeCaught) print(`No account is left in ${name}: mail to any address there is caught again.`)
+  for (const domain of becomeCaught) {
+    print(`No account is left in ${domain}: mail to any address there is caught again.`)
+  }
   return
-}
-
-/**
- * What removes a mailbox's folder when its account is gone. A running server has emptied it before, which has to do
- * where the folder is out of reach; with a stopped server this throws a Failure then.
- */
-async function folderRemover(settings: Settings, address: string, isRunning: boolean): Promise<() => void> {
-  const { chooseEngine } = await import('./lib/engine.ts')
-  const { NativeEngine } = await import('./lib/native.ts')
-  const native = new NativeEngine(settings)
-  const isRoot = process.getuid?.() === 0
-  const advice = 'Start the server (npm start) and repeat this, or leave the mail: --keep-mail'
-  if (!isRunning && (await chooseEngine(settings)).name === 'docker') {
-    throw new Failure('failed', `The mail of ${address} lies in a Docker volume. ${advice}`)
-  }
-  if (!isRunning && !isRoot && native.hasMailbox(address)) {
-    throw new Failure('failed', `The mail of ${address} belongs to the mail server's own user. ${advice}`)
-  }
-  return () => {
-    if (isRoot) native.removeMailbox(address)
-  }
 }
 
 /** Prints the accounts. */
@@ -251,7 +225,7 @@ async function list(settings: Settings, values: { json?: boolean | undefined }) 
     const usage = isRunning ? await usageOf(settings, address).catch((error) => say(messageOf(error))) : undefined
     rows.push({
       address,
-      domain: address.slice(address.lastIndexOf('@') + 1),
+      domain: domainOf(address),
       quota: quotas.get(address) ?? null,
       aliases: aliases.flatMap(({ alias, recipients }) =>
         recipients.includes(address) && alias !== address ? [alias] : [],
@@ -348,40 +322,23 @@ async function hasQuota(settings: Settings, address: string, quota: string): Pro
   return usage !== undefined && (usage.limit ?? 0) === kibibytes * 1024
 }
 
-/**
- * Tells a running server about the change and waits until all conditions hold, one after the other. Gives the seconds
- * that took, or undefined when no server runs. Throws a Failure when it takes too long.
- */
-async function bringIntoEffect(settings: Settings, address: string, conditions: (() => Promise<boolean>)[]) {
-  const { runningNativeEngine } = await import('./lib/engine.ts')
-  const { isAnswering } = await import('./lib/server.ts')
-  const begin = performance.now()
-  const native = await runningNativeEngine(settings)
-  // docker-mailserver looks at its configuration files every two seconds by itself.
-  if (!native && !(await isAnswering(settings))) return undefined
-  await step('Waiting until the server has taken the change', async () => {
-    try {
-      await native?.reload()
-    } catch (error) {
-      throw new Failure('failed', `${address} is written, and the server has not taken it: ${messageOf(error)}`)
-    }
-    for (const holds of conditions) {
-      while (!(await holds())) {
-        if (performance.now() - begin > PATIENCE) {
-          throw new Failure(
-            'timeout',
-            `${address} is written, and the server has not taken it in ${PATIENCE / 1000} s. See: npm run logs`,
-          )
-        }
-        await sleep(INTERVAL)
-      }
-    }
-  })
-  return ((performance.now() - begin) / 1000).toFixed(1)
-}
-
 function messagesText(count: number): string {
   return `${count} message${count === 1 ? '' : 's'}`
+}
+
+function domainOf(address: string): string {
+  return address.slice(address.lastIndexOf('@') + 1)
+}
+
+/** Whether `postfix-virtual.cf` knows an address, by itself or with all of its domain. */
+function hasAlias(address: string): boolean {
+  const aliases = parseAliases(readConfiguration('postfix-virtual.cf'))
+  return aliases.some(({ alias }) => alias === address || alias === `@${domainOf(address)}`)
+}
+
+/** With alias patterns in `postfix-regexp.cf` nothing can be told from the recipients that the server accepts. */
+function hasPatterns(): boolean {
+  return readConfiguration('postfix-regexp.cf') !== ''
 }
 
 function sizeText(bytes: number): string {

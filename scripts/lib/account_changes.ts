@@ -141,7 +141,7 @@ function store(read: ReadConfiguration, request: AccountRequest, hostname: strin
 }
 
 /** True where `postfix-virtual.cf` sends all addresses of a domain that have no line of their own somewhere. */
-export function hasCatchAll(read: ReadConfiguration, domain: string): boolean {
+function hasCatchAll(read: ReadConfiguration, domain: string): boolean {
   return parseAliases(read(ALIASES)).some(({ alias }) => alias === `@${domain}`)
 }
 
