@@ -26,14 +26,20 @@ await run(async () => {
   // Loaded when it is clear that they are needed: --help costs nothing.
   const { chooseEngine } = await import('./lib/engine.ts')
   const { enabledProtocols, portRows, readSettings } = await import('./lib/settings.ts')
-  const { roundTrip, waitUntilHealthy } = await import('./lib/server.ts')
+  const { complaintsAfter, roundTrip, waitUntilHealthy } = await import('./lib/server.ts')
 
   const settings = readSettings()
   const engine = await chooseEngine(settings)
   const wasRunning = await engine.isRunning()
   const begin = performance.now()
-  await engine.start()
-  await step('Waiting for SMTP, POP3 and IMAP', () => waitUntilHealthy(engine, settings, PATIENCE[engine.name]))
+  const explained = async (error: unknown): Promise<never> => {
+    const { explain } = await import('./lib/checks/all.ts')
+    throw await explain(error)
+  }
+  await engine.start().catch(explained)
+  await step('Waiting for SMTP, POP3 and IMAP', () =>
+    waitUntilHealthy(engine, settings, PATIENCE[engine.name]).catch(explained),
+  )
   const seconds = ((performance.now() - begin) / 1000).toFixed(1)
   print(
     wasRunning
@@ -45,9 +51,9 @@ await run(async () => {
   if (missing.length > 0) {
     say(`No test mail was sent, because ${missing.join(' and ')} has no account any more.`)
   } else if (enabled.pop3) {
-    const { milliseconds } = await step('Sending a test mail', () => roundTrip(settings)).catch(async (error) => {
-      throw new Failure('failed', [messageOf(error), ...(await engine.complaints())].join('\n'))
-    })
+    const { milliseconds } = await step('Sending a test mail', () => roundTrip(settings)).catch(async (error) =>
+      explained(new Failure('failed', [messageOf(error), ...(await complaintsAfter(engine))].join('\n'))),
+    )
     print(`A test mail from foo to bar was sent over SMTP, read back over POP3 and deleted: ${milliseconds} ms.`)
   } else {
     say('POP3 is off in development-mail-server.env, so no test mail was read back.')

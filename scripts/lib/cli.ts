@@ -2,7 +2,7 @@
  * How a script of this project talks and ends: results on stdout, talk on stderr, an exit code from one table, and
  * never a stack trace for a mistake that is not ours.
  */
-import { styleText } from 'node:util'
+import * as util from 'node:util'
 
 /** The exit codes of all scripts. The README shows the same table; `explainExitCodes` prints it for `--help`. */
 export const EXIT = {
@@ -56,12 +56,13 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
 
-type StyleFormat = Parameters<typeof styleText>[0]
+type StyleFormat = Parameters<typeof util.styleText>[0]
 
 /** Colours text for a terminal; plain where stdout is a pipe, NO_COLOR is set or the terminal is dumb. */
 export function style(format: StyleFormat, text: string, stream: NodeJS.WriteStream = process.stdout): string {
-  const plain = !stream.isTTY || process.env.NO_COLOR || process.env.TERM === 'dumb'
-  return plain ? text : styleText(format, text)
+  // Node before 20.12 has no styleText: too old for this project, which the doctor has to be able to say there.
+  const plain = !stream.isTTY || process.env.NO_COLOR || process.env.TERM === 'dumb' || !util.styleText
+  return plain ? text : util.styleText(format, text)
 }
 
 /**

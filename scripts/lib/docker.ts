@@ -3,10 +3,10 @@ import { spawn } from 'node:child_process'
 import { statSync } from 'node:fs'
 import { join } from 'node:path'
 import { Failure, messageOf, say, step } from './cli.ts'
-import type { Engine } from './engine.ts'
+import type { Engine, ExecOptions } from './engine.ts'
 import { assertPortsFree } from './ports.ts'
 import { CONFIG_DIR, CONTAINER, ROOT, SERVICE_NAMES, type Settings, setting } from './settings.ts'
-import { $ as shell } from './shell.ts'
+import { input, $ as shell } from './shell.ts'
 
 const $ = shell({ cwd: ROOT })
 /** Milliseconds for a question to the Docker engine; one that is wedged answers never. */
@@ -24,22 +24,25 @@ const READ_ONCE = ['dovecot.cf', 'postfix-main.cf', 'postfix-master.cf', 'postfi
 export class DockerEngine implements Engine {
   readonly name = 'docker'
   readonly #settings: Settings
+  readonly #patience: number
 
-  constructor(settings: Settings) {
+  /** `patience`: milliseconds for a question to the Docker engine. */
+  constructor(settings: Settings, patience = ANSWER) {
     this.#settings = settings
+    this.#patience = patience
   }
 
   /** Why Docker cannot be used here and what to do about it; undefined when it can. */
-  static async problem(): Promise<string | undefined> {
+  static async problem(patience = ANSWER): Promise<string | undefined> {
     const [engine, compose] = await Promise.all([
-      $({ timeout: ANSWER })`docker version --format ${'{{.Server.Version}}'}`,
-      $({ timeout: ANSWER })`docker compose version --short`,
+      $({ timeout: patience })`docker version --format ${'{{.Server.Version}}'}`,
+      $({ timeout: patience })`docker compose version --short`,
     ])
     if (/not (found|recognized)/.test(engine.stderr)) {
       return 'the command docker is not there. Install Docker with Compose: https://docs.docker.com/get-started/get-docker/'
     }
     if (engine.exitCode !== 0) {
-      const reason = lastWords(engine.stderr) || `silent for ${ANSWER / 1000} s`
+      const reason = lastWords(engine.stderr) || `silent for ${patience / 1000} s`
       return `no Docker engine answers (${reason}) Start it, then look at: docker version`
     }
     if (compose.exitCode !== 0) {
@@ -86,8 +89,14 @@ export class DockerEngine implements Engine {
   /** docker-mailserver polls its configuration folder and reloads by itself, a few seconds after a change. */
   async reload(): Promise<void> {}
 
-  async exec(command: string[]) {
-    return docker(['exec', CONTAINER, ...command], COMMAND)
+  async exec(command: string[], { input: text, timeout = COMMAND }: ExecOptions = {}) {
+    if (text === undefined) return docker(['exec', CONTAINER, ...command], timeout)
+    return docker(['exec', '--interactive', CONTAINER, ...command], timeout, text)
+  }
+
+  async readFile(path: string): Promise<string | undefined> {
+    const { exitCode, stdout } = await this.exec(['cat', '--', path])
+    return exitCode === 0 ? stdout : undefined
   }
 
   async logs({ lines, follow }: { lines: number; follow: boolean }): Promise<void> {
@@ -99,15 +108,25 @@ export class DockerEngine implements Engine {
   }
 
   async complaints(): Promise<string[]> {
-    const { stdout, stderr } = await docker(['logs', '--tail', '500', CONTAINER])
-    const lines = `${stdout}\n${stderr}`.split('\n').map((line) => line.trim())
+    const lines = await this.logged()
     return [...new Set(lines.filter((line) => /\b(fatal|panic|error)\b/i.test(line)))].slice(-10)
+  }
+
+  async logged(): Promise<string[]> {
+    const { exitCode, stdout, stderr } = await docker(['logs', '--tail', '500', CONTAINER], this.#patience)
+    // Without a container there is no log yet.
+    return exitCode === 0 ? `${stdout}\n${stderr}`.split('\n').map((line) => line.trim()) : []
+  }
+
+  /** Docker's own processes hold a container's published ports: which of them depends on its kind. */
+  owns({ name }: { name: string }): boolean {
+    return /docker|rootlessport|rootlesskit|vpnkit|slirp4netns/.test(name)
   }
 
   /** The container; undefined when there is none. Throws a Failure when one of this name is somebody else's. */
   async #container(): Promise<{ running: boolean; created: Date } | undefined> {
     const format = '{{json .State.Running}} {{json .Created}} {{json .Config.Labels}}'
-    const { exitCode, stdout } = await docker(['container', 'inspect', '--format', format, CONTAINER])
+    const { exitCode, stdout } = await docker(['container', 'inspect', '--format', format, CONTAINER], this.#patience)
     if (exitCode !== 0) return undefined
     const [, running, created = '', labels = ''] = /^(\S+) "(\S+)" (.*)$/m.exec(stdout) ?? []
     const label: Record<string, string> = JSON.parse(labels) ?? {}
@@ -159,8 +178,8 @@ async function pull(image: string): Promise<void> {
  * Runs docker to its end; its exit code is the caller's to judge. Throws a Failure when that takes more than `timeout`
  * milliseconds.
  */
-async function docker(args: string[], timeout = ANSWER) {
-  const output = await $({ timeout })`docker ${args}`
+async function docker(args: string[], timeout = ANSWER, text?: string) {
+  const output = await $({ timeout, ...(text === undefined ? {} : input(text)) })`docker ${args}`
   // A program that was killed has no exit code.
   if (output.exitCode !== null) return output
   throw new Failure(

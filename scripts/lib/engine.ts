@@ -18,12 +18,32 @@ export interface Engine {
   stop(): Promise<boolean>
   /** Makes changes to the configuration folder take effect, without a restart where that is possible. */
   reload(): Promise<void>
-  /** Runs a Postfix or Dovecot command on the server: `['postqueue', '-j']`. Its exit code is the caller's to judge. */
-  exec(command: string[]): Promise<{ exitCode: number | null; stdout: string; stderr: string }>
+  /**
+   * Runs a Postfix or Dovecot command on the server: `['postqueue', '-j']`, with `input` on its stdin. Its exit code is
+   * the caller's to judge; null where it took longer than `timeout` milliseconds (60,000) and was killed.
+   */
+  exec(command: string[], options?: ExecOptions): Promise<{ exitCode: number | null; stdout: string; stderr: string }>
+  /** The text of a file by the path that the server's settings have it; undefined where there is none. */
+  readFile(path: string): Promise<string | undefined>
   /** Shows the mail log's last lines on stdout and, with `follow`, what comes until Ctrl-C. */
   logs(options: { lines: number; follow: boolean }): Promise<void>
   /** What the daemons complained about since the last start, one line each, with the user's file and line. */
   complaints(): Promise<string[]>
+  /** All that the daemons logged since the last start, oldest first; of a long log its end. */
+  logged(): Promise<string[]>
+  /** Whether a process that holds one of the ports is the server's. */
+  owns(holder: { pid: number; name: string }): boolean
+}
+
+export interface ExecOptions {
+  input?: string
+  timeout?: number
+}
+
+/** The engine that is to be used, or none, and why. */
+export interface EngineChoice {
+  engine?: Engine
+  reason: string
 }
 
 /**
@@ -31,22 +51,27 @@ export interface Engine {
  * answers, else native where apt is. Throws a Failure that says what to install.
  */
 export async function chooseEngine(settings: Settings): Promise<Engine> {
-  const { engine } = settings
-  if (engine === 'native') return new NativeEngine(settings)
-  if (engine === 'docker') {
-    const problem = await DockerEngine.problem()
-    if (problem) throw new Failure('failed', `MAIL_SERVER_ENGINE=docker: ${problem}`)
-    return new DockerEngine(settings)
+  const { engine, reason } = await explainEngine(settings)
+  if (engine) return engine
+  throw new Failure('failed', reason)
+}
+
+/** `chooseEngine` with its reason. `patience`: milliseconds for each question to Docker. */
+export async function explainEngine(settings: Settings, patience?: number): Promise<EngineChoice> {
+  const asked = `MAIL_SERVER_ENGINE=${settings.engine}`
+  if (settings.engine === 'native') return { engine: new NativeEngine(settings), reason: asked }
+  if (settings.engine === 'docker') {
+    const problem = await DockerEngine.problem(patience)
+    return problem
+      ? { reason: `${asked}: ${problem}` }
+      : { engine: new DockerEngine(settings, patience), reason: asked }
   }
   const native = hasApt() ? new NativeEngine(settings) : undefined
-  if (await native?.isRunning()) return native as Engine
-  const problem = await DockerEngine.problem()
-  if (!problem) return new DockerEngine(settings)
-  if (native) return native
-  throw new Failure(
-    'failed',
-    `No engine for the mail server: ${problem} (Without Docker it runs on Debian and Ubuntu only.)`,
-  )
+  if (await native?.isRunning()) return { engine: native as Engine, reason: `${asked}, and it runs already` }
+  const problem = await DockerEngine.problem(patience)
+  if (!problem) return { engine: new DockerEngine(settings, patience), reason: `${asked}, and a Docker engine answers` }
+  if (native) return { engine: native, reason: `${asked}: ${problem}` }
+  return { reason: `No engine for the mail server: ${problem} (Without Docker it runs on Debian and Ubuntu only.)` }
 }
 
 /** The native engine where it is the one that runs. Asks no Docker engine, so that none has to be there. */

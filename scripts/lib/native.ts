@@ -23,7 +23,7 @@ import { dirname, join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, messageOf, say, step } from './cli.ts'
 import { withLock } from './configuration_files.ts'
-import type { Engine } from './engine.ts'
+import type { Engine, ExecOptions } from './engine.ts'
 import {
   LAYOUT,
   mailboxOf,
@@ -35,7 +35,7 @@ import {
 import { assertPortsFree, processIds } from './ports.ts'
 import { becomeRoot, startAsRoot } from './root.ts'
 import { CONFIG_DIR, ROOT, readServerEnvironment, SERVICE_NAMES, type ServiceName, type Settings } from './settings.ts'
-import { $ } from './shell.ts'
+import { $, input } from './shell.ts'
 
 const PACKAGES = ['postfix', 'postfix-pcre', 'dovecot-core', 'dovecot-imapd', 'dovecot-pop3d', 'dovecot-lmtpd']
 /** dpkg-query's own variables: state, then name. */
@@ -48,6 +48,8 @@ const STARTED = 'started.json'
 const STOP_PATIENCE = 10_000
 /** Milliseconds for Dovecot to read its settings again. */
 const RELOAD_PATIENCE = 5_000
+/** Where the mail log of the last start begins, in bytes: older troubles are no longer of interest. */
+const LOG_START = 'log/start'
 /** The mail log is set aside at a start when it is larger, in bytes. */
 const LOG_LIMIT = 10_000_000
 
@@ -55,8 +57,6 @@ export class NativeEngine implements Engine {
   readonly name = 'native'
   readonly #settings: Settings
   readonly #dir: string
-  /** Where the mail log of this start begins, in bytes: older troubles are no longer of interest. */
-  #logStart = 0
 
   constructor(settings: Settings) {
     this.#settings = settings
@@ -79,7 +79,10 @@ export class NativeEngine implements Engine {
     this.#checkStateDir()
     await installPackages()
     if (await this.isRunning()) {
-      if (this.#startedWith() === this.#addresses()) return this.reload()
+      if (this.#startedWith() === this.#addresses()) {
+        this.#markLog()
+        return this.reload()
+      }
       say('The ports have changed since the server was started: it starts anew.')
     }
     // Also what a crash left behind: one of the two daemons, or children without a master.
@@ -171,12 +174,16 @@ export class NativeEngine implements Engine {
     return isPlain ? this.#path(join(LAYOUT.mail, ...parts)) : undefined
   }
 
-  async exec([program = '', ...args]: string[]) {
+  async exec([program = '', ...args]: string[], { input: text, timeout = 60_000 }: ExecOptions = {}) {
     await becomeRoot()
     const configuration = /^(dovecot|doveadm|doveconf)$/.test(program)
       ? this.#dovecotConf()
       : this.#path(LAYOUT.postfix)
-    return $({ timeout: 60_000 })`${program} -c ${configuration} ${args}`
+    return $({ timeout, ...(text === undefined ? {} : input(text)) })`${program} -c ${configuration} ${args}`
+  }
+
+  async readFile(path: string): Promise<string | undefined> {
+    return existsSync(path) ? readFileSync(path, 'utf8') : undefined
   }
 
   async logs({ lines, follow }: { lines: number; follow: boolean }): Promise<void> {
@@ -189,13 +196,21 @@ export class NativeEngine implements Engine {
   }
 
   async complaints(): Promise<string[]> {
+    const lines = await this.logged()
+    return [...new Set(lines.filter((line) => /\b(fatal|panic|error|warning)\b/i.test(line)))].slice(-10)
+  }
+
+  async logged(): Promise<string[]> {
     const started = ['postfix.out', 'dovecot.out'].map((name) => readOr(this.#path(`log/${name}`)))
     const logged = Buffer.from(readOr(this.#path(LAYOUT.log)))
-      .subarray(this.#logStart)
+      .subarray(Number(readOr(this.#path(LOG_START))))
       .toString()
       .slice(-100_000)
-    const lines = this.#traced([...started, logged].join('\n'))
-    return [...new Set(lines.filter((line) => /\b(fatal|panic|error|warning)\b/i.test(line)))].slice(-10)
+    return this.#traced([...started, logged].join('\n'))
+  }
+
+  owns({ pid }: { pid: number }): boolean {
+    return this.#owns(pid)
   }
 
   #path(part: string): string {
@@ -364,7 +379,13 @@ export class NativeEngine implements Engine {
   #setLogAside(): void {
     const log = this.#path(LAYOUT.log)
     if (existsSync(log) && statSync(log).size > LOG_LIMIT) renameSync(log, `${log}.1`)
-    this.#logStart = existsSync(log) ? statSync(log).size : 0
+    this.#markLog()
+  }
+
+  /** From here on the log is about the present start. */
+  #markLog(): void {
+    const log = this.#path(LAYOUT.log)
+    writeFileSync(this.#path(LOG_START), String(existsSync(log) ? statSync(log).size : 0))
   }
 
   /**
@@ -410,11 +431,16 @@ export class NativeEngine implements Engine {
   }
 }
 
-/** Installs what is missing of Postfix and Dovecot by apt, and starts no service of the distribution. */
-export async function installPackages(): Promise<void> {
+/** The Debian packages that the native engine needs and that are not installed. */
+export async function missingPackages(): Promise<string[]> {
   // "ii " in front: wanted and installed.
   const { stdout } = await $`dpkg-query --show --showformat=${DPKG_LINE} ${PACKAGES}`
-  const missing = PACKAGES.filter((name) => !stdout.includes(`ii ${name}\n`))
+  return PACKAGES.filter((name) => !stdout.includes(`ii ${name}\n`))
+}
+
+/** Installs what is missing of Postfix and Dovecot by apt, and starts no service of the distribution. */
+export async function installPackages(): Promise<void> {
+  const missing = await missingPackages()
   if (missing.length > 0) {
     await becomeRoot()
     await step(`Installing ${missing.join(', ')}`, (update) => install(missing, update))
@@ -446,7 +472,7 @@ async function install(missing: string[], update: (title: string) => void): Prom
   if (missing.includes('postfix')) {
     // Without a configuration of its own, Debian's Postfix stays quiet at the next boot too.
     const selection = 'postfix postfix/main_mailer_type select No configuration'
-    await apt({ input: selection })`debconf-set-selections`
+    await apt(input(selection))`debconf-set-selections`
   }
   const run = () => apt`apt-get -q -y --no-install-recommends -o DPkg::Lock::Timeout=120 install ${missing}`
   update(`Installing ${missing.join(', ')}`)

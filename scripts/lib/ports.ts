@@ -37,24 +37,37 @@ export async function assertPortsFree(
   }
 }
 
+export interface Holder {
+  pid: number
+  name: string
+}
+
 /** The process that listens on a port: from /proc, so Linux only, and other users' processes only for root. */
-export function holderOf(port: number): { pid: number; name: string } | undefined {
-  const inodes = new Set<string>()
+export function holderOf(port: number): Holder | undefined {
+  return holdersOf([port]).get(port)
+}
+
+/** `holderOf` for several ports, with one walk through all processes. */
+export function holdersOf(ports: readonly number[]): Map<number, Holder> {
+  const inodes = new Map<string, number>()
   for (const table of ['/proc/net/tcp', '/proc/net/tcp6']) {
     for (const line of readOr(table).split('\n').slice(1)) {
       // Fields: number, local address:port in hex, remote, state (0A is LISTEN), ..., inode.
       const fields = line.trim().split(/\s+/)
-      if (fields[3] === '0A' && Number.parseInt(fields[1]?.split(':')[1] ?? '', 16) === port)
-        inodes.add(fields[9] ?? '')
+      const port = Number.parseInt(fields[1]?.split(':')[1] ?? '', 16)
+      if (fields[3] === '0A' && ports.includes(port)) inodes.set(fields[9] ?? '', port)
     }
   }
+  const holders = new Map<number, Holder>()
   for (const pid of inodes.size > 0 ? processIds() : []) {
     for (const target of openFiles(pid)) {
-      const inode = /^socket:\[(\d+)\]$/.exec(target)?.[1]
-      if (inode && inodes.has(inode)) return { pid, name: readOr(`/proc/${pid}/comm`).trim() }
+      const port = inodes.get(/^socket:\[(\d+)\]$/.exec(target)?.[1] ?? '')
+      // The first is the oldest: a master, not the children that inherited its sockets.
+      if (port !== undefined && !holders.has(port)) holders.set(port, { pid, name: readOr(`/proc/${pid}/comm`).trim() })
     }
+    if (holders.size === new Set(inodes.values()).size) break
   }
-  return undefined
+  return holders
 }
 
 /** All process ids of this machine; none where there is no /proc. */

@@ -13,6 +13,8 @@ import { rcptReply, smtpFailure, smtpOptions } from './smtp.ts'
 const GREETINGS = { smtp: '220', pop3: '+OK', imap: '* OK' } as const
 /** Milliseconds for a greeting; the whole start may take longer. */
 const GREETING = 2_000
+/** Milliseconds for a daemon's line to reach the log. */
+const LOGGED = 1_000
 /** Milliseconds for a test mail to arrive. */
 const DELIVERY = 30_000
 
@@ -110,6 +112,16 @@ export async function waitUntilHealthy(engine: Engine, settings: Settings, patie
       nextLook = Date.now() + 1_000
     }
     await sleep(30)
+  }
+}
+
+/** What the daemons complained about. Their lines reach the log a moment after a client has seen the failure. */
+export async function complaintsAfter(engine: Engine): Promise<string[]> {
+  const deadline = Date.now() + LOGGED
+  for (;;) {
+    const complaints = await engine.complaints()
+    if (complaints.length > 0 || Date.now() > deadline) return complaints
+    await sleep(50)
   }
 }
 
