@@ -19,7 +19,7 @@ async function examine({ files = {}, env = {}, platform = 'linux' }: Setup): Pro
     files: {
       read: (name) => (files[name] ? files[name](real.read(name) ?? '') : real.read(name)),
       list: () => [...new Set([...real.list(), ...Object.keys(files)])],
-      write: () => assert.fail('a check wrote a file'),
+      edit: () => assert.fail('a check wrote a file'),
     },
     platform,
     setting: (name) => env[name],

@@ -233,7 +233,7 @@ function identityOf(pid: number): string {
 }
 
 /** Whether the holder of a lock is gone. Where that cannot be seen, a lock is left behind when it is old. */
-function isLeftBehind(path: string, holder: string): boolean {
+export function isLeftBehind(path: string, holder: string): boolean {
   const [, machine, pid] = /^(\S+) (\d+) \S+\n$/.exec(holder) ?? []
   // Another machine or container, docker-mailserver (which writes a UUID), or a crash that left an empty file.
   if (machine !== hostname()) {

@@ -40,8 +40,8 @@ export interface Files {
   read(name: string): string | undefined
   /** The names of all configuration files. */
   list(): string[]
-  /** Replaces a file in one step. */
-  write(name: string, text: string): void
+  /** Replaces a file in one step by what `change` makes of its text. */
+  edit(name: string, change: (text: string) => string): Promise<void>
 }
 
 /** What checks look at. Everything that another check reports as missing throws `Skipped`. */
@@ -134,10 +134,17 @@ const projectFiles: Files = {
     const configuration = names.filter((entry) => entry.isFile()).map(({ name }) => `${CONFIG}/${name}`)
     return [COMPOSE_FILE, ENV_FILE, ...configuration.sort()]
   },
-  write(name, text) {
+  async edit(name, change) {
+    const folder = `${CONFIG}/`
+    if (name.startsWith(folder)) {
+      const { editConfiguration } = await import('../configuration_files.ts')
+      const own = name.slice(folder.length)
+      await editConfiguration((read) => ({ files: [[own, change(read(own))]] }))
+      return
+    }
     const path = join(ROOT, name)
     const { mode, uid, gid } = statSync(path)
-    writeFileSync(`${path}.tmp`, text, { mode })
+    writeFileSync(`${path}.tmp`, change(readFileSync(path, 'utf8')), { mode })
     // Run as root, the file stays its owner's.
     chownSync(`${path}.tmp`, uid, gid)
     renameSync(`${path}.tmp`, path)

@@ -35,9 +35,9 @@ const lineEnds: Check = {
     for (const name of files.list()) {
       const text = files.read(name) ?? ''
       if (text === '' || text.includes('\0')) continue
-      const mended = `${text.replace(/\r\n?/g, '\n').replace(/\n$/, '')}\n`
-      const mend = () => {
-        files.write(name, mended)
+      const mended = withLineEnds(text)
+      const mend = async () => {
+        await files.edit(name, withLineEnds)
         return `${name}: LF line ends, the last one included`
       }
       const fix = 'npm run doctor -- --fix'
@@ -54,6 +54,10 @@ const lineEnds: Check = {
     }
     return verdict(problems, `${files.list().length} files`)
   },
+}
+
+function withLineEnds(text: string): string {
+  return `${text.replace(/\r\n?/g, '\n').replace(/\n$/, '')}\n`
 }
 
 const accounts: Check = {
@@ -100,12 +104,8 @@ const accountCase: Check = {
       [...lower].find((address) => known.has(address)) ?? (lower.size < capital.length ? [...lower][0] : undefined)
     if (clash)
       return [failure(`${ACCOUNTS}: ${names}; ${clash} is there as well`, `Delete one line of the two: ${clash}`)]
-    const mend = () => {
-      const lines = (files.read(ACCOUNTS) ?? '').split('\n')
-      for (const { address, line } of capital) {
-        lines[line - 1] = (lines[line - 1] ?? '').replace(address, address.toLowerCase())
-      }
-      files.write(ACCOUNTS, lines.join('\n'))
+    const mend = async () => {
+      await files.edit(ACCOUNTS, (text) => text.replace(/^[^#|\n]+\|/gm, (address) => address.toLowerCase()))
       return `${ACCOUNTS}: ${[...lower].join(', ')}`
     }
     const why = 'Dovecot looks logins up in lower case and does not find them'

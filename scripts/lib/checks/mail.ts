@@ -1,7 +1,7 @@
 /** Mail really flows: test mails are sent, read back, and removed again. */
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { BAR, CATCHALL, FOO, type Login, masterLogin } from '../accounts.ts'
+import { BAR, CATCHALL, FOO, type Login } from '../accounts.ts'
 import { messageOf } from '../cli.ts'
 import type { Engine } from '../engine.ts'
 import { type Pop3Message, Pop3Session } from '../pop3.ts'
@@ -54,7 +54,8 @@ async function send(context: Context, to: string): Promise<TestMail> {
     const { response } = await createTransport(smtpOptions(server, login)).sendMail(message)
     return { id, begin, queueId: /queued as (\w+)/.exec(response)?.[1] ?? '' }
   }
-  const login = loginOf(context, FOO)
+  const foo = accountLines(context.files).accounts.find(({ address }) => address === FOO)
+  const login = foo && loginFor(foo)
   try {
     // A login that fails is the matter of other checks; most servers take the mail without one.
     return await attempt(login).catch((error) => (error.code === 'EAUTH' ? attempt(undefined) : Promise.reject(error)))
@@ -92,9 +93,9 @@ async function readByPop3(context: Context, login: Login, mail: TestMail, remove
 }
 
 /** Finds a mail over IMAP and deletes it. True when it was there. */
-async function takeByImap(context: Context, address: string, mail: TestMail): Promise<boolean> {
+async function takeByImap(context: Context, login: Login, mail: TestMail): Promise<boolean> {
   const { overImap } = await import('../mailboxes.ts')
-  return overImap(context.settings(), masterLogin(address), async (client) => {
+  return overImap(context.settings(), login, async (client) => {
     await client.mailboxOpen('INBOX')
     const found = await client.search({ header: { 'message-id': mail.id } }, { uid: true })
     if (!found || found.length === 0) return false
@@ -131,7 +132,7 @@ const virtual: Check = {
     if (imap) {
       let found = false
       do {
-        found = await takeByImap(context, BAR, mail)
+        found = await takeByImap(context, login, mail)
         if (!found) await sleep(20)
       } while (!found && performance.now() - mail.begin < DELIVERY)
       if (!found) {

@@ -1,8 +1,8 @@
 /** What the server left behind: the queue, disk space, quotas, locks and pids of the dead, the log. */
-import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { statfs } from 'node:fs/promises'
-import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
+import { isLeftBehind } from '../configuration_files.ts'
 import type { Engine } from '../engine.ts'
 import { CONFIG_DIR, CONTAINER } from '../settings.ts'
 import { type Check, CONFIG, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
@@ -12,8 +12,6 @@ import { environmentOf, MAIN_CF, TRANSPORT_MAP } from './files.ts'
 const ANSWER = 4_000
 /** Bytes of free space below which there is a warning. */
 const LITTLE_SPACE = 500_000_000
-/** Milliseconds after which a lock of another machine or container counts as left behind. */
-const OLD_LOCK = 60_000
 /** Per cent of a quota from which on there is a warning. */
 const NEARLY_FULL = 90
 
@@ -133,8 +131,8 @@ const leftovers: Check = {
     const locks = existsSync(CONFIG_DIR) ? readdirSync(CONFIG_DIR).filter((name) => name.endsWith('.lock')) : []
     for (const name of locks) {
       const path = join(CONFIG_DIR, name)
-      const holder = readFileSync(path, 'utf8').trim()
-      if (isLeftBehind(path, holder)) report(path, `${CONFIG}/${name} was left by "${holder}", which is gone`)
+      const holder = readFileSync(path, 'utf8')
+      if (isLeftBehind(path, holder)) report(path, `${CONFIG}/${name} was left by "${holder.trim()}", which is gone`)
     }
     const { engine } = await context.choice()
     if (engine?.name === 'native') {
@@ -147,13 +145,6 @@ const leftovers: Check = {
     }
     return verdict(problems, 'none')
   },
-}
-
-/** A lock names its holder: machine, pid, start time. What names nobody here is judged by its age. */
-function isLeftBehind(path: string, holder: string): boolean {
-  const [, machine = hostname(), pid] = /^(?:(\S+) )?(\d+)(?:\s|$)/.exec(holder) ?? []
-  if (pid && machine === hostname()) return !isAlive(Number(pid))
-  return Date.now() - statSync(path).mtimeMs > OLD_LOCK
 }
 
 function isAlive(pid: number): boolean {
