@@ -64,6 +64,22 @@ export function readAccounts(): Account[] {
   return parseAccounts(readFileSync(join(CONFIG_DIR, 'postfix-accounts.cf'), 'utf8'))
 }
 
+/**
+ * The account with this address or, where it is the only one, this local part; in any letter case. Throws a usage
+ * Failure with the known ones.
+ */
+export function findAccount(name: string, accounts = readAccounts()): Account {
+  const wanted = name.toLowerCase()
+  const addressOf = ({ address }: Account) => address.toLowerCase()
+  const exact = accounts.find((account) => addressOf(account) === wanted)
+  const byLocalPart = accounts.filter((account) => addressOf(account).split('@')[0] === wanted)
+  const found = exact ?? (byLocalPart.length === 1 ? byLocalPart[0] : undefined)
+  if (found) return found
+  const reason = byLocalPart.length > 1 ? 'several accounts have that name' : 'no such account'
+  const known = accounts.map(({ address }) => `  ${address}`).join('\n')
+  throw new Failure('usage', `--account ${name}: ${reason}. Known accounts:\n${known}`)
+}
+
 /** The account's initial password, where it still is the password; undefined where only its owner knows it. */
 export function knownPassword(account: Account): string | undefined {
   const password = INITIAL_PASSWORDS[account.address.toLowerCase()]

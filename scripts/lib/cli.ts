@@ -46,6 +46,11 @@ export function print(line = ''): void {
   process.stdout.write(`${line}\n`)
 }
 
+/** Writes a part of the result to stdout and waits until it is out; where that fails, `run` ends the process. */
+export function printAll(result: string | Uint8Array): Promise<void> {
+  return new Promise((resolve) => process.stdout.write(result, (error) => !error && resolve()))
+}
+
 /** Writes one line of talk to stderr. */
 export function say(line = ''): void {
   process.stderr.write(`${line}\n`)
@@ -71,7 +76,11 @@ export function style(format: StyleFormat, text: string, stream: NodeJS.WriteStr
  */
 export async function run(main: () => Promise<ExitName | undefined>): Promise<void> {
   // "... | head" closes the pipe early: that is the reader's wish, not an error.
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1))
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(EXIT.ok.code)
+    say(`The result could not be written: ${error.message}`)
+    process.exit(EXIT.failed.code)
+  })
   let exit: ExitName
   try {
     exit = (await main()) ?? 'ok'
@@ -133,12 +142,16 @@ export async function step<T>(title: string, work: (update: (title: string) => v
 
 /** How many terminal columns a text takes: two for wide East Asian characters and emoji, none for combining marks. */
 export function columnsOf(text: string): number {
+  // Most text is ASCII, and then counting is all there is to do.
+  if (/^[\x20-\x7e]*$/.test(text)) return text.length
   let columns = 0
-  for (const { segment } of new Intl.Segmenter(undefined, { granularity: 'grapheme' }).segment(text)) {
+  for (const { segment } of GRAPHEMES.segment(text)) {
     columns += WIDE.test(segment) ? 2 : ZERO.test(segment) ? 0 : 1
   }
   return columns
 }
+
+const GRAPHEMES = new Intl.Segmenter(undefined, { granularity: 'grapheme' })
 
 // The wide and fullwidth ranges of Unicode's East Asian Width (UAX 11), as far as mail meets them.
 const WIDE =

@@ -1,25 +1,19 @@
 /**
  * A POP3 client (RFC 1939, STLS of RFC 2595) that gives every message byte for byte and never waits for ever.
  *
- * node-pop3 connects and speaks the commands with a one-line reply. Its reading of longer replies is not used: it
- * decodes bytes as UTF-8, keeps stuffed dots, and depends on how a reply is cut into chunks. This module reads the
- * socket itself, hands node-pop3 whole status lines, and keeps the longer replies.
+ * node-pop3 connects and speaks most commands with a one-line reply. Its reading of replies is not used: it decodes
+ * bytes as UTF-8, keeps stuffed dots, and depends on how a reply is cut into chunks. Pop3Wire reads the socket, hands
+ * node-pop3 whole status lines, and keeps the longer replies.
  */
 import { isIP, type Socket } from 'node:net'
 import { connect as connectTls } from 'node:tls'
 import Pop3Command from 'node-pop3'
 import type { Login } from './accounts.ts'
-import { type ExitName, Failure } from './cli.ts'
+import { Failure } from './cli.ts'
+import { CRLF, isError, isOk, Pop3Refusal, type Pop3Server, Pop3Wire, textOf } from './pop3_wire.ts'
+import { visibleLine } from './visible.ts'
 
-export type TlsMode = 'none' | 'starttls' | 'implicit'
-
-export interface Pop3Server {
-  host: string
-  port: number
-  tls: TlsMode
-  /** Milliseconds that the server may stay silent at any point. */
-  timeout: number
-}
+export { Pop3Refusal, type Pop3Server, type TlsMode } from './pop3_wire.ts'
 
 /** One message as the server lists it: its number in this session, its unique id (UIDL), its size in bytes. */
 export interface Pop3Message {
@@ -28,35 +22,26 @@ export interface Pop3Message {
   size: number
 }
 
-/** A reply slower than this on average is given up, in bytes per millisecond (100 kB/s). */
-const SLOWEST = 100
-/** A status line has 512 bytes at most (RFC 2449 section 4); what goes on far beyond is no POP3. */
-const LONGEST_LINE = 65_536
-
-const CRLF = Buffer.from('\r\n')
-const TERMINATOR = Buffer.from('\r\n.\r\n')
-const STUFFED_DOT = Buffer.from('\r\n.')
+/** From so many messages on it is worth a round trip to ask for PIPELINING. */
+const MANY = 20
+/** Bytes of messages that are asked for before they can be read; what they are kept in is memory of ours. */
+const AHEAD = 262_144
 
 /** The parts of node-pop3 that its types leave out. */
 type Library = Pop3Command & {
   _socket: Socket | null
-  command(...words: string[]): Promise<[string, unknown]>
 }
 
 export class Pop3Session {
   readonly #server: Pop3Server
+  readonly #wire: Pop3Wire
   readonly #library: Library
-  #socket: Socket
   /** node-pop3's own reader of the socket, which gets whole status lines. */
   #toLibrary: (line: Buffer) => void = () => {}
-  #received: Buffer[] = []
-  #broken: Failure | undefined
-  #wake: () => void = () => {}
-  /** What an error on the socket means at this point. */
-  #phase: ExitName = 'connection'
 
   private constructor(server: Pop3Server) {
     this.#server = server
+    this.#wire = new Pop3Wire(server)
     this.#library = new Pop3Command({
       user: '',
       password: '',
@@ -64,12 +49,10 @@ export class Pop3Session {
       port: server.port,
       tls: server.tls === 'implicit',
       tlsOptions: { rejectUnauthorized: false },
-      // TLS knows no addresses as server names (RFC 6066 section 3).
-      servername: isIP(server.host) ? 'localhost' : server.host,
+      servername: serverName(server),
     }) as Library
     // Refusals reach the caller as rejections; without a listener the event would end the process as well.
     this.#library.on('error', () => {})
-    this.#socket = undefined as unknown as Socket
   }
 
   /**
@@ -94,10 +77,10 @@ export class Pop3Session {
 
   /** The messages of the mailbox, oldest first (UIDL and LIST). */
   async list(): Promise<Pop3Message[]> {
-    const sizes = new Map(this.#pairs(await this.#readBlock('LIST')))
-    return this.#pairs(await this.#readBlock('UIDL')).map(([number, uidl]) => {
+    const sizes = new Map(this.#pairs(await this.#askBlock('LIST')))
+    return this.#pairs(await this.#askBlock('UIDL')).map(([number, uidl]) => {
       const size = Number(sizes.get(number))
-      if (!Number.isSafeInteger(size)) throw this.#strange(`LIST has no size for message ${number}`)
+      if (!Number.isSafeInteger(size)) throw this.#wire.strange(`LIST has no size for message ${number}`)
       return { number: Number(number), uidl, size }
     })
   }
@@ -105,18 +88,48 @@ export class Pop3Session {
   /** The number of messages in the mailbox and their bytes (STAT). */
   async stat(): Promise<{ count: number; bytes: number }> {
     const [, count, bytes] = /^(\d+) (\d+)/.exec(await this.#ask('STAT', () => this.#library.STAT())) ?? []
-    if (!count) throw this.#strange('STAT without numbers')
+    if (!count) throw this.#wire.strange('STAT without numbers')
     return { count: Number(count), bytes: Number(bytes) }
   }
 
   /** A whole message, exactly the bytes that the server stores with CRLF line ends (RETR). */
   async retrieve(message: Pop3Message): Promise<Buffer> {
-    return this.#readBlock(`RETR ${message.number}`, message.size)
+    return this.#askBlock(`RETR ${message.number}`, message.size)
   }
 
   /** The header and the first `lines` lines of the body (TOP), as bytes. */
   async top(message: Pop3Message, lines = 0): Promise<Buffer> {
-    return this.#readBlock(`TOP ${message.number} ${lines}`, message.size)
+    return this.#askBlock(`TOP ${message.number} ${lines}`, message.size)
+  }
+
+  /**
+   * Many whole messages (RETR) or headers (TOP), in the order given. Small ones are asked for before the ones in front of
+   * them have come, where the server knows PIPELINING (RFC 2449 section 6.6): that saves a round trip for each. No
+   * other command can be given until the loop over them is left.
+   */
+  async *each(messages: Pop3Message[], command: 'RETR' | 'TOP'): AsyncGenerator<[Pop3Message, Buffer]> {
+    const mayPipeline = messages.length >= MANY && (await this.#knowsPipelining())
+    const asked: Pop3Message[] = []
+    let ahead = 0
+    try {
+      for (let next = 0; next < messages.length || asked.length > 0; ) {
+        let commands = ''
+        for (; next < messages.length; next++) {
+          const message = messages[next] as Pop3Message
+          if (asked.length > 0 && !(mayPipeline && ahead + message.size <= AHEAD)) break
+          commands += `${command} ${message.number}${command === 'TOP' ? ' 0' : ''}\r\n`
+          asked.push(message)
+          ahead += message.size
+        }
+        if (commands !== '') this.#wire.write(commands)
+        const message = asked.shift() as Pop3Message
+        ahead -= message.size
+        yield [message, await this.#wire.readBlock(`${command} ${message.number}`, message.size)]
+      }
+    } finally {
+      // Left early: what is still coming must not be taken for the reply to another command.
+      for (const message of asked) await this.#wire.readBlock(command, message.size).catch(() => {})
+    }
   }
 
   /** Marks a message for deletion; the server deletes it at `quit` and only then (DELE). */
@@ -140,161 +153,91 @@ export class Pop3Session {
 
   /** Drops the connection; without `quit` before, the server keeps everything. */
   close(): void {
-    this.#socket.destroy()
+    this.#wire.close()
   }
 
   async #connect(): Promise<void> {
     // node-pop3 makes the socket before its first await, so that no byte can come before this reader is in place.
     const connecting = this.#library.connect()
     connecting.catch(() => {})
-    this.#attach(this.#library._socket as Socket)
+    const socket = this.#library._socket as Socket
+    const [reader] = socket.listeners('data')
+    if (reader) this.#toLibrary = (line) => reader.call(socket, line)
+    socket.removeAllListeners('data')
+    this.#wire.attach(socket)
     if (this.#server.tls === 'implicit') {
       // A TLSSocket reports the TCP connection first; what fails after it is TLS.
-      this.#socket.once('connect', () => {
-        this.#phase = 'tls'
+      socket.once('connect', () => {
+        this.#wire.phase = 'tls'
       })
-      this.#socket.once('secureConnect', () => {
-        this.#phase = 'connection'
+      socket.once('secureConnect', () => {
+        this.#wire.phase = 'connection'
       })
     }
-    const greeting = await this.#readLine()
-    if (!isOk(greeting)) throw this.#failure('connection', `the server greets with "${greeting.toString('latin1')}"`)
+    const greeting = await this.#wire.readLine()
+    if (!isOk(greeting)) {
+      const words = visibleLine(greeting.toString('latin1', 0, 100))
+      throw this.#wire.failure('connection', `the server greets with "${words}"`)
+    }
     this.#toLibrary(Buffer.concat([greeting, CRLF]))
     await connecting
   }
 
   async #startTls(): Promise<void> {
     const reply = await this.#send('STLS')
-    if (!isOk(reply)) throw this.#failure('tls', `the server refuses STLS: ${textOf(reply)}`)
+    if (!isOk(reply)) throw this.#wire.failure('tls', `the server refuses STLS: ${textOf(reply)}`)
     // Bytes behind the reply came unencrypted, perhaps from somebody in between (RFC 2595 section 2.4).
-    if (this.#received.length > 0) throw this.#failure('tls', 'the server sent data between STLS and TLS')
-    const plain = this.#socket
+    if (this.#wire.hasUnread) throw this.#wire.failure('tls', 'the server sent data between STLS and TLS')
+    const plain = this.#library._socket as Socket
     plain.removeAllListeners('data')
-    this.#phase = 'tls'
-    const { host } = this.#server
-    const servername = isIP(host) ? 'localhost' : host
-    const socket = connectTls({ socket: plain, servername, rejectUnauthorized: false })
+    this.#wire.phase = 'tls'
+    const socket = connectTls({ socket: plain, servername: serverName(this.#server), rejectUnauthorized: false })
     this.#library._socket = socket
-    this.#attach(socket)
-    let secure = false
-    socket.once('secureConnect', () => {
-      secure = true
-      this.#wake()
-    })
-    while (!secure) await this.#more(Date.now() + this.#server.timeout)
-    this.#phase = 'connection'
+    this.#wire.attach(socket)
+    await this.#wire.once('secureConnect')
+    this.#wire.phase = 'connection'
   }
 
   async #login({ user, password }: Login): Promise<void> {
+    // Not by node-pop3, which trims its commands: a password may end with a space.
+    for (const command of [`USER ${user}`, `PASS ${password}`]) {
+      const line = await this.#send(command)
+      if (isError(line)) throw this.#wire.refusal('login', `login refused for ${visibleLine(user)}`, line)
+      if (!isOk(line)) throw this.#wire.strange(textOf(line))
+    }
+  }
+
+  async #knowsPipelining(): Promise<boolean> {
     try {
-      await this.#ask('USER', () => this.#library.command('USER', user))
-      await this.#ask('PASS', () => this.#library.command('PASS', password))
+      return /^PIPELINING\r?$/im.test((await this.#askBlock('CAPA')).toString('latin1'))
     } catch (error) {
-      if (!(error instanceof Pop3Refusal)) throw error
-      throw this.#failure('login', `login refused for ${user}: ${error.reply}`)
-    }
-  }
-
-  /** Takes over a socket: bytes come to this module, node-pop3's reader of them is kept aside. */
-  #attach(socket: Socket): void {
-    this.#socket = socket
-    const [reader] = socket.listeners('data')
-    if (reader) this.#toLibrary = (line) => reader.call(socket, line)
-    socket.removeAllListeners('data')
-    socket.on('data', (chunk) => {
-      this.#received.push(chunk)
-      this.#wake()
-    })
-    const breakWith = (reason: string) => {
-      this.#broken ??= this.#failure(this.#phase, reason)
-      this.#wake()
-    }
-    socket.on('error', (error) => breakWith(error.message))
-    socket.on('end', () => breakWith('the server closed the connection'))
-    socket.on('close', () => breakWith('the connection is closed'))
-  }
-
-  /** Waits for more bytes (or another event) until the server has been silent too long or `deadline` has come. */
-  async #more(deadline: number): Promise<void> {
-    if (this.#broken) throw this.#broken
-    const { timeout } = this.#server
-    const wait = Math.max(0, Math.min(timeout, deadline - Date.now()))
-    let timer: NodeJS.Timeout | undefined
-    const silent = await new Promise<boolean>((resolve) => {
-      this.#wake = () => resolve(false)
-      timer = setTimeout(() => resolve(true), wait)
-    })
-    clearTimeout(timer)
-    if (!silent) return
-    this.#broken = this.#failure('timeout', `no complete reply within ${timeout / 1000} s`)
-    this.close()
-    throw this.#broken
-  }
-
-  /** Reads one line; its CRLF is not part of the result. Bytes after it stay for the next read. */
-  async #readLine(deadline = Date.now() + this.#server.timeout): Promise<Buffer> {
-    for (;;) {
-      const bytes = Buffer.concat(this.#received)
-      const end = bytes.indexOf(CRLF)
-      if (end >= 0) {
-        const rest = bytes.subarray(end + 2)
-        this.#received = rest.length > 0 ? [rest] : []
-        return bytes.subarray(0, end)
-      }
-      this.#received = bytes.length > 0 ? [bytes] : []
-      if (bytes.length > LONGEST_LINE) throw this.#strange('a reply without a line end')
-      await this.#more(deadline)
+      if (error instanceof Pop3Refusal) return false
+      throw error
     }
   }
 
   async #send(command: string): Promise<Buffer> {
-    if (this.#broken) throw this.#broken
-    this.#socket.write(`${command}\r\n`)
-    return this.#readLine()
+    this.#wire.write(`${command}\r\n`)
+    return this.#wire.readLine()
   }
 
   /** Lets node-pop3 send a command with a one-line reply. Gives the reply without its status indicator. */
   async #ask(command: string, send: () => Promise<unknown>): Promise<string> {
-    if (this.#broken) throw this.#broken
+    this.#wire.assertOpen()
     const sent = send()
     sent.catch(() => {})
-    const line = await this.#readLine()
-    if (!isOk(line) && !isError(line)) throw this.#strange(textOf(line))
+    const line = await this.#wire.readLine()
+    if (!isOk(line) && !isError(line)) throw this.#wire.strange(textOf(line))
     this.#toLibrary(Buffer.concat([line, CRLF]))
     await sent.catch(() => {})
-    if (isError(line)) throw new Pop3Refusal(this.#where(), command, textOf(line))
+    if (isError(line)) throw this.#wire.refusal('failed', `${command} refused`, line)
     return textOf(line)
   }
 
-  /** Sends a command with a multi-line reply and gives its lines as bytes, dots unstuffed (RFC 1939 section 3). */
-  async #readBlock(command: string, size = 0): Promise<Buffer> {
-    const status = await this.#send(command)
-    if (isError(status)) throw new Pop3Refusal(this.#where(), command, textOf(status))
-    if (!isOk(status)) throw this.#strange(textOf(status))
-    const deadline = Date.now() + this.#server.timeout + size / SLOWEST
-    // The terminator may be cut anywhere, and right behind the status line it has no CRLF of its own in front:
-    // so each chunk is searched together with the four bytes before it.
-    const chunks: Buffer[] = [CRLF]
-    let tail = CRLF
-    for (;;) {
-      const chunk = this.#received.shift()
-      if (!chunk) {
-        await this.#more(deadline)
-        continue
-      }
-      const window = Buffer.concat([tail, chunk])
-      const found = window.indexOf(TERMINATOR)
-      if (found < 0) {
-        chunks.push(chunk)
-        tail = Buffer.from(window.subarray(-4))
-        continue
-      }
-      const used = found + TERMINATOR.length - tail.length
-      chunks.push(chunk.subarray(0, used))
-      if (used < chunk.length) this.#received.unshift(chunk.subarray(used))
-      const block = Buffer.concat(chunks)
-      return unstuff(block.subarray(0, block.length - 3))
-    }
+  /** Sends a command with a multi-line reply and gives its lines as bytes. */
+  async #askBlock(command: string, size = 0): Promise<Buffer> {
+    this.#wire.write(`${command}\r\n`)
+    return this.#wire.readBlock(command, size)
   }
 
   #pairs(block: Buffer): [string, string][] {
@@ -304,61 +247,13 @@ export class Pop3Session {
       .filter((line) => line !== '')
       .map((line) => {
         const [, number, value] = /^(\d+) +(\S+)/.exec(line) ?? []
-        if (!number || !value) throw this.#strange(line)
+        if (!number || !value) throw this.#wire.strange(line)
         return [number, value]
       })
   }
-
-  #where(): string {
-    return `POP3 on ${this.#server.host}:${this.#server.port}`
-  }
-
-  #failure(exit: ExitName, reason: string): Failure {
-    const advice = exit === 'connection' ? ' Is the server up? npm run status' : ''
-    return new Failure(exit, `${this.#where()}: ${reason}.${advice}`)
-  }
-
-  /** The server speaks something that is not POP3. */
-  #strange(reply: string): Failure {
-    return this.#failure('connection', `not a POP3 reply: ${JSON.stringify(reply.slice(0, 100))}`)
-  }
 }
 
-/** The server answered `-ERR`. The session goes on. */
-export class Pop3Refusal extends Failure {
-  /** The server's words, without `-ERR`. */
-  readonly reply: string
-
-  constructor(where: string, command: string, reply: string) {
-    super('failed', `${where}: ${command} refused: ${reply}`)
-    this.reply = reply
-  }
-}
-
-/** Takes the dots off that RFC 1939 puts before lines beginning with one. The block begins with a CRLF of ours. */
-function unstuff(block: Buffer): Buffer {
-  const plain = Buffer.allocUnsafe(block.length)
-  let length = 0
-  let from = CRLF.length
-  // The search begins at our own CRLF, to find a dot at the very beginning.
-  let dot = block.indexOf(STUFFED_DOT)
-  while (dot >= 0) {
-    length += block.copy(plain, length, from, dot + 2)
-    from = dot + STUFFED_DOT.length
-    dot = block.indexOf(STUFFED_DOT, from)
-  }
-  length += block.copy(plain, length, from)
-  return plain.subarray(0, length)
-}
-
-function isOk(line: Buffer): boolean {
-  return /^\+OK(?![^ ])/.test(line.toString('latin1'))
-}
-
-function isError(line: Buffer): boolean {
-  return /^-ERR(?![^ ])/.test(line.toString('latin1'))
-}
-
-function textOf(line: Buffer): string {
-  return line.toString('utf8').replace(/^(\+OK|-ERR) ?/, '')
+/** For SNI. TLS knows no addresses as server names (RFC 6066 section 3). */
+function serverName({ host }: Pop3Server): string {
+  return isIP(host) ? 'localhost' : host
 }

@@ -62,10 +62,8 @@ export function setting(name: string): string | undefined {
 export function parsePort(name: string, text: string): number {
   const port = Number(text)
   if (!/^\d{1,5}$/.test(text) || port < 1 || port > 65535) {
-    throw new Failure(
-      'usage',
-      `${name}=${text}: a port is a number from 1 to 65535. Correct it in .env or the environment.`,
-    )
+    const advice = name.startsWith('--') ? 'See --help.' : 'Correct it in .env or the environment.'
+    throw new Failure('usage', `${name}=${text}: a port is a number from 1 to 65535. ${advice}`)
   }
   return port
 }
