@@ -1,8 +1,8 @@
 /** The delivery table: which mailbox the mail of a recipient ends in. The same for every engine. */
 import { randomUUID } from 'node:crypto'
 import SMTPConnection from 'nodemailer/lib/smtp-connection'
-import { BAR, CATCHALL, FOO, masterLogin, readAccounts } from '../scripts/lib/accounts.ts'
-import { Pop3Session } from '../scripts/lib/pop3.ts'
+import { BAR, CATCHALL, FOO, type Login, masterLogin, readAccounts } from '../scripts/lib/accounts.ts'
+import { Pop3Session, type TlsMode } from '../scripts/lib/pop3.ts'
 import type { Settings } from '../scripts/lib/settings.ts'
 import { until } from './harness.ts'
 
@@ -120,6 +120,19 @@ export async function messagesOf({ host, ports }: Where, address: string): Promi
     return sources
   } finally {
     session.close()
+  }
+}
+
+/** nodemailer's options as an application would write them, for one port and TLS mode. */
+export function nodemailerOptions(port: number, tls: TlsMode, login?: Login) {
+  return {
+    host: '127.0.0.1',
+    port,
+    secure: tls === 'implicit',
+    ignoreTLS: tls === 'none',
+    requireTLS: tls === 'starttls',
+    tls: { rejectUnauthorized: false },
+    ...(login ? { auth: { user: login.user, pass: login.password } } : {}),
   }
 }
 

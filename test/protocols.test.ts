@@ -6,8 +6,7 @@ import { BAR, CATCHALL, FOO, type Login, masterLogin, readAccounts } from '../sc
 import { Failure } from '../scripts/lib/cli.ts'
 import { Pop3Session, type TlsMode } from '../scripts/lib/pop3.ts'
 import type { ServiceName } from '../scripts/lib/settings.ts'
-import { smtpFailure, smtpOptions } from '../scripts/lib/smtp.ts'
-import { messagesOf } from './deliveries.ts'
+import { messagesOf, nodemailerOptions } from './deliveries.ts'
 import { type Project, startedProject, until } from './harness.ts'
 
 let project: Project
@@ -55,12 +54,7 @@ async function logIn(service: ServiceName, tls: TlsMode, login: Login): Promise<
     assert.equal(client.secureConnection, tls !== 'none')
     await client.logout()
   } else {
-    const transport = createTransport(smtpOptions(server, login))
-    try {
-      await transport.verify()
-    } catch (error) {
-      throw smtpFailure(error, server)
-    }
+    await createTransport(nodemailerOptions(server.port, tls, login)).verify()
   }
 }
 
@@ -90,14 +84,14 @@ test('a wrong password slows down no right one', async () => {
 
 test('submission without a login is refused', async () => {
   const server = { host, port: project.ports.submission, tls: 'none', timeout } as const
-  const sent = createTransport(smtpOptions(server, undefined)).sendMail({ from: FOO, to: BAR, text: 'x' })
+  const sent = createTransport(nodemailerOptions(server.port, server.tls)).sendMail({ from: FOO, to: BAR, text: 'x' })
   await assert.rejects(sent, /554 5\.7\.1/)
 })
 
 test('an unknown recipient is refused at RCPT on every SMTP port', async () => {
   for (const [service, tls] of ENTRANCES.filter(([name]) => /^(smtp|sub)/.test(name))) {
     const server = { host, port: project.ports[service], tls, timeout }
-    const transport = createTransport(smtpOptions(server, { user: FOO, password: 'foo' }))
+    const transport = createTransport(nodemailerOptions(server.port, server.tls, { user: FOO, password: 'foo' }))
     const to = 'nobodyhere@development-virtual.example.com'
     await assert.rejects(transport.sendMail({ from: FOO, to, text: 'x' }), /550 5\.1\.1/, `${service} ${tls}`)
   }
@@ -105,14 +99,14 @@ test('an unknown recipient is refused at RCPT on every SMTP port', async () => {
 
 test('a message over the size limit is refused with 552', async () => {
   const server = { host, port: project.ports.smtp, tls: 'none', timeout } as const
-  const transport = createTransport(smtpOptions(server, undefined))
+  const transport = createTransport(nodemailerOptions(server.port, server.tls))
   const text = `${'x'.repeat(75)}\r\n`.repeat(140_000)
   await assert.rejects(transport.sendMail({ from: FOO, to: BAR, text }), /552 5\.3\.4/)
 })
 
 test('a message just below the size limit arrives', async () => {
   const server = { host, port: project.ports.smtp, tls: 'none', timeout } as const
-  const transport = createTransport(smtpOptions(server, undefined))
+  const transport = createTransport(nodemailerOptions(server.port, server.tls))
   const body = `${'x'.repeat(75)}\r\n`.repeat(132_000)
   const message = `Subject: large\r\n\r\n${body}`
   await transport.sendMail({ envelope: { from: FOO, to: [CATCHALL] }, raw: message })

@@ -98,8 +98,12 @@ function failureOf(error: unknown): ExitName {
     return error.exit
   }
   if (error instanceof Error && String((error as NodeJS.ErrnoException).code).startsWith('ERR_PARSE_ARGS')) {
-    // parseArgs adds advice about "--" behind the first sentence; the first sentence names the option.
-    say(style('red', `${error.message.split(/\. (?=[A-Z])/)[0]}. See --help.`, process.stderr))
+    // parseArgs adds advice about "--" behind the first sentence, and some of its messages have several lines.
+    const fact = error.message
+      .split(/\. (?=[A-Z])/)[0]
+      ?.replaceAll('\n', ' ')
+      .replace(/\.$/, '')
+    say(style('red', `${fact}. See --help.`, process.stderr))
     return 'usage'
   }
   // A file that is not there or not ours is the user's matter: one line. Everything else is a bug of ours.
@@ -137,6 +141,37 @@ export async function step<T>(title: string, work: (update: (title: string) => v
   } finally {
     clearInterval(timer)
     stream.write('\r\x1b[K')
+  }
+}
+
+/** A bar on the last line of the terminal's stderr; elsewhere nothing. */
+export interface ProgressBar {
+  /** Draws the bar for so many done, some times a second. */
+  update(done: number): void
+  /** Takes the bar away, for other output or for good. */
+  clear(): void
+}
+
+/** Shows how much of `total` is done, the rate per second, and the time left at that rate. */
+export function progressBar(total: number): ProgressBar {
+  const stream = process.stderr
+  if (!stream.isTTY) return { update: () => {}, clear: () => {} }
+  const begin = Date.now()
+  let drawn = 0
+  return {
+    update(done) {
+      if (Date.now() - drawn < 100) return
+      drawn = Date.now()
+      const rate = done / Math.max(0.001, (drawn - begin) / 1000)
+      const left = rate > 0 ? `${Math.ceil((total - done) / rate)} s left` : ''
+      const filled = Math.round((20 * done) / total)
+      const line = `${'█'.repeat(filled)}${'░'.repeat(20 - filled)} ${done}/${total}  ${Math.round(rate)}/s  ${left}`
+      stream.write(`\r\x1b[K${line.slice(0, (stream.columns || 80) - 1)}`)
+    },
+    clear() {
+      stream.write('\r\x1b[K')
+      drawn = 0
+    },
   }
 }
 

@@ -7,7 +7,7 @@ import { Failure } from './cli.ts'
 import type { Engine } from './engine.ts'
 import { Pop3Session } from './pop3.ts'
 import { enabledProtocols, SERVICES, type Settings } from './settings.ts'
-import { rcptReply, smtpFailure, smtpOptions } from './smtp.ts'
+import { SmtpSession } from './smtp.ts'
 
 /** What a greeting begins with: RFC 5321 section 4.2, RFC 1939 section 4, RFC 3501 section 7.1. */
 const GREETINGS = { smtp: '220', pop3: '+OK', imap: '* OK' } as const
@@ -59,7 +59,14 @@ export async function isAnswering(settings: Settings): Promise<boolean> {
 /** Whether the server accepts mail for an address: a reply of 2xx to RCPT TO on port 25. */
 export async function acceptsRecipient(settings: Settings, address: string): Promise<boolean> {
   const server = { host: settings.host, port: settings.ports.smtp, tls: 'none', timeout: DELIVERY } as const
-  return (await rcptReply(server, address))?.startsWith('2') ?? false
+  try {
+    const session = await SmtpSession.open(server, { login: undefined, loginWasChosen: false })
+    const accepts = await session.accepts(address)
+    await session.close()
+    return accepts
+  } catch {
+    return false
+  }
 }
 
 /** Whether a login opens a mailbox, over POP3 or, where that is off, over IMAP. False also when nobody answers. */
@@ -134,19 +141,11 @@ export async function roundTrip(settings: Settings): Promise<{ milliseconds: num
   const pop3 = { host: settings.host, port: settings.ports.pop3, tls: 'none', timeout: DELIVERY } as const
   const messageId = `<${randomUUID()}@${FOO.split('@')[1]}>`
   const [senderLogin, recipientLogin] = [loginOf(FOO), loginOf(BAR)]
-  const { createTransport } = await import('nodemailer')
   const begin = performance.now()
-  try {
-    await createTransport(smtpOptions(smtp, senderLogin)).sendMail({
-      from: FOO,
-      to: BAR,
-      messageId,
-      subject: 'Test mail of npm start',
-      text: 'This mail is deleted as soon as it was read.',
-    })
-  } catch (error) {
-    throw smtpFailure(error, smtp)
-  }
+  const sender = await SmtpSession.open(smtp, { login: senderLogin, loginWasChosen: true })
+  const { exit, problem } = await sender.deliver({ from: FOO, to: [BAR] }, Buffer.from(testMail(messageId)))
+  await sender.close()
+  if (problem) throw new Failure(exit, problem)
   while (performance.now() - begin < DELIVERY) {
     // A session sees the mailbox as it was at login (RFC 1939 section 5), so each look is a new one.
     const session = await Pop3Session.open(pop3, recipientLogin)
@@ -169,4 +168,16 @@ export async function roundTrip(settings: Settings): Promise<{ milliseconds: num
     'failed',
     `The test mail to ${BAR} was accepted and did not arrive in ${DELIVERY / 1000} s. See: npm run logs`,
   )
+}
+
+function testMail(messageId: string): string {
+  const date = new Date().toUTCString().replace('GMT', '+0000')
+  return `From: ${FOO}
+To: ${BAR}
+Subject: Test mail of npm start
+Date: ${date}
+Message-ID: ${messageId}
+
+This mail is deleted as soon as it was read.
+`
 }

@@ -1,87 +1,321 @@
-/** Sending over SMTP by nodemailer: its options for this project's servers, and its errors as this project's. */
-import { connect } from 'node:net'
-import { createInterface } from 'node:readline'
-import type SMTPTransport from 'nodemailer/lib/smtp-transport'
+/**
+ * An SMTP client (RFC 5321) whose sessions carry any number of messages, and which tells for each what the server said
+ * to it, recipient by recipient and phase by phase.
+ *
+ * nodemailer composes the messages; its own SMTP client is not used. It turns a lone CR in a message into a line end,
+ * forgets which recipients were refused when the message fails later, does not tell how far a broken dialogue had come,
+ * and takes nearly twice the CPU for each message.
+ */
 import type { Login } from './accounts.ts'
-import { type ExitName, Failure, messageOf } from './cli.ts'
-import type { TlsMode } from './pop3.ts'
+import { type ExitName, Failure } from './cli.ts'
+import { type Reply, SmtpConnection, type SmtpServer, type Tell } from './smtp_connection.ts'
 
-export interface SmtpServer {
-  host: string
-  port: number
-  tls: TlsMode
-  /** Milliseconds that the server may stay silent at any point. */
-  timeout: number
+/** Who sends and who receives, which the header need not say. An empty sender is the null sender of bounces. */
+export interface Envelope {
+  from: string
+  to: string[]
 }
 
-/**
- * nodemailer's options for a server. Its certificate is not verified: a development server signs its own. `tls` means
- * what it says: no STARTTLS unless asked for, and no falling back to plain text when it is.
- */
-export function smtpOptions({ host, port, tls, timeout }: SmtpServer, login: Login | undefined): SMTPTransport.Options {
-  return {
-    host,
-    port,
-    secure: tls === 'implicit',
-    ignoreTLS: tls === 'none',
-    requireTLS: tls === 'starttls',
-    tls: { rejectUnauthorized: false },
-    ...(login ? { auth: { user: login.user, pass: login.password } } : {}),
-    connectionTimeout: timeout,
-    greetingTimeout: timeout,
-    socketTimeout: timeout,
-    // Attachments and texts come from the caller as bytes, never as paths or URLs to fetch.
-    disableFileAccess: true,
-    disableUrlAccess: true,
+/** When to report to the sender (RFC 3461 section 4.1): `never`, or some of the others. */
+export type Notify = ('never' | 'success' | 'failure' | 'delay')[]
+
+export interface Refusal {
+  recipient: string
+  /** The three-digit reply code. */
+  code: number
+  /** The enhanced status code of RFC 3463, such as 5.1.1, where the reply has one. */
+  enhancedCode: string | null
+  reply: string
+}
+
+/** What became of one message. */
+export interface Delivery {
+  /** `ok`, or the phase that it failed in. */
+  exit: ExitName
+  /** The reply that decided: of acceptance or refusal; null where none came. */
+  reply: string | null
+  /** What the server calls the message in its queue and log. */
+  queueId: string | null
+  /** The recipients that the server took the message for. */
+  accepted: string[]
+  refused: Refusal[]
+  /** What went wrong, as a sentence; null where nothing did. */
+  problem: string | null
+  /** The connection broke before the message was handed over: to send it again cannot double it. */
+  untaken: boolean
+}
+
+export interface SessionOptions {
+  login: Login | undefined
+  /** False: log in only where the server offers it. True: fail where it does not. */
+  loginWasChosen: boolean
+  tell?: Tell
+}
+
+/** A message slower than this on average is given up, in bytes per millisecond (100 kB/s). */
+const SLOWEST = 100
+/** Milliseconds to wait for the answer to QUIT, which changes nothing any more. */
+const FAREWELL = 1_000
+
+export class SmtpSession {
+  readonly #server: SmtpServer
+  readonly #connection: SmtpConnection
+  #extensions: string[] = []
+  #needsReset = false
+
+  /** Connects, starts TLS where asked for, and logs in. Throws a Failure: `connection`, `tls`, `login`, `timeout`. */
+  static async open(server: SmtpServer, { login, loginWasChosen, tell }: SessionOptions): Promise<SmtpSession> {
+    const session = new SmtpSession(server, tell ?? (() => {}))
+    try {
+      await session.#greet()
+      if (login && (loginWasChosen || session.offers('AUTH'))) await session.#login(login)
+      return session
+    } catch (error) {
+      session.#connection.destroy()
+      throw error
+    }
   }
-}
 
-/**
- * What a server answers to RCPT TO for a recipient of mail with the null envelope sender; nothing is sent. Undefined
- * when the connection fails or the server refuses earlier.
- */
-export async function rcptReply({ host, port, timeout }: SmtpServer, recipient: string): Promise<string | undefined> {
-  const socket = connect({ host, port })
-  const lines = createInterface({ input: socket })
-  socket.setTimeout(timeout, () => socket.destroy())
-  // Whatever ends the connection ends the lines; readline itself sees only a regular end.
-  socket.on('error', () => {}).on('close', () => lines.close())
-  const commands = ['EHLO localhost', 'MAIL FROM:<>', `RCPT TO:<${recipient}>`]
-  try {
-    for await (const line of lines) {
-      // "250-..." announces more lines (RFC 5321 section 4.2.1).
-      if (!/^\d{3}( |$)/.test(line)) continue
-      const command = commands.shift()
-      if (command === undefined) return line
-      if (!line.startsWith('2')) return undefined
-      socket.write(`${command}\r\n`)
+  private constructor(server: SmtpServer, tell: Tell) {
+    this.#server = server
+    this.#connection = new SmtpConnection(server, tell)
+  }
+
+  /** Whether the server's EHLO reply has an extension, such as DSN. */
+  offers(extension: string): boolean {
+    return this.#parameterOf(extension) !== undefined
+  }
+
+  /** False when the connection is gone and the next message needs another session. */
+  get usable(): boolean {
+    return this.#connection.usable
+  }
+
+  /**
+   * Sends one message. Its bytes leave as they are, but for line ends: SMTP has CRLF alone (RFC 5321 section 2.3.8),
+   * so a bare LF becomes CRLF, and a last line without line end gets one. Never throws: failures are results.
+   */
+  async deliver({ from, to }: Envelope, message: Buffer, notify?: Notify): Promise<Delivery> {
+    const connection = this.#connection
+    const lines = withCrlf(message.toString('latin1'))
+    // To MAIL FROM, to RCPT TO for each recipient, to DATA and to the message, as far as they come.
+    const replies: Reply[] = []
+    let handedOver = false
+    let broken: Failure | undefined
+    try {
+      this.#checkSize(lines.length)
+      connection.expectSilence()
+      if (this.#needsReset) await this.#reset()
+      this.#needsReset = true
+      await this.#sendEnvelope(this.#envelopeCommands(from, to, lines, notify), replies)
+      if (!judge(to, replies)) {
+        handedOver = true
+        // A dot before each line that begins with one, and the final dot (RFC 5321 section 4.5.2).
+        const data = `${lines.replace(/(?<![^\n])\./g, '..')}.\r\n`
+        connection.sendData(data, `(the message, ${lines.length} bytes)`)
+        replies.push(await connection.reply('the message', data.length / SLOWEST))
+      }
+    } catch (error) {
+      if (!(error instanceof Failure)) throw error
+      broken = error
+    }
+
+    const verdict = judge(to, replies)
+    // A server that closes the connection says 421; one that waits for a message to nobody knows no way back.
+    if (verdict?.reply.code === 421 || (!handedOver && replies.at(-1)?.code === 354)) connection.destroy()
+    const refused = refusalsOf(to, replies)
+    const reply = verdict?.reply.text ?? null
+    if (verdict?.exit === 'ok' || verdict?.exit === 'someRecipients') {
+      this.#needsReset = false
+      const problem = `${connection.where}: ${refused.length} of ${to.length} recipients were refused.`
+      return {
+        exit: verdict.exit,
+        reply,
+        queueId: queueIdOf(verdict.reply.text),
+        accepted: to.filter((_, index) => isPositive(replies[index + 1])),
+        refused,
+        problem: refused.length > 0 ? problem : null,
+        untaken: false,
+      }
+    }
+    const doubt = handedOver ? ' Whether the server took the message is not known.' : ''
+    const problem = verdict ? `${connection.where}: ${verdict.command} refused: ${reply}` : `${broken?.message}${doubt}`
+    // 421 is about the connection, any other reply about the message (RFC 5321 section 3.8).
+    const untaken = !handedOver && !this.usable && (!verdict || verdict.reply.code === 421)
+    const exit = verdict?.exit ?? broken?.exit ?? 'failed'
+    return { exit, reply, queueId: null, accepted: [], refused, problem, untaken }
+  }
+
+  /** Whether the server takes mail of the null envelope sender for a recipient: 2xx to RCPT TO. Nothing is sent. */
+  async accepts(recipient: string): Promise<boolean> {
+    await this.#command('sender', 'MAIL FROM:<>')
+    this.#connection.send(`RCPT TO:<${recipient}>`)
+    const reply = await this.#connection.reply('RCPT TO')
+    this.#needsReset = true
+    return isPositive(reply)
+  }
+
+  /** Says QUIT and drops the connection. */
+  async close(): Promise<void> {
+    if (this.usable) {
+      this.#connection.send('QUIT')
+      await this.#connection.reply('QUIT', FAREWELL - this.#server.timeout).catch(() => {})
+    }
+    this.#connection.destroy()
+  }
+
+  async #greet(): Promise<void> {
+    const connection = this.#connection
+    const greeting = await connection.reply('the connection')
+    if (greeting.code !== 220) throw connection.failure('connection', `the connection refused: ${greeting.text}`)
+    await this.#hello()
+    if (this.#server.tls !== 'starttls') return
+    if (!this.offers('STARTTLS')) throw connection.failure('tls', 'the server does not offer STARTTLS')
+    await this.#command('tls', 'STARTTLS')
+    connection.startTls()
+    await this.#hello()
+  }
+
+  /** EHLO, or HELO where the server knows no EHLO (RFC 5321 section 3.2). */
+  async #hello(): Promise<void> {
+    const connection = this.#connection
+    const name = connection.addressLiteral
+    connection.send(`EHLO ${name}`)
+    const reply = await connection.reply('EHLO')
+    this.#extensions = isPositive(reply) ? reply.lines.slice(1).map((line) => line.slice(4).trim()) : []
+    if (reply.code === 421) throw connection.failure('connection', `EHLO refused: ${reply.text}`)
+    if (!isPositive(reply)) await this.#command('connection', `HELO ${name}`)
+  }
+
+  /** AUTH PLAIN (RFC 4616), or AUTH LOGIN where the server has only that (RFC 4954). */
+  async #login({ user, password }: Login): Promise<void> {
+    const mechanisms = (this.#parameterOf('AUTH') ?? '').toUpperCase().split(/\s+/)
+    if (mechanisms.includes('PLAIN')) {
+      await this.#command('login', `AUTH PLAIN ${base64(`\0${user}\0${password}`)}`, { shown: 'AUTH PLAIN ****' })
+    } else if (mechanisms.includes('LOGIN')) {
+      await this.#command('login', 'AUTH LOGIN', { expected: 334 })
+      await this.#command('login', base64(user), { shown: '(the user)', expected: 334 })
+      await this.#command('login', base64(password), { shown: '****' })
+    } else {
+      const offer = this.offers('AUTH') ? `offers only AUTH ${mechanisms.join(' ')}` : 'offers no login (AUTH)'
+      const tls = this.#server.tls === 'none' && this.offers('STARTTLS') ? '--tls starttls, or ' : ''
+      throw this.#connection.failure('login', `the server ${offer}. Try ${tls}--user '' for none`)
+    }
+  }
+
+  /** Clears what a failed message left behind. A session that refuses even that is of no use. */
+  async #reset(): Promise<void> {
+    try {
+      await this.#command('connection', 'RSET')
+    } catch (error) {
+      this.#connection.destroy()
+      throw error
+    }
+  }
+
+  /** The SIZE that the server announced (RFC 1870) is known before a byte is sent. */
+  #checkSize(bytes: number): void {
+    const most = Number(this.#parameterOf('SIZE') || 0)
+    if (most === 0 || bytes <= most) return
+    throw this.#connection.failure('message', `the message has ${bytes} bytes; the server takes ${most} at most (SIZE)`)
+  }
+
+  #envelopeCommands(from: string, to: string[], lines: string, notify?: Notify): string[] {
+    const parameters = [
+      this.offers('SIZE') ? ` SIZE=${lines.length}` : '',
+      this.offers('8BITMIME') && /[\x80-\xff]/.test(lines) ? ' BODY=8BITMIME' : '',
+      this.offers('SMTPUTF8') && /[^\x00-\x7f]/.test([from, ...to].join()) ? ' SMTPUTF8' : '',
+    ]
+    const dsn = notify ? ` NOTIFY=${notify.join().toUpperCase()}` : ''
+    return [`MAIL FROM:<${from}>${parameters.join('')}`, ...to.map((address) => `RCPT TO:<${address}>${dsn}`), 'DATA']
+  }
+
+  /** Sends the commands up to DATA, as far as they make sense, and collects the replies. */
+  async #sendEnvelope(commands: string[], replies: Reply[]): Promise<void> {
+    // With PIPELINING (RFC 2920) they go out together, and the answers come in their order.
+    const isPipelined = this.offers('PIPELINING')
+    if (isPipelined) this.#connection.send(...commands)
+    for (const command of commands) {
+      if (!isPipelined) {
+        const isHopeless = command === 'DATA' && !replies.slice(1).some(isPositive)
+        if (isHopeless) return
+        this.#connection.send(command)
+      }
+      const reply = await this.#connection.reply(nameOf(command))
+      replies.push(reply)
+      if (reply.code === 421) return
+      if (command.startsWith('MAIL') && !isPositive(reply) && !isPipelined) return
+    }
+  }
+
+  /** The parameters behind an extension's keyword, an empty string where it has none, undefined where it is missing. */
+  #parameterOf(extension: string): string | undefined {
+    for (const line of this.#extensions) {
+      const [, keyword = '', parameters = ''] = /^([\w-]+)[ =]?(.*)$/.exec(line) ?? []
+      if (keyword.toUpperCase() === extension) return parameters
     }
     return undefined
-  } finally {
-    socket.end('QUIT\r\n', () => socket.destroy())
+  }
+
+  /** Sends a command that only prepares; throws a Failure when it is refused. `shown` stands for it in the dialogue. */
+  async #command(exit: ExitName, command: string, { shown = command, expected = 0 } = {}): Promise<void> {
+    this.#connection.sendData(`${command}\r\n`, shown)
+    const name = exit === 'login' ? 'AUTH' : nameOf(command)
+    const reply = await this.#connection.reply(name)
+    if (expected ? reply.code === expected : isPositive(reply)) return
+    throw this.#connection.failure(exit, `${name} refused: ${reply.text}`)
   }
 }
 
-/** What nodemailer adds to its errors. */
-interface SmtpError extends Error {
-  code?: string
-  command?: string
-  response?: string
+/**
+ * What the replies to MAIL FROM, to each RCPT TO, to DATA and to the message mean, and which of them decides; undefined
+ * while the message can still be sent.
+ */
+function judge(to: string[], replies: Reply[]): { exit: ExitName; command: string; reply: Reply } | undefined {
+  const [sender, ...others] = replies
+  const recipients = others.slice(0, to.length)
+  const [data, end] = others.slice(to.length)
+  if (sender && !isPositive(sender)) return { exit: 'sender', command: 'MAIL FROM', reply: sender }
+  const last = recipients.at(-1)
+  const isRefused = recipients.length === to.length && !recipients.some(isPositive)
+  if (last && (isRefused || last.code === 421)) return { exit: 'allRecipients', command: 'RCPT TO', reply: last }
+  if (data && data.code !== 354) return { exit: 'message', command: 'DATA', reply: data }
+  if (!end) return undefined
+  if (!isPositive(end)) return { exit: 'message', command: 'the message', reply: end }
+  return { exit: recipients.every(isPositive) ? 'ok' : 'someRecipients', command: 'the message', reply: end }
 }
 
-/** Turns an error of nodemailer into a Failure whose exit code tells the phase of the SMTP dialogue. */
-export function smtpFailure(error: unknown, { host, port }: SmtpServer): Failure {
-  const { code, command, response } = error as SmtpError
-  const exit = phaseOf(code, command, messageOf(error))
-  const advice = exit === 'connection' ? ' Is the server up? npm run status' : ''
-  return new Failure(exit, `SMTP on ${host}:${port}: ${response ?? messageOf(error)}${advice}`)
+/** The recipients that were refused by themselves, not because the sender was. */
+function refusalsOf(to: string[], [sender, ...others]: Reply[]): Refusal[] {
+  if (!isPositive(sender)) return []
+  return to.flatMap((recipient, index) => {
+    const reply = others[index]
+    if (!reply || isPositive(reply)) return []
+    const [, enhancedCode = null] = /^\d{3} ([245]\.\d{1,3}\.\d{1,3})(?= |$)/.exec(reply.text) ?? []
+    return [{ recipient, code: reply.code, enhancedCode, reply: reply.text }]
+  })
 }
 
-function phaseOf(code: string | undefined, command: string | undefined, message: string): ExitName {
-  if (code === 'ETIMEDOUT') return 'timeout'
-  if (code === 'ETLS' || /\b(ssl|tls)\b/i.test(message)) return 'tls'
-  if (code === 'EAUTH') return 'login'
-  if (code === 'EENVELOPE') return command === 'MAIL FROM' ? 'sender' : 'allRecipients'
-  if (code === 'EMESSAGE' || command === 'DATA') return 'message'
-  return 'connection'
+function isPositive(reply: Reply | undefined): boolean {
+  return reply !== undefined && reply.code >= 200 && reply.code < 300
+}
+
+function base64(text: string): string {
+  return Buffer.from(text).toString('base64')
+}
+
+/** The command as people know it: without address, parameters and mechanism. */
+function nameOf(command: string): string {
+  return /^(?:MAIL FROM|RCPT TO|[A-Z]+)/.exec(command)?.[0] ?? command
+}
+
+/** Postfix says "queued as 4XyZ", Exim "id=1abcde-000001-AB". */
+function queueIdOf(reply: string): string | null {
+  return /\bqueued as ([^\s>]+)/i.exec(reply)?.[1] ?? /\bid=(\S+)/.exec(reply)?.[1] ?? null
+}
+
+/** Line ends as SMTP has them. The text has one character for each byte, and so keeps all other bytes. */
+function withCrlf(message: string): string {
+  const lines = message.replace(/\r?\n/g, '\r\n')
+  return lines === '' || lines.endsWith('\r\n') ? lines : `${lines}\r\n`
 }

@@ -14,8 +14,15 @@ import { DockerEngine } from '../../scripts/lib/docker.ts'
 import { Pop3Session } from '../../scripts/lib/pop3.ts'
 import { greetingOf } from '../../scripts/lib/server.ts'
 import { CONFIG_DIR, CONTAINER, readSettings } from '../../scripts/lib/settings.ts'
-import { smtpOptions } from '../../scripts/lib/smtp.ts'
-import { DELIVERIES, type Delivered, deliverAll, messagesOf, send, subjectsOf } from '../deliveries.ts'
+import {
+  DELIVERIES,
+  type Delivered,
+  deliverAll,
+  messagesOf,
+  nodemailerOptions,
+  send,
+  subjectsOf,
+} from '../deliveries.ts'
 import { Project, until } from '../harness.ts'
 
 const host = '127.0.0.1'
@@ -125,7 +132,7 @@ describe(image, { skip: reason ?? false }, () => {
     ] as const
     const message = { from: FOO, to: BAR, text: 'x', headers: { 'X-Mailer': 'kept' } }
     for (const { port, tls } of ways) {
-      const options = smtpOptions({ host, port, tls, timeout: 20_000 }, { user: FOO, password: 'foo' })
+      const options = nodemailerOptions(port, tls, { user: FOO, password: 'foo' })
       await createTransport(options).sendMail({ ...message, subject: `${port} ${tls}` })
     }
     const sent = ways.map(({ port, tls }) => `${port} ${tls}`).sort()

@@ -2,13 +2,13 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { BAR, CATCHALL, FOO, type Login } from '../accounts.ts'
-import { messageOf } from '../cli.ts'
+import { Failure, messageOf } from '../cli.ts'
 import type { Engine } from '../engine.ts'
 import { type Pop3Message, Pop3Session } from '../pop3.ts'
 import { Probe } from '../probe.ts'
 import { parseIndexed } from '../routing.ts'
 import { enabledProtocols } from '../settings.ts'
-import { smtpFailure, smtpOptions } from '../smtp.ts'
+import { SmtpSession } from '../smtp.ts'
 import { type Check, CONFIG, type Context, failure, ok, Skipped } from './check.ts'
 import { accountLines, environmentOf, MAIN_CF } from './files.ts'
 import { loginFor } from './server.ts'
@@ -37,31 +37,24 @@ function loginOf(context: Context, address: string): Login {
 }
 
 async function send(context: Context, to: string): Promise<TestMail> {
-  const { createTransport } = await import('nodemailer')
   const { host, ports } = context.settings()
   const server = { host, port: ports.smtp, tls: 'none', timeout: SILENCE } as const
   const id = `doctor-${randomBytes(8).toString('hex')}`
   const begin = performance.now()
-  const message = {
-    envelope: { from: FOO, to },
-    from: FOO,
-    to,
-    messageId: `<${id}@development-virtual.example.com>`,
-    subject: 'Test mail of npm run doctor',
-    text: 'This mail is deleted as soon as it was read.',
-  }
-  const attempt = async (login: Login | undefined) => {
-    const { response } = await createTransport(smtpOptions(server, login)).sendMail(message)
-    return { id, begin, queueId: /queued as (\w+)/.exec(response)?.[1] ?? '' }
-  }
+  const fields = [`From: ${FOO}`, `To: ${to}`, `Message-ID: <${id}@development-virtual.example.com>`]
+  const subject = 'Subject: Test mail of npm run doctor'
+  const message = [...fields, subject, '', 'This mail is deleted as soon as it was read.', ''].join('\r\n')
   const foo = accountLines(context.files).accounts.find(({ address }) => address === FOO)
   const login = foo && loginFor(foo)
-  try {
-    // A login that fails is the matter of other checks; most servers take the mail without one.
-    return await attempt(login).catch((error) => (error.code === 'EAUTH' ? attempt(undefined) : Promise.reject(error)))
-  } catch (error) {
-    throw smtpFailure(error, server)
-  }
+  // A login that fails is the matter of other checks; most servers take the mail without one.
+  const session = await SmtpSession.open(server, { login, loginWasChosen: true }).catch((error) => {
+    if (!(error instanceof Failure) || error.exit !== 'login') throw error
+    return SmtpSession.open(server, { login: undefined, loginWasChosen: false })
+  })
+  const { exit, problem, queueId } = await session.deliver({ from: FOO, to: [to] }, Buffer.from(message))
+  await session.close()
+  if (problem) throw new Failure(exit, problem)
+  return { id, begin, queueId: queueId ?? '' }
 }
 
 /**

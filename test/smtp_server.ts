@@ -1,0 +1,172 @@
+/** An SMTP server of the tests' own, which misbehaves as told: for what a real server will not do. */
+import { createServer, type Server, type Socket } from 'node:net'
+
+export type Phase =
+  | 'connection'
+  | 'EHLO'
+  | 'HELO'
+  | 'STARTTLS'
+  | 'AUTH'
+  | 'MAIL'
+  | 'RCPT'
+  | 'DATA'
+  | 'message'
+  | 'RSET'
+  | 'QUIT'
+
+/**
+ * What to answer: a reply without its CRLF, `drop` to close the connection (also as the line behind a reply), `stall` to say nothing more, `trickle` to
+ * begin a reply that has always another byte and no end.
+ */
+export type Answer = string
+
+export interface Received {
+  from: string
+  to: string[]
+  /** The message as it was on the wire: between DATA and the final dot, dots still stuffed. */
+  wire: Buffer
+  /** The message with the stuffed dots taken off. */
+  message: Buffer
+}
+
+/** Decides the answer of a phase; undefined for the usual one. `count` says how often this phase came before. */
+export type Script = (phase: Phase, line: string, count: number, connection: number) => Answer | undefined
+
+const EXTENSIONS = ['PIPELINING', 'SIZE 10240000', 'AUTH PLAIN LOGIN', 'ENHANCEDSTATUSCODES', '8BITMIME', 'DSN']
+
+export class SmtpServer {
+  readonly #server: Server
+  readonly #sockets = new Set<Socket>()
+  readonly #script: Script
+  readonly #counts = new Map<Phase, number>()
+  readonly extensions: string[]
+  /** Every line of every client, in the order in which they came. */
+  readonly commands: string[] = []
+  /** The messages that were answered with 2xx. */
+  readonly received: Received[] = []
+  connections = 0
+
+  private constructor(script: Script, extensions: string[]) {
+    this.#script = script
+    this.extensions = extensions
+    this.#server = createServer((socket) => this.#serve(socket))
+  }
+
+  static async start(script: Script = () => undefined, extensions = EXTENSIONS): Promise<SmtpServer> {
+    const server = new SmtpServer(script, extensions)
+    await server.listen(0)
+    return server
+  }
+
+  async listen(port: number): Promise<void> {
+    await new Promise<void>((resolve) => this.#server.listen(port, '127.0.0.1', resolve))
+  }
+
+  get port(): number {
+    return (this.#server.address() as { port: number }).port
+  }
+
+  /** The options that send to this server. */
+  get options(): string[] {
+    return ['--host', '127.0.0.1', '--port', String(this.port)]
+  }
+
+  async stop(): Promise<void> {
+    for (const socket of this.#sockets) socket.destroy()
+    await new Promise((resolve) => this.#server.close(resolve))
+  }
+
+  #serve(socket: Socket): void {
+    const connection = ++this.connections
+    this.#sockets.add(socket)
+    socket.setNoDelay(true)
+    socket.on('close', () => this.#sockets.delete(socket))
+    socket.on('error', () => {})
+    let input = Buffer.alloc(0)
+    let isSilent = false
+    let mode: 'commands' | 'login' | 'message' = 'commands'
+    let hasSender = false
+    let from = ''
+    let to: string[] = []
+
+    /** Answers and says whether the answer was positive. */
+    const answer = (phase: Phase, line: string, usual: string): boolean => {
+      const count = this.#counts.get(phase) ?? 0
+      this.#counts.set(phase, count + 1)
+      const reply = this.#script(phase, line, count, connection) ?? usual
+      if (reply === 'stall' || reply === 'trickle') isSilent = true
+      if (reply === 'trickle') {
+        const timer = setInterval(() => socket.write('2'), 50)
+        socket.on('close', () => clearInterval(timer))
+      }
+      if (isSilent) return false
+      if (reply === 'drop') socket.destroy()
+      else socket.write(`${reply.replace(/\ndrop$/, '').replaceAll('\n', '\r\n')}\r\n`)
+      if (/^421|\ndrop$/.test(reply)) socket.end()
+      return /^[23]/.test(reply)
+    }
+
+    const obey = (line: string) => {
+      this.commands.push(line)
+      const verb = (/^(?:MAIL|RCPT|[A-Z]+)/i.exec(line)?.[0] ?? '').toUpperCase() as Phase
+      if (mode === 'login') {
+        const isPassword = this.commands.at(-2) !== 'AUTH LOGIN'
+        if (isPassword) mode = 'commands'
+        answer('AUTH', line, isPassword ? '235 2.7.0 welcome' : '334 UGFzc3dvcmQ6')
+      } else if (verb === 'EHLO') {
+        answer('EHLO', line, ['250-scripted', ...this.extensions.map((name) => `250-${name}`), '250 HELP'].join('\n'))
+      } else if (verb === 'AUTH') {
+        if (line === 'AUTH LOGIN') mode = 'login'
+        answer('AUTH', line, mode === 'login' ? '334 VXNlcm5hbWU6' : '235 2.7.0 welcome')
+      } else if (verb === 'MAIL') {
+        to = []
+        from = /<(.*)>/.exec(line)?.[1] ?? ''
+        hasSender = answer('MAIL', line, '250 2.1.0 Ok')
+      } else if (verb === 'RCPT' && !hasSender) {
+        socket.write('503 5.5.1 MAIL first\r\n')
+      } else if (verb === 'RCPT') {
+        if (answer('RCPT', line, '250 2.1.5 Ok')) to.push(/<(.*?)>/.exec(line)?.[1] ?? '')
+      } else if (verb === 'DATA') {
+        const usual = to.length > 0 ? '354 go on' : '554 5.5.1 no valid recipients'
+        if (answer('DATA', line, usual)) mode = 'message'
+      } else if (verb === 'RSET') {
+        to = []
+        answer('RSET', line, '250 2.0.0 Ok')
+      } else if (verb === 'QUIT') {
+        answer('QUIT', line, '221 2.0.0 Bye')
+        if (!isSilent) socket.end()
+      } else {
+        answer(verb, line, verb === 'HELO' ? '250 scripted' : '502 5.5.2 not implemented')
+      }
+    }
+
+    /** Takes one command or one whole message off the input; false when there is none yet. */
+    const step = (): boolean => {
+      if (mode === 'message') {
+        const data = Buffer.concat([Buffer.from('\r\n'), input])
+        const end = data.indexOf('\r\n.\r\n')
+        if (end < 0) return false
+        const wire = data.subarray(2, end + 2)
+        input = data.subarray(end + 5)
+        mode = 'commands'
+        const message = Buffer.from(wire.toString('latin1').replace(/(?<![^\n])\./g, ''), 'latin1')
+        if (answer('message', '', `250 2.0.0 Ok: queued as Q${this.received.length + 1}`)) {
+          this.received.push({ from, to, wire, message })
+        }
+        return true
+      }
+      const end = input.indexOf('\r\n')
+      if (end < 0) return false
+      const line = input.subarray(0, end).toString('utf8')
+      input = input.subarray(end + 2)
+      obey(line)
+      return true
+    }
+
+    answer('connection', '', '220 scripted ESMTP')
+    socket.on('data', (chunk) => {
+      input = Buffer.concat([input, chunk])
+      while (!isSilent && !socket.destroyed && step());
+    })
+  }
+}
