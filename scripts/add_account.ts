@@ -143,7 +143,7 @@ async function store(settings: Settings, terminal: Prompter, typed: string, valu
     async () => quota === undefined || hasQuota(settings, address, quota),
   ])
   const done = values.update ? 'Updated' : keepsPassword ? 'Changed' : 'Added'
-  const proof = password === undefined ? 'it receives mail' : 'it can log in and receives mail'
+  const proof = password === undefined ? 'in effect' : 'it can log in and receives mail'
   print(
     seconds === undefined
       ? `${done} ${address}. The mail server is not running; this takes effect at the next start: npm start`
@@ -199,7 +199,7 @@ async function remove(
     async () => !(await canLogIn(settings, masterLogin(address))),
   ])
   folder?.removeMailbox(address)
-  const deleted = values['keep-mail'] ? `${address}; its ${mail} stays` : `${address} and its ${mail}`
+  const deleted = values['keep-mail'] ? `${address}; its mail stays` : `${address} and its ${mail}`
   print(
     seconds === undefined
       ? `Deleted ${deleted}. The mail server is not running.`

@@ -40,6 +40,7 @@ Envelope:
 Many:
   --count N              send N messages; {n} in subject, texts, addresses, --header and --message-id becomes 1 to N
   --concurrency C        over C connections, each used again and again (10)
+                         At the end: accepted, refused, the seconds from the first connection on, and the rate.
 
 Output:
   --dry-run              print envelope and message, send nothing
@@ -104,7 +105,9 @@ await run(async () => {
   const client = await resolveClient('smtp', values)
   const { server } = client
 
+  const tally = new Tally(count)
   async function open(connection: number): Promise<SmtpSession> {
+    tally.begin()
     const label = concurrency > 1 && count > 1 ? `[${connection}] ` : ''
     const tell = (who: string, line: string) => say(`${label}${who === 'client' ? '>' : '<'} ${visible(line)}`)
     const session = await SmtpSession.open(server, values.verbose ? { ...client, tell } : client)
@@ -118,7 +121,6 @@ await run(async () => {
     return session
   }
 
-  const tally = new Tally(count)
   if (count > 1) process.once('SIGINT', () => tally.stop())
   await sendAll({
     count,

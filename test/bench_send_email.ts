@@ -21,7 +21,7 @@ await run(async () => {
       await step(`Round ${round} of ${ROUNDS}`, async () => {
         await untilIdle()
         const options = ['--count', String(MAILS), '--concurrency', String(CONNECTIONS), '--text', text]
-        const { stdout, stderr } = await project.run('send_email', ...options, '--to', 'user{n}@example.com')
+        const { stdout, stderr } = await project.run('send_email', ...options, '--to', 'b@example.com')
         const rate = /([\d.]+) messages per second/.exec(stdout)?.[1]
         if (!rate) throw new Error(`send_email: ${stdout}${stderr}`)
         await untilIdle()

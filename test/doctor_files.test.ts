@@ -144,7 +144,7 @@ describe('what programs print is judged', () => {
     const row = (value: number, percent: number) => `bar@x.example\tUser quota\tSTORAGE\t${value}\t10240\t${percent}\n`
     const [full] = quotaFindings(head + row(10_240, 100))
     assert.equal(full?.level, 'failure')
-    assert.match(full?.fix ?? '', /dovecot-quotas\.cf: bar@x\.example:20M/)
+    assert.match(full?.fix ?? '', /add-account -- bar@x\.example --quota 20M/)
     assert.deepEqual(levelsOf(quotaFindings(head + row(9_500, 93))), ['warning'])
     assert.deepEqual(levelsOf(quotaFindings(`${head}bar@x.example\tUser quota\tSTORAGE\t5\t-\t0\n`)), ['ok'])
   })

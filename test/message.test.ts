@@ -6,6 +6,8 @@ import * as base64 from 'nodemailer/lib/base64'
 import MailComposer from 'nodemailer/lib/mail-composer'
 import * as qp from 'nodemailer/lib/qp'
 import { parseAddressList, problemOfAddress, toEnvelope } from '../scripts/lib/addresses.ts'
+import { sendAll } from '../scripts/lib/bulk.ts'
+import { Failure } from '../scripts/lib/cli.ts'
 import { prepareEml, render } from '../scripts/lib/message.ts'
 import { SmtpSession } from '../scripts/lib/smtp.ts'
 import { SmtpServer } from './smtp_server.ts'
@@ -135,7 +137,7 @@ test('any bytes reach the server as they are, but for LF, which becomes CRLF', a
   await fc.assert(
     fc.asyncProperty(fc.array(piece), fc.uint8Array(), async (pieces, bytes) => {
       const message = Buffer.concat([Buffer.from(pieces.join(''), 'latin1'), bytes])
-      const { exit } = await session.deliver({ from: '', to: ['a@b'] }, message)
+      const { exit } = await session.deliver({ envelope: { from: '', to: ['a@b'] }, bytes: message })
       assert.equal(exit, 'ok')
       const text = message.toString('latin1').replace(/\r?\n/g, '\r\n')
       const expected = text === '' || text.endsWith('\r\n') ? text : `${text}\r\n`
@@ -172,5 +174,64 @@ test('a composed message has the bytes that nodemailer itself would give it', as
       assert.ok([withEnd, withEnd.slice(0, -2)].includes(theirs.toString('latin1')))
     }),
     { numRuns: 300 },
+  )
+})
+
+/** Large enough that not all messages are made ahead. */
+const BYTES = Buffer.alloc(20_000_000)
+
+test('however connections break, every message is reported once, and none is handed over twice', async () => {
+  const fate = fc.constantFrom('ok', 'ok', 'ok', 'refused', 'broken before', 'broken behind')
+  await fc.assert(
+    fc.asyncProperty(
+      fc.integer({ min: 1, max: 25 }),
+      fc.integer({ min: 1, max: 5 }),
+      fc.infiniteStream(fc.boolean()),
+      fc.infiniteStream(fate),
+      fc.infiniteStream(fc.nat({ max: 3 })),
+      async (count, concurrency, connects, fates, pauses) => {
+        const pause = async () => {
+          for (let turns = pauses.next().value; turns > 0; turns--)
+            await new Promise((resolve) => setImmediate(resolve))
+        }
+        const handedOver: string[] = []
+        const reported: number[] = []
+        /** Stands in for SmtpSession: breaks as told. */
+        class Session {
+          usable = true
+          async deliver({ envelope }: { envelope: { to: string[] } }) {
+            await pause()
+            const what = this.usable ? fates.next().value : 'broken before'
+            if (what.startsWith('broken')) this.usable = false
+            if (what !== 'broken before') handedOver.push(envelope.to.join())
+            const exit = what === 'ok' ? 'ok' : what === 'refused' ? 'message' : 'connection'
+            return { exit, untaken: what === 'broken before' }
+          }
+          async close() {
+            await pause()
+          }
+        }
+        await sendAll({
+          count,
+          concurrency,
+          notify: undefined,
+          patience: -1,
+          make: async (n) => ({ envelope: { from: '', to: [String(n)] }, bytes: BYTES, messageId: null }),
+          open: async () => {
+            await pause()
+            if (!connects.next().value) throw new Failure('connection', 'no connection')
+            return new Session() as unknown as SmtpSession
+          },
+          report: (n) => reported.push(n),
+          stopped: () => false,
+        })
+        assert.deepEqual(
+          reported.sort((a, b) => a - b),
+          Array.from({ length: count }, (_, index) => index + 1),
+        )
+        assert.equal(new Set(handedOver).size, handedOver.length)
+      },
+    ),
+    { numRuns: 500 },
   )
 })

@@ -1,11 +1,10 @@
 /** Many messages over a few connections: each is reported exactly once, whatever becomes of the connections. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure } from './cli.ts'
-import type { Delivery, Envelope, Notify, SmtpSession } from './smtp.ts'
+import type { Delivery, Notify, Parcel, SmtpSession } from './smtp.ts'
 
-export interface Outgoing {
-  envelope: Envelope
-  bytes: Buffer
+/** A message with its envelope. */
+export interface Outgoing extends Parcel {
   messageId: string | null
 }
 
@@ -53,8 +52,6 @@ export async function sendAll(plan: Plan): Promise<void> {
     bytes += message.bytes.length
   }
 
-  const take = () => (stopped() ? undefined : (again.pop() ?? (next <= count ? next++ : undefined)))
-
   /** A session, or undefined when none can be had: then others go on, or all is hopeless. */
   async function connect(connection: number): Promise<SmtpSession | undefined> {
     const deadline = Date.now() + patience
@@ -73,11 +70,25 @@ export async function sendAll(plan: Plan): Promise<void> {
     }
   }
 
+  /** The number of the next message, or undefined when there is none left. */
+  const take = () => (stopped() ? undefined : (again.pop() ?? (next <= count ? next++ : undefined)))
+
+  async function load(n: number): Promise<{ n: number; message: Outgoing }> {
+    const message = made.get(n) ?? (await make(n))
+    made.delete(n)
+    return { n, message }
+  }
+
   async function work(connection: number): Promise<void> {
     let session: SmtpSession | undefined
-    for (let n = take(); n !== undefined; n = take()) {
-      const message = made.get(n) ?? (await make(n))
-      made.delete(n)
+    // Each message is told to the session together with the one after it, whose envelope then goes out behind it.
+    let following: Awaited<ReturnType<typeof load>> | undefined
+    for (;;) {
+      const n = following?.n ?? take()
+      // Nothing may come between this and the count of workers: what another one leaves must find a taker.
+      if (n === undefined) break
+      const item = following ?? (await load(n))
+      following = undefined
       let delivery: Delivery | undefined
       while (!delivery) {
         const isFresh = !session?.usable
@@ -87,14 +98,16 @@ export async function sendAll(plan: Plan): Promise<void> {
         } else if (!session && workers > 1) {
           // Another worker is still at its message, and will look for more after it.
           workers -= 1
-          again.push(n)
+          again.push(item.n, ...(following ? [following.n] : []))
           return
         } else if (session) {
-          const attempt = await session.deliver(message.envelope, message.bytes, notify)
+          const after = following ? undefined : take()
+          if (after !== undefined) following = await load(after)
+          const attempt = await session.deliver(item.message, { notify, following: following?.message })
           if (!attempt.untaken || isFresh) delivery = attempt
         }
       }
-      report(n, message, delivery)
+      report(item.n, item.message, delivery)
     }
     workers -= 1
     await session?.close()

@@ -44,7 +44,7 @@ export const MAIL_OPTIONS = {
   bcc: MANY,
   ...COMPOSE_OPTIONS,
   eml: ONE,
-  'envelope-from': ONE,
+  'envelope-from': MANY,
   'envelope-to': MANY,
 } as const
 
@@ -126,10 +126,9 @@ async function readDraft(
   return (n) => {
     const fill = filler(context, n)
     const list = addressReader(values, fill)
-    const isAddressed = ['to', 'cc', 'bcc', 'envelope-to'].some((name) => values[name as 'to'] !== undefined)
     const draft: Draft = {
       from: list('from') ?? [defaultSender(context)],
-      to: list('to') ?? (isAddressed ? [] : [{ name: 'バー', address: BAR }]),
+      to: list('to') ?? (isAddressed(values) ? [] : [{ name: 'バー', address: BAR }]),
       cc: list('cc') ?? [],
       replyTo: list('reply-to') ?? [],
       subject: fill(values.subject ?? SUBJECT),
@@ -150,25 +149,31 @@ async function readDraft(
 
 async function readReady(values: MailValues, path: string, context: MailContext): Promise<(n: number) => Outgoing> {
   const bytes = path === '-' ? await buffer(process.stdin) : readFile('eml', path)
-  const names = ['to', 'cc', 'bcc'] as const
-  const isAddressed = [...names, 'envelope-to' as const].some((name) => values[name] !== undefined)
-  const isSent = values.from !== undefined || values['envelope-from'] !== undefined
+  const needed = {
+    sender: values.from === undefined && values['envelope-from'] === undefined,
+    recipients: !isAddressed(values),
+  }
   let message: ReturnType<typeof prepareEml>
   try {
-    message = prepareEml(bytes, { sender: !isSent, recipients: !isAddressed })
+    message = prepareEml(bytes, needed)
   } catch (error) {
     throw new Failure('usage', `--eml ${path}: ${messageOf(error)}. Name the envelope: --from, --to`)
   }
-  if (!isAddressed && message.to.length === 0) {
+  if (needed.recipients && message.to.length === 0) {
     throw new Failure('usage', `--eml ${path}: no recipient in its To, Cc and Bcc. Name one: --to`)
   }
   return (n) => {
     const fill = filler(context, n)
     const list = addressReader(values, fill)
     const from = list('from') ?? (message.from.length > 0 ? message.from : [defaultSender(context)])
-    const to = isAddressed ? names.flatMap((name) => list(name) ?? []) : message.to
+    const to = needed.recipients ? message.to : (['to', 'cc', 'bcc'] as const).flatMap((name) => list(name) ?? [])
     return { envelope: envelopeOf(values, fill, from, to), bytes: message.bytes, messageId: message.messageId }
   }
+}
+
+/** Whether an option names any recipient; then neither bar nor the header of a ready message is one. */
+function isAddressed({ to, cc, bcc, 'envelope-to': envelopeTo }: MailValues): boolean {
+  return [to, cc, bcc, envelopeTo].some((list) => list !== undefined)
 }
 
 type Fill = (text: string) => string
@@ -179,7 +184,9 @@ function filler({ numbered }: MailContext, n: number): Fill {
 
 /** Reads address lists: undefined where the option is not given. */
 function addressReader(values: MailValues, fill: Fill) {
-  return (option: 'from' | 'to' | 'cc' | 'bcc' | 'reply-to' | 'envelope-to'): Mailbox[] | undefined => {
+  return (
+    option: 'from' | 'to' | 'cc' | 'bcc' | 'reply-to' | 'envelope-from' | 'envelope-to',
+  ): Mailbox[] | undefined => {
     const lists = values[option]
     if (lists === undefined) return undefined
     try {
@@ -193,14 +200,13 @@ function addressReader(values: MailValues, fill: Fill) {
 }
 
 function envelopeOf(values: MailValues, fill: Fill, senders: Mailbox[], recipients: Mailbox[]): Envelope {
-  const to = addressReader(values, fill)('envelope-to') ?? recipients
-  const given = values['envelope-from'] === undefined ? undefined : fill(values['envelope-from']).trim()
+  const list = addressReader(values, fill)
+  const to = list('envelope-to') ?? recipients
   // The null sender, which nothing bounces to (RFC 5321 section 4.5.5).
-  const isNull = given === '' || given === '<>'
-  const from = isNull ? '' : (given?.replace(/^<(.*)>$/, '$1') ?? senders[0]?.address ?? '')
-  const problem = isNull ? undefined : problemOfAddress(from)
-  if (problem) throw new Failure('usage', `--envelope-from ${JSON.stringify(from)}: ${problem}.`)
-  return { from: toEnvelope(from), to: [...new Set(to.map(({ address }) => toEnvelope(address)))] }
+  const isNull = /^(?:\s*|<>)$/.test(values['envelope-from']?.[0] ?? 'not given')
+  const [sender, ...more] = isNull ? [] : (list('envelope-from') ?? senders.slice(0, 1))
+  if (more.length > 0) throw new Failure('usage', '--envelope-from: an envelope has one sender.')
+  return { from: toEnvelope(sender?.address ?? ''), to: [...new Set(to.map(({ address }) => toEnvelope(address)))] }
 }
 
 function defaultSender({ user = FOO }: MailContext): Mailbox {

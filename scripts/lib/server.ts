@@ -143,7 +143,8 @@ export async function roundTrip(settings: Settings): Promise<{ milliseconds: num
   const [senderLogin, recipientLogin] = [loginOf(FOO), loginOf(BAR)]
   const begin = performance.now()
   const sender = await SmtpSession.open(smtp, { login: senderLogin, loginWasChosen: true })
-  const { exit, problem } = await sender.deliver({ from: FOO, to: [BAR] }, Buffer.from(testMail(messageId)))
+  const envelope = { from: FOO, to: [BAR] }
+  const { exit, problem } = await sender.deliver({ envelope, bytes: Buffer.from(testMail(messageId)) })
   await sender.close()
   if (problem) throw new Failure(exit, problem)
   while (performance.now() - begin < DELIVERY) {

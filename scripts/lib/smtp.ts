@@ -16,6 +16,12 @@ export interface Envelope {
   to: string[]
 }
 
+/** What a session sends. */
+export interface Parcel {
+  envelope: Envelope
+  bytes: Buffer
+}
+
 /** When to report to the sender (RFC 3461 section 4.1): `never`, or some of the others. */
 export type Notify = ('never' | 'success' | 'failure' | 'delay')[]
 
@@ -45,6 +51,15 @@ export interface Delivery {
   untaken: boolean
 }
 
+export interface DeliveryOptions {
+  notify?: Notify | undefined
+  /**
+   * The message that will be delivered next. Its envelope goes out together with this message, which RFC 2920 section
+   * 3.1 allows in so many words, and saves it a round trip.
+   */
+  following?: Parcel | undefined
+}
+
 export interface SessionOptions {
   login: Login | undefined
   /** False: log in only where the server offers it. True: fail where it does not. */
@@ -62,6 +77,8 @@ export class SmtpSession {
   readonly #connection: SmtpConnection
   #extensions: string[] = []
   #needsReset = false
+  /** The message whose envelope is on its way already, and its lines. */
+  #announced: { parcel: Parcel; lines: string } | undefined
 
   /** Connects, starts TLS where asked for, and logs in. Throws a Failure: `connection`, `tls`, `login`, `timeout`. */
   static async open(server: SmtpServer, { login, loginWasChosen, tell }: SessionOptions): Promise<SmtpSession> {
@@ -95,25 +112,31 @@ export class SmtpSession {
    * Sends one message. Its bytes leave as they are, but for line ends: SMTP has CRLF alone (RFC 5321 section 2.3.8),
    * so a bare LF becomes CRLF, and a last line without line end gets one. Never throws: failures are results.
    */
-  async deliver({ from, to }: Envelope, message: Buffer, notify?: Notify): Promise<Delivery> {
+  async deliver(parcel: Parcel, { notify, following }: DeliveryOptions = {}): Promise<Delivery> {
     const connection = this.#connection
-    const lines = withCrlf(message.toString('latin1'))
+    const { to } = parcel.envelope
+    const announced = this.#announced?.parcel === parcel ? this.#announced : undefined
+    const lines = announced?.lines ?? withCrlf(parcel.bytes)
+    this.#announced = undefined
     // To MAIL FROM, to RCPT TO for each recipient, to DATA and to the message, as far as they come.
     const replies: Reply[] = []
     let handedOver = false
     let broken: Failure | undefined
     try {
-      this.#checkSize(lines.length)
-      connection.expectSilence()
-      if (this.#needsReset) await this.#reset()
+      if (!announced) {
+        if (!this.#fits(lines)) {
+          const fact = `the message has ${lines.length} bytes; the server takes ${this.#largest} at most (SIZE)`
+          throw connection.failure('message', fact)
+        }
+        connection.expectSilence()
+        if (this.#needsReset) await this.#reset()
+      }
       this.#needsReset = true
-      await this.#sendEnvelope(this.#envelopeCommands(from, to, lines, notify), replies)
+      await this.#sendEnvelope(this.#envelopeCommands(parcel.envelope, lines, notify), announced !== undefined, replies)
       if (!judge(to, replies)) {
         handedOver = true
-        // A dot before each line that begins with one, and the final dot (RFC 5321 section 4.5.2).
-        const data = `${lines.replace(/(?<![^\n])\./g, '..')}.\r\n`
-        connection.sendData(data, `(the message, ${lines.length} bytes)`)
-        replies.push(await connection.reply('the message', data.length / SLOWEST))
+        connection.sendMessage(lines, this.#announce(following, notify))
+        replies.push(await connection.reply('the message', lines.length / SLOWEST))
       }
     } catch (error) {
       if (!(error instanceof Failure)) throw error
@@ -213,14 +236,25 @@ export class SmtpSession {
     }
   }
 
-  /** The SIZE that the server announced (RFC 1870) is known before a byte is sent. */
-  #checkSize(bytes: number): void {
-    const most = Number(this.#parameterOf('SIZE') || 0)
-    if (most === 0 || bytes <= most) return
-    throw this.#connection.failure('message', `the message has ${bytes} bytes; the server takes ${most} at most (SIZE)`)
+  /** The commands of the next message's envelope, where they may go out before the answer to this message. */
+  #announce(parcel: Parcel | undefined, notify: Notify | undefined): string[] {
+    if (!parcel || !this.offers('PIPELINING')) return []
+    const lines = withCrlf(parcel.bytes)
+    if (!this.#fits(lines)) return []
+    this.#announced = { parcel, lines }
+    return this.#envelopeCommands(parcel.envelope, lines, notify)
   }
 
-  #envelopeCommands(from: string, to: string[], lines: string, notify?: Notify): string[] {
+  /** The largest message that the server takes (RFC 1870) is known before a byte is sent; 0 is no limit. */
+  get #largest(): number {
+    return Number(this.#parameterOf('SIZE') || 0)
+  }
+
+  #fits(lines: string): boolean {
+    return this.#largest === 0 || lines.length <= this.#largest
+  }
+
+  #envelopeCommands({ from, to }: Envelope, lines: string, notify: Notify | undefined): string[] {
     const parameters = [
       this.offers('SIZE') ? ` SIZE=${lines.length}` : '',
       this.offers('8BITMIME') && /[\x80-\xff]/.test(lines) ? ' BODY=8BITMIME' : '',
@@ -231,10 +265,10 @@ export class SmtpSession {
   }
 
   /** Sends the commands up to DATA, as far as they make sense, and collects the replies. */
-  async #sendEnvelope(commands: string[], replies: Reply[]): Promise<void> {
+  async #sendEnvelope(commands: string[], isSent: boolean, replies: Reply[]): Promise<void> {
     // With PIPELINING (RFC 2920) they go out together, and the answers come in their order.
     const isPipelined = this.offers('PIPELINING')
-    if (isPipelined) this.#connection.send(...commands)
+    if (isPipelined && !isSent) this.#connection.send(...commands)
     for (const command of commands) {
       if (!isPipelined) {
         const isHopeless = command === 'DATA' && !replies.slice(1).some(isPositive)
@@ -259,7 +293,7 @@ export class SmtpSession {
 
   /** Sends a command that only prepares; throws a Failure when it is refused. `shown` stands for it in the dialogue. */
   async #command(exit: ExitName, command: string, { shown = command, expected = 0 } = {}): Promise<void> {
-    this.#connection.sendData(`${command}\r\n`, shown)
+    this.#connection.sendSecret(command, shown)
     const name = exit === 'login' ? 'AUTH' : nameOf(command)
     const reply = await this.#connection.reply(name)
     if (expected ? reply.code === expected : isPositive(reply)) return
@@ -314,8 +348,8 @@ function queueIdOf(reply: string): string | null {
   return /\bqueued as ([^\s>]+)/i.exec(reply)?.[1] ?? /\bid=(\S+)/.exec(reply)?.[1] ?? null
 }
 
-/** Line ends as SMTP has them. The text has one character for each byte, and so keeps all other bytes. */
-function withCrlf(message: string): string {
-  const lines = message.replace(/\r?\n/g, '\r\n')
+/** A message with the line ends of SMTP, as a text of one character for each byte: so all other bytes stay. */
+function withCrlf(message: Buffer): string {
+  const lines = message.toString('latin1').replace(/\r?\n/g, '\r\n')
   return lines === '' || lines.endsWith('\r\n') ? lines : `${lines}\r\n`
 }

@@ -68,10 +68,21 @@ export class SmtpConnection {
     this.#socket.write(`${commands.join('\r\n')}\r\n`)
   }
 
-  /** Sends what is no command or is secret; `shown` stands for it in the dialogue. */
-  sendData(data: string, shown: string): void {
+  /** Sends a secret; `shown` stands for it in the dialogue. */
+  sendSecret(command: string, shown: string): void {
     this.#tell('client', shown)
-    this.#socket.write(data, 'latin1')
+    this.#socket.write(`${command}\r\n`)
+  }
+
+  /**
+   * Sends the lines of a message, one character for each byte, with a dot before each that begins with one, and the
+   * final dot (RFC 5321 section 4.5.2); and behind it, in the same go, the commands of the next.
+   */
+  sendMessage(lines: string, commands: string[]): void {
+    this.#tell('client', `(the message, ${lines.length} bytes)`)
+    for (const command of commands) this.#tell('client', command)
+    const behind = commands.map((command) => `${Buffer.from(command).toString('latin1')}\r\n`).join('')
+    this.#socket.write(`${lines.replace(/(?<![^\n])\./g, '..')}.\r\n${behind}`, 'latin1')
   }
 
   /**

@@ -9,7 +9,7 @@ const MOST_LINES = 20
 export class Tally {
   readonly #total: number
   readonly #bar: ReturnType<typeof progressBar>
-  readonly #begin = performance.now()
+  #begin: number | undefined
   readonly #counts = { accepted: 0, partial: 0, refused: 0, failed: 0 }
   #done = 0
   #lines = 0
@@ -21,6 +21,11 @@ export class Tally {
   constructor(total: number) {
     this.#total = total
     this.#bar = progressBar(total)
+  }
+
+  /** The time begins to run: with the first connection, when messages have been made ahead. */
+  begin(): void {
+    this.#begin ??= performance.now()
   }
 
   add(n: number, { exit }: Delivery): void {
@@ -59,7 +64,8 @@ export class Tally {
 
   end(json = false): void {
     this.#bar.clear()
-    const seconds = (performance.now() - this.#begin) / 1000
+    const now = performance.now()
+    const seconds = (now - (this.#begin ?? now)) / 1000
     const { accepted, partial, refused, failed } = this.#counts
     const parts = [
       `${accepted + partial} accepted${partial > 0 ? ` (${partial} not for all recipients)` : ''}`,
@@ -67,7 +73,7 @@ export class Tally {
       ...(failed > 0 ? [`${failed} failed`] : []),
       ...(this.#done < this.#total ? [`${this.#total - this.#done} not sent`] : []),
     ]
-    const rate = (this.#done / seconds).toFixed(1)
+    const rate = (this.#done / Math.max(seconds, 0.001)).toFixed(1)
     const line = `${parts.join(', ')} of ${this.#total} messages in ${seconds.toFixed(2)} s: ${rate} messages per second`
     if (json) say(line)
     else print(line)

@@ -125,7 +125,7 @@ const accountHashes: Check = {
       if (isKnown && (HASHES[name] === undefined || name !== scheme.toUpperCase() || HASHES[name].test(value)))
         return []
       const why = isKnown ? `is no whole {${scheme}} hash` : `has the scheme {${scheme}}, which Dovecot does not know`
-      const fix = `npm run add-account -- ${address} --update`
+      const fix = `npm run add-account -- --update ${address}`
       return [failure(`${ACCOUNTS} line ${line}: the password of ${address} ${why}`, fix)]
     })
     return verdict(problems, 'schemes and lengths are right')

@@ -51,7 +51,10 @@ async function send(context: Context, to: string): Promise<TestMail> {
     if (!(error instanceof Failure) || error.exit !== 'login') throw error
     return SmtpSession.open(server, { login: undefined, loginWasChosen: false })
   })
-  const { exit, problem, queueId } = await session.deliver({ from: FOO, to: [to] }, Buffer.from(message))
+  const { exit, problem, queueId } = await session.deliver({
+    envelope: { from: FOO, to: [to] },
+    bytes: Buffer.from(message),
+  })
   await session.close()
   if (problem) throw new Failure(exit, problem)
   return { id, begin, queueId: queueId ?? '' }

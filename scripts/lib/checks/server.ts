@@ -282,7 +282,7 @@ const logins: Check = {
           await session.quit()
         } catch (error) {
           const isRefused = (error as Failure).exit === 'login'
-          const update = `npm run add-account -- ${account.address} --update`
+          const update = `npm run add-account -- --update ${account.address}`
           const fix = isRefused
             ? `npm start, which brings accounts into effect; else a new password: ${update}`
             : 'npm run logs'

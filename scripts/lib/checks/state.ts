@@ -108,7 +108,7 @@ export function quotaFindings(text: string): Finding[] {
   const storage = rows.filter(([, , type]) => type === 'STORAGE')
   const problems = storage.flatMap(([user = '', , , value = '', limit = '', percent = '']) => {
     if (limit === '-' || Number(percent) < NEARLY_FULL) return []
-    const fix = `Write into ${CONFIG}/dovecot-quotas.cf: ${user}:${Math.ceil((Number(limit) * 2) / 1_024)}M`
+    const fix = `npm run add-account -- ${user} --quota ${Math.ceil((Number(limit) * 2) / 1_024)}M`
     const evidence = `${user}: ${value} of ${limit} kB (${percent} %)`
     if (Number(percent) < 100) return [warning(`${evidence}: nearly full`, fix)]
     return [failure(`${evidence}: full; mail is refused with 552 or bounces`, fix)]
