@@ -177,6 +177,29 @@ describe('a composed mail', () => {
   })
 })
 
+describe('server and login', () => {
+  test('come from the option, else the environment, else .env, else the default', async () => {
+    const file = project.path('.env')
+    writeFileSync(file, `SMTP_USER=${BAR}\nSMTP_PASSWORD=wrong\nMAIL_TIMEOUT=nonsense\n`)
+    try {
+      const timeout = ['--timeout', '20']
+      assert.match((await send()).stderr, /^MAIL_TIMEOUT=nonsense: a number of seconds/)
+      assert.equal((await send(...timeout)).code, 5)
+      const env = { SMTP_PASSWORD: 'foo' }
+      assert.equal((await project.runWith({ env }, 'send_email', ...timeout)).code, 0)
+      const [mail] = await arrived(BAR)
+      assert.match(mail?.toString() ?? '', new RegExp(`^From: ${BAR}\r$`, 'm'))
+      assert.equal((await project.runWith({ env }, 'send_email', ...timeout, '--password', 'no')).code, 5)
+      const input = 'foo\nnot this line\n'
+      const piped = await project.runWith({ input }, 'send_email', ...timeout, '--user', FOO, '--password-stdin')
+      assert.equal(piped.code, 0, piped.stderr)
+    } finally {
+      rmSync(file)
+    }
+    await arrived(BAR)
+  })
+})
+
 describe('--eml', () => {
   const EML = Buffer.concat([
     Buffer.from(

@@ -139,7 +139,7 @@ function calendarPart(calendar: string): { contentType: string; content: string 
 }
 
 function attachmentPart({ filename, content, cid }: Attachment): MailComposerAttachment {
-  return { filename, content, ...(cid ? { cid, contentDisposition: 'inline' } : {}) }
+  return { filename, content, contentDisposition: cid ? 'inline' : 'attachment', ...(cid ? { cid } : {}) }
 }
 
 /** A message that is sent as it is, and what its header says about the envelope. */
