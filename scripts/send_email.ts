@@ -33,8 +33,10 @@ Send as it is:
                          and --bcc, else its To, Cc and Bcc. Sender: --from, else its Sender or From.
 
 Envelope:
-  --envelope-from ADDRESS   MAIL FROM; '' is the null sender <> of bounces
-  --envelope-to ADDRESS *   RCPT TO, instead of all other recipients
+  --envelope-from ADDRESS
+                         MAIL FROM; '' is the null sender <> of bounces
+  --envelope-to ADDRESS *
+                         RCPT TO, instead of all other recipients
   --dsn WHEN             ask for delivery status notifications: never, or some of success,failure,delay
 
 Many:

@@ -171,7 +171,7 @@ describe('add_account changes the files of a stopped server', () => {
     const { withLock } = await import(project.path('scripts/lib/configuration_files.ts'))
     let kills = 0
     const killedBeforeTheEnd: string[] = []
-    for (let step = 0; ; step++) {
+    for (let step = 0; ; step += 2) {
       const address = `user${step}@domain${step}.example`
       const before = texts()
       const { code, stderr } = await sabotaged(

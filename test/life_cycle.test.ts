@@ -99,6 +99,20 @@ describe('a running server', () => {
     })
   })
 
+  test('mail that is accepted for a new account reaches it, however early it comes', async () => {
+    for (const name of ['carol', 'dave', 'erin']) {
+      const address = `${name}@development-virtual.example.com`
+      appendFileSync(project.config('postfix-accounts.cf'), `${address}|{SHA512-CRYPT}${encrypt('secret')}\n`)
+      const started = project.run('start')
+      await until(`mail to ${name} accepted`, async () => (await send(project.ports, address, 'early')) === null)
+      await until(`mail to ${name} read`, async () => {
+        const sources = await messagesOf({ host, ports: project.ports }, address).catch(() => [])
+        return subjectsOf(sources).join() === 'early'
+      })
+      assert.equal((await started).code, 0)
+    }
+  })
+
   test('a mailbox over its quota bounces the mail to its sender', async () => {
     writeFileSync(project.config('dovecot-quotas.cf'), 'baz@development-virtual.example.com:1M\n')
     const { code, stderr } = await project.run('start')
@@ -155,10 +169,10 @@ describe('a running server', () => {
     })
     const { code, stdout } = await project.run('reset', '--yes')
     assert.equal(code, 0)
-    assert.match(stdout, /Deleted: \d+ messages in 5 mailboxes, \d+ in the queue/)
+    assert.match(stdout, /Deleted: \d+ messages in 8 mailboxes, \d+ in the queue/)
     const { accounts, queue } = await status(project)
     assert.equal(queue, 0)
-    assert.equal(accounts.length, 5)
+    assert.equal(accounts.length, 8)
     for (const account of accounts) assert.deepEqual([account.inbox, account.otherFolders], [0, 0])
   })
 

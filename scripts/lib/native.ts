@@ -348,10 +348,23 @@ export class NativeEngine implements Engine {
       const content = bytes.includes(0) ? bytes : mapPaths(bytes.toString('utf8'), this.#dir)
       write(join(LAYOUT.config, name), content, 0o640)
     }
-    for (const [name, content] of Object.entries(configuration.files)) {
-      write(name, content, name.startsWith(LAYOUT.postfix) ? 0o644 : 0o640)
-    }
+    const isDovecots = (name: string) => name.startsWith(`${LAYOUT.dovecot}/`)
+    const files = Object.entries(configuration.files)
+    for (const [name, content] of files) if (isDovecots(name)) write(name, content, 0o640)
+    // Dovecot first: mail that Postfix accepts for an account that Dovecot does not know yet would bounce.
+    if (this.#masters().dovecot && changed.some(isDovecots)) await this.#untilDovecotHasRead(configuration.userdbMarker)
+    for (const [name, content] of files) if (!isDovecots(name)) write(name, content, 0o644)
     return { ...configuration, changed }
+  }
+
+  /** Dovecot looks at its userdb once a second at the most. */
+  async #untilDovecotHasRead(marker: string): Promise<void> {
+    const deadline = Date.now() + RELOAD_PATIENCE
+    while ((await $`doveadm -c ${this.#dovecotConf()} user -f uid ${marker}`).exitCode !== 0) {
+      if (Date.now() > deadline)
+        throw new Failure('failed', 'Dovecot does not read its accounts again. See: npm run logs')
+      await sleep(20)
+    }
   }
 
   /** hash: tables are read from a compiled form. */

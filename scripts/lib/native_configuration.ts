@@ -5,6 +5,7 @@
  * The container's paths are mapped onto the instance; the user's files keep their line numbers, so that a daemon's
  * complaint can be traced back to them.
  */
+import { createHash } from 'node:crypto'
 import { parseAccounts, parseQuotas } from './accounts.ts'
 import { Failure } from './cli.ts'
 import { HOSTNAME, type ServiceName } from './settings.ts'
@@ -55,8 +56,8 @@ export interface NativeConfiguration {
   notices: string[]
   /** False where SMTP_ONLY=1 leaves Dovecot out. */
   dovecot: boolean
-  /** How many lines of `postfix/main.cf` stand in front of the user's own. */
-  mainCfOffset: number
+  /** A login that nobody can use, made of the userdb's content: where Dovecot knows it, it has read this userdb. */
+  userdbMarker: string
 }
 
 /** Variables that this module obeys. */
@@ -157,17 +158,21 @@ export function nativeConfiguration(input: NativeInput): NativeConfiguration {
     [`${LAYOUT.postfix}/aliases`]: `root: ${environment.POSTMASTER_ADDRESS || `postmaster@${domainOf(input)}`}\n${mapped('postfix-aliases.cf')}`,
   }
   if (input.file('postfix-regexp.cf') !== undefined) files[`${LAYOUT.postfix}/regexp`] = mapped('postfix-regexp.cf')
+  const ids = `${VMAIL_ID}:${VMAIL_ID}`
+  const userdb = accounts
+    .map(({ address, hash, attributes }) => {
+      const quota = quotas.get(address.toLowerCase())
+      const extra = [attributes, quota && `userdb_quota_rule=*:bytes=${quota}`].filter(Boolean).join(' ')
+      return `${address}:${hash}:${ids}::${path(LAYOUT.mail)}/${mailboxOf(address)}/home::${extra}\n`
+    })
+    .join('')
+  const userdbMarker = `marker-${createHash('sha256').update(userdb).digest('hex').slice(0, 16)}`
   if (dovecot) {
     files[`${LAYOUT.dovecot}/dovecot.conf`] = dovecotConf(input, tls)
-    files[`${LAYOUT.dovecot}/userdb`] = accounts
-      .map(({ address, hash, attributes }) => {
-        const quota = quotas.get(address.toLowerCase())
-        const extra = [attributes, quota && `userdb_quota_rule=*:bytes=${quota}`].filter(Boolean).join(' ')
-        return `${address}:${hash}:${VMAIL_ID}:${VMAIL_ID}::${path(LAYOUT.mail)}/${mailboxOf(address)}/home::${extra}\n`
-      })
-      .join('')
+    // "*" is the hash of no password.
+    files[`${LAYOUT.dovecot}/userdb`] = `${userdb}${userdbMarker}:*:${ids}::::\n`
   }
-  return { files, dovecot, mainCfOffset: head.length, notices: noticesOf(environment, overridden) }
+  return { files, dovecot, userdbMarker, notices: noticesOf(environment, overridden) }
 }
 
 /** Throws a Failure for a value that no daemon would take, or only with a riddle in the log. */
