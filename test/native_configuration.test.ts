@@ -76,10 +76,8 @@ test('accounts become mailboxes with their quota and attributes', () => {
       'dovecot-quotas.cf': 'ann@x.example:10M\n',
     },
   )
-  const userdb = made['dovecot/userdb'] ?? ''
-  assert.match(userdb, /^marker-[0-9a-f]{16}:\*:5000:5000::::\n$/m)
   assert.equal(
-    userdb.replace(/^marker-.*\n/m, ''),
+    made['dovecot/userdb']?.replace(/ userdb_marker=[0-9a-f]{16}$/gm, ''),
     'Ann@x.example:{PLAIN}p:5000:5000::/srv/mail/mail/x.example/Ann/home::userdb_mail=maildir:~/m userdb_quota_rule=*:bytes=10M\n' +
       'bob@x.example:{PLAIN}q:5000:5000::/srv/mail/mail/x.example/bob/home::\n',
   )

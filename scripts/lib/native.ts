@@ -21,6 +21,7 @@ import {
 import { networkInterfaces } from 'node:os'
 import { dirname, join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { type Account, readAccounts } from './accounts.ts'
 import { Failure, messageOf, say, step } from './cli.ts'
 import { withLock } from './configuration_files.ts'
 import type { Engine, ExecOptions } from './engine.ts'
@@ -360,7 +361,10 @@ export class NativeEngine implements Engine {
   /** Dovecot looks at its userdb once a second at the most. */
   async #untilDovecotHasRead(marker: string): Promise<void> {
     const deadline = Date.now() + RELOAD_PATIENCE
-    while ((await $`doveadm -c ${this.#dovecotConf()} user -f uid ${marker}`).exitCode !== 0) {
+    const [account] = readAccounts()
+    const seen = async ({ address }: Account) =>
+      (await $`doveadm -c ${this.#dovecotConf()} user -f marker ${address}`).stdout.trim() === marker
+    while (account && !(await seen(account))) {
       if (Date.now() > deadline)
         throw new Failure('failed', 'Dovecot does not read its accounts again. See: npm run logs')
       await sleep(20)

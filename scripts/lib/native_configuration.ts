@@ -56,7 +56,7 @@ export interface NativeConfiguration {
   notices: string[]
   /** False where SMTP_ONLY=1 leaves Dovecot out. */
   dovecot: boolean
-  /** A login that nobody can use, made of the userdb's content: where Dovecot knows it, it has read this userdb. */
+  /** A field of all users, made of what the userdb says: Dovecot gives it when it has read this userdb. */
   userdbMarker: string
 }
 
@@ -158,19 +158,15 @@ export function nativeConfiguration(input: NativeInput): NativeConfiguration {
     [`${LAYOUT.postfix}/aliases`]: `root: ${environment.POSTMASTER_ADDRESS || `postmaster@${domainOf(input)}`}\n${mapped('postfix-aliases.cf')}`,
   }
   if (input.file('postfix-regexp.cf') !== undefined) files[`${LAYOUT.postfix}/regexp`] = mapped('postfix-regexp.cf')
-  const ids = `${VMAIL_ID}:${VMAIL_ID}`
-  const userdb = accounts
-    .map(({ address, hash, attributes }) => {
-      const quota = quotas.get(address.toLowerCase())
-      const extra = [attributes, quota && `userdb_quota_rule=*:bytes=${quota}`].filter(Boolean).join(' ')
-      return `${address}:${hash}:${ids}::${path(LAYOUT.mail)}/${mailboxOf(address)}/home::${extra}\n`
-    })
-    .join('')
-  const userdbMarker = `marker-${createHash('sha256').update(userdb).digest('hex').slice(0, 16)}`
+  const users = accounts.map(({ address, hash, attributes }) => {
+    const quota = quotas.get(address.toLowerCase())
+    const extra = [attributes, quota && `userdb_quota_rule=*:bytes=${quota}`].filter(Boolean).join(' ')
+    return `${address}:${hash}:${VMAIL_ID}:${VMAIL_ID}::${path(LAYOUT.mail)}/${mailboxOf(address)}/home::${extra}`
+  })
+  const userdbMarker = createHash('sha256').update(users.join()).digest('hex').slice(0, 16)
   if (dovecot) {
     files[`${LAYOUT.dovecot}/dovecot.conf`] = dovecotConf(input, tls)
-    // "*" is the hash of no password.
-    files[`${LAYOUT.dovecot}/userdb`] = `${userdb}${userdbMarker}:*:${ids}::::\n`
+    files[`${LAYOUT.dovecot}/userdb`] = users.map((user) => `${user} userdb_marker=${userdbMarker}\n`).join('')
   }
   return { files, dovecot, userdbMarker, notices: noticesOf(environment, overridden) }
 }
