@@ -191,7 +191,8 @@ describe('the running server leads out', () => {
     const file = `${project.stateDir}/postfix/master.cf`
     const text = readFileSync(file, 'utf8')
     writeFileSync(file, text.replace(/^(local +unix.*) local$/m, '$1 smtp'))
-    const bad = await problems().finally(() => writeFileSync(file, text))
+    // What Postfix still says about the map that was gone is no matter here.
+    const bad = (await problems().finally(() => writeFileSync(file, text))).filter(({ check }) => check !== 'logs')
     assertOnly(bad, 'fence-server', 'failure', /local runs smtp/, /Restore the service local/)
   })
 })
