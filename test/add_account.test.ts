@@ -8,7 +8,7 @@ import { BAR, CATCHALL, FOO, hashPassword } from '../scripts/lib/accounts.ts'
 import { Pop3Session } from '../scripts/lib/pop3.ts'
 import { localDomains, withoutVirtualDomain, withVirtualDomain } from '../scripts/lib/postfix_tables.ts'
 import { messagesOf, send, subjectsOf } from './deliveries.ts'
-import { type Project, type Result, startedProject, until } from './harness.ts'
+import { AS_NOBODY, type Project, type Result, startedProject, until } from './harness.ts'
 
 const DOMAIN = 'development-virtual.example.com'
 const FILES = ['postfix-accounts.cf', 'postfix-virtual.cf', 'dovecot-quotas.cf', 'postfix-transport_maps']
@@ -420,7 +420,7 @@ describe('add_account with a running server', () => {
     const child = spawn(
       'setpriv',
       [
-        ...['--reuid', 'nobody', '--clear-groups', process.execPath, '--import', 'tsx', 'scripts/add_account.ts'],
+        ...[...AS_NOBODY, process.execPath, '--import', 'tsx', 'scripts/add_account.ts'],
         ...[`nora@${DOMAIN}`, 'geheim'],
       ],
       { cwd: project.dir, env: { ...project.env, PATH: `${bin}:${process.env.PATH}`, HOME: project.dir } },

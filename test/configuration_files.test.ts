@@ -16,7 +16,7 @@ import {
 } from 'node:fs'
 import { hostname } from 'node:os'
 import { after, before, beforeEach, describe, test } from 'node:test'
-import { Project, type Result, until } from './harness.ts'
+import { AS_NOBODY, Project, type Result, until } from './harness.ts'
 
 const DOMAIN = 'development-virtual.example.com'
 const FILES = ['postfix-accounts.cf', 'postfix-virtual.cf', 'dovecot-quotas.cf', 'postfix-transport_maps']
@@ -287,15 +287,7 @@ describe('add_account changes the files of a stopped server', () => {
 
   test('a folder that cannot be written is an error', async () => {
     execFileSync('chown', ['-R', '0', project.path('docker-data')])
-    const command = [
-      '--reuid',
-      'nobody',
-      '--clear-groups',
-      process.execPath,
-      '--import',
-      'tsx',
-      'scripts/add_account.ts',
-    ]
+    const command = [...AS_NOBODY, process.execPath, '--import', 'tsx', 'scripts/add_account.ts']
     const child = spawn('setpriv', [...command, `a@${DOMAIN}`, 'secret'], { cwd: project.dir, env: project.env })
     let stderr = ''
     child.stderr.on('data', (chunk) => {

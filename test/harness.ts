@@ -9,6 +9,12 @@ import { join } from 'node:path'
 import { isFree } from '../scripts/lib/ports.ts'
 import { ROOT, SERVICE_NAMES, SERVICES, type ServiceName } from '../scripts/lib/settings.ts'
 
+/** For setpriv: another user, who may read everything, since the packages may lie below somebody's closed home. */
+export const AS_NOBODY = [
+  ...['--reuid', 'nobody', '--clear-groups'],
+  ...['--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search'],
+]
+
 export interface Result {
   code: number | null
   stdout: string
