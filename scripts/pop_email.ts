@@ -4,7 +4,7 @@ import { findAccount, masterLogin, readAccounts } from './lib/accounts.ts'
 import { EXIT, explainExitCodes, Failure, messageOf, print, printAll, run, say, step, style, table } from './lib/cli.ts'
 import { CLIENT_OPTIONS, explainClientOptions, resolveClient } from './lib/client_options.ts'
 import { FILTER_OPTIONS, parseCount, parseFilters } from './lib/filters.ts'
-import type { Pop3Server } from './lib/pop3.ts'
+import type { Pop3Message, Pop3Server, Pop3Session } from './lib/pop3.ts'
 import { Folder, saver } from './lib/save.ts'
 import type { Mailbox, Wait } from './lib/search.ts'
 import type { Source } from './lib/views.ts'
@@ -128,12 +128,14 @@ await run(async () => {
   }
   const { write, flush } = writer()
   const shown = new Map<Mailbox, Set<string>>()
+  // Where nothing else is asked for, only the newest of a large mailbox need be listed.
+  const newest = wait || filters.matchesHeader || filters.matchesBody || filters.unseenSince ? undefined : filters.last
   const counts = { there: 0, selected: 0, shown: 0 }
   for (const mailbox of mailboxes) {
     const uidls = new Set<string>()
     shown.set(mailbox, uidls)
     const { account } = mailbox
-    await visit(server, mailbox, async (session, messages) => {
+    const show = async (session: Pop3Session, messages: Pop3Message[]) => {
       counts.there += messages.length
       const wanted = await select(session, messages, mailbox, filters)
       counts.selected += wanted.length
@@ -150,7 +152,8 @@ await run(async () => {
           say(style('yellow', visibleLine(what), process.stderr))
         }
       }
-    })
+    }
+    await visit(server, mailbox, show, newest)
   }
   if (rows.length > 0) await write(`${table(rows)}\n`)
   await flush()

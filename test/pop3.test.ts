@@ -282,6 +282,21 @@ describe('what only one server does', () => {
     await failsWith('none', { replies: { UIDL: '+OK\r\n9 zz\r\n.\r\n' } }, 'connection')
     await failsWith('none', { replies: { UIDL: '+OK\r\nnonsense\r\n.\r\n' } }, 'connection')
   })
+
+  test('a listing of one message that is about another, or refused, is told', async () => {
+    for (const [replies, exit] of [
+      [{ LIST: '+OK 1 7\r\n' }, 'connection'],
+      [{ LIST: '+OK 2 many\r\n' }, 'connection'],
+      [{ LIST: '+OK 2 7\r\n', UIDL: '+OK\r\n' }, 'connection'],
+      [{ LIST: '-ERR no such message\r\n' }, 'failed'],
+    ] as const) {
+      const server = await serve('none', { replies: { STAT: '+OK 2 14\r\n', ...replies } })
+      const session = await Pop3Session.open(server.at(), { user: 'u', password: 'p' })
+      await assert.rejects(session.list(1), { exit })
+      session.close()
+      await server.close()
+    }
+  })
 })
 
 describe('Dovecot', () => {
@@ -335,6 +350,16 @@ describe('Dovecot', () => {
       }
     })
   }
+
+  test('the newest are listed as in the whole list', async () => {
+    const server = { host: '127.0.0.1', port: project.ports.pop3, tls: 'none', timeout: 10_000 } as const
+    const session = await Pop3Session.open(server, { user, password: 'foo' })
+    const all = await session.list()
+    assert.ok(all.length >= Object.keys(bodies).length)
+    for (const limit of [1, 2, all.length, 100, 101])
+      assert.deepEqual(await session.list(limit), all.slice(-limit), `newest ${limit}`)
+    await session.quit()
+  })
 
   test('a wrong password is refused, and the next session works', async () => {
     const server = { host: '127.0.0.1', port: project.ports.pop3, tls: 'none', timeout: 10_000 } as const

@@ -24,6 +24,8 @@ export interface Pop3Message {
 
 /** From so many messages on it is worth a round trip to ask for PIPELINING. */
 const MANY = 20
+/** Up to so many of the newest messages are listed one by one. */
+const FEW = 100
 /** Bytes of messages that are asked for before they can be read; what they are kept in is memory of ours. */
 const AHEAD = 262_144
 
@@ -75,14 +77,41 @@ export class Pop3Session {
     }
   }
 
-  /** The messages of the mailbox, oldest first (UIDL and LIST). */
-  async list(): Promise<Pop3Message[]> {
+  /**
+   * The messages of the mailbox, oldest first (UIDL and LIST), or the newest `limit` of them. A few of many are asked for
+   * by their numbers: the listing of 50,000 messages takes longer than all the rest of a short session.
+   */
+  async list(limit = Number.POSITIVE_INFINITY): Promise<Pop3Message[]> {
+    if (limit <= FEW) {
+      const { count } = await this.stat()
+      const first = Math.max(1, count - limit + 1)
+      if (first > 1) return this.#listOneByOne(first, count)
+    }
     const sizes = new Map(this.#pairs(await this.#askBlock('LIST')))
     return this.#pairs(await this.#askBlock('UIDL')).map(([number, uidl]) => {
       const size = Number(sizes.get(number))
       if (!Number.isSafeInteger(size)) throw this.#wire.strange(`LIST has no size for message ${number}`)
       return { number: Number(number), uidl, size }
     })
+  }
+
+  async #listOneByOne(first: number, last: number): Promise<Pop3Message[]> {
+    const messages: Pop3Message[] = []
+    for (let number = first; number <= last; number++) {
+      const size = Number(await this.#listed('LIST', number))
+      if (!Number.isSafeInteger(size)) throw this.#wire.strange(`LIST has no size for message ${number}`)
+      messages.push({ number, uidl: await this.#listed('UIDL', number), size })
+    }
+    return messages
+  }
+
+  /** What LIST or UIDL says of one message. */
+  async #listed(command: 'LIST' | 'UIDL', number: number): Promise<string> {
+    const line = await this.#send(`${command} ${number}`)
+    if (isError(line)) throw this.#wire.refusal('failed', `${command} refused`, line)
+    const [, same, value] = /^(\d+) +(\S+)/.exec(textOf(line)) ?? []
+    if (!isOk(line) || Number(same) !== number || !value) throw this.#wire.strange(textOf(line))
+    return value
   }
 
   /** The number of messages in the mailbox and their bytes (STAT). */

@@ -19,15 +19,16 @@ const INTERVAL = 100
  * connections of one user (mail_max_userip_connections). */
 const AT_ONCE = 10
 
-/** Opens a mailbox, does some work with the messages that are there, and leaves. */
+/** Opens a mailbox, does some work with the messages that are there, or the newest `limit` of them, and leaves. */
 export async function visit<T>(
   server: Pop3Server,
   { login }: Mailbox,
   work: (session: Pop3Session, messages: Pop3Message[]) => Promise<T>,
+  limit?: number,
 ): Promise<T> {
   const session = await Pop3Session.open(server, login)
   try {
-    const result = await work(session, await session.list())
+    const result = await work(session, await session.list(limit))
     // Nothing is deleted by this session, so nothing depends on the server's answer.
     await session.quit().catch(() => {})
     return result
