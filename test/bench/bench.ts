@@ -1,0 +1,181 @@
+/**
+ * npm run bench: the server's speed and the scripts', side by side with what else is on this machine, on a server of
+ * its own. Prints one table.
+ */
+import { execFileSync } from 'node:child_process'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { cpus, totalmem } from 'node:os'
+import { parseArgs } from 'node:util'
+import { BAR, CATCHALL, masterLogin } from '../../scripts/lib/accounts.ts'
+import { print, run, say, table } from '../../scripts/lib/cli.ts'
+import { Pop3Session } from '../../scripts/lib/pop3.ts'
+import { type Project, startedProject } from '../harness.ts'
+import { deliveryTimes, type Growth, measureGrowth } from './growth.ts'
+import { measureHeavyLoad, measureLoad, measureMailDev, measureOneMail } from './load.ts'
+import { type Add, HOST, memoryOf, quantile, readable, scriptSeconds, timed } from './measure.ts'
+import { plot } from './plot.ts'
+
+const HELP = `Usage: npm run bench [-- options]
+
+Measures start, delivery, sending, reading and growth on a server of its own, next to smtp-source and Python's smtplib
+and poplib, and swaks where it is installed. Takes about 7 minutes; the machine should do nothing else.
+
+  --quick       fewer mails and rounds: about a minute
+  --peers       the same load on MailDev, which npx fetches from the npm registry
+  --plot FILE   writes latency and throughput against the size of a mailbox as an SVG
+  --json        one JSON object: {machine, rows: [{what, value, unit}], growth: [{mails, newest, delivery, accepted, readable}]}`
+
+interface Row {
+  what: string
+  value: number
+  unit: string
+}
+
+/** A large mail, in bytes; above the standard limit, which is raised for it. */
+const LARGE = 20_000_000
+
+/** Reads a mailbox and prints the seconds that it took. */
+const POPLIB = `
+import poplib, sys, time
+begin = time.perf_counter()
+box = poplib.POP3('127.0.0.1', int(sys.argv[1]))
+box.user(sys.argv[2]); box.pass_('foo')
+for n in range(1, box.stat()[0] + 1): box.retr(n)
+box.quit()
+print(time.perf_counter() - begin)`
+
+await run(async () => {
+  const { values } = parseArgs({
+    options: {
+      help: { type: 'boolean' },
+      quick: { type: 'boolean' },
+      peers: { type: 'boolean' },
+      plot: { type: 'string' },
+      json: { type: 'boolean' },
+    },
+  })
+  if (values.help) {
+    print(HELP)
+    return
+  }
+  const { quick } = values
+  const rows: Row[] = []
+  const add = (what: string, exact: number, unit: string) => {
+    const value = Number(exact.toPrecision(3))
+    rows.push({ what, value, unit })
+    say(`${what}: ${value} ${unit}`)
+  }
+  const mails = quick ? 200 : 1_000
+  const rounds = quick ? 1 : 3
+  let growth: Growth[] = []
+  const project = await startedProject()
+  try {
+    await measureStart(project, add)
+    await measureDelivery(project, add, quick ? 20 : 100)
+    await measureLoad(project, add, mails, rounds)
+    if (values.peers) await measureMailDev(project, add, mails, rounds)
+    await measureHeavyLoad(project, add, quick ? 1_000 : 10_000, quick ? 10 : 100)
+    await measureOneMail(project, add)
+    await measureReading(project, add, mails)
+    growth = await measureGrowth(project, add, quick ? [100, 1_000] : [1_000, 10_000, 50_000])
+    await project.run('reset', '--yes')
+    await measureLarge(project, add)
+    await measureScripts(project, add)
+  } finally {
+    await project.remove()
+  }
+  const machine = `${cpus().length} × ${cpus()[0]?.model.trim()}, ${Math.round(totalmem() / 2 ** 30)} GiB, Node ${process.version}`
+  if (values.plot !== undefined) writeFileSync(values.plot, plot(growth, `npm run bench on ${machine}`))
+  if (values.json) print(JSON.stringify({ machine, rows, growth }))
+  else {
+    print(machine)
+    print(table(rows.map(({ what, value, unit }) => [what, String(value).padStart(8), unit])))
+  }
+})
+
+async function measureStart(project: Project, add: Add): Promise<void> {
+  const healthy: number[] = []
+  const whole: number[] = []
+  for (let n = 0; n < 5; n++) {
+    await project.run('stop')
+    const [seconds, { stdout }] = await timed(() => project.run('start'))
+    healthy.push(Number(/up after ([\d.]+) s/.exec(stdout)?.[1]))
+    whole.push(seconds)
+  }
+  add('start to healthy, native engine', quantile(healthy), 's')
+  add('the whole npm start', quantile(whole), 's')
+  add('memory of all processes, idle', memoryOf(project), 'MB')
+}
+
+async function measureDelivery(project: Project, add: Add, samples: number): Promise<void> {
+  for (const [what, to, mailbox] of [
+    ['a virtual mailbox', BAR, BAR],
+    ['the catchall', 'someone@gmail.com', CATCHALL],
+  ] as const) {
+    const milliseconds = await deliveryTimes(project, to, mailbox, samples)
+    add(`send to readable, ${what}, median`, quantile(milliseconds), 'ms')
+    add(`send to readable, ${what}, 95 %`, quantile(milliseconds, 0.95), 'ms')
+  }
+}
+
+/** Without the start-up of either language: Python's own clock, and what a full mailbox takes longer than an empty one. */
+async function measureReading(project: Project, add: Add, mails: number): Promise<void> {
+  await project.run('reset', '--yes')
+  const sent = await project.run('send_email', '--count', String(mails), '--to', BAR, '--text', 'x'.repeat(2_000))
+  if (sent.code !== 0) throw new Error(sent.stderr)
+  await readable(project, BAR, mails, 25)
+  const python = [1, 2, 3].map(() => {
+    const args = ['-c', POPLIB, String(project.ports.pop3), BAR]
+    return Number(execFileSync('python3', args, { encoding: 'utf8' }))
+  })
+  add(`a plain loop of Python's poplib, ${mails} mails`, mails / quantile(python), 'mails/s')
+  for (const view of ['--raw', '--list', '--json', '']) {
+    const options = view === '' ? [] : [view]
+    const longer: number[] = []
+    for (let round = 0; round < 3; round++) {
+      const empty = await scriptSeconds(project, 'pop_email', '--account', 'foo', ...options)
+      longer.push((await scriptSeconds(project, 'pop_email', '--account', 'bar', ...options)) - empty)
+    }
+    add(`pop_email ${view}`.trim(), mails / quantile(longer), 'mails/s')
+  }
+  await project.run('reset', '--yes')
+}
+
+async function measureLarge(project: Project, add: Add): Promise<void> {
+  const file = project.path('development-mail-server.env')
+  const limit = /POSTFIX_MESSAGE_SIZE_LIMIT=\d+/
+  writeFileSync(file, readFileSync(file, 'utf8').replace(limit, `POSTFIX_MESSAGE_SIZE_LIMIT=${2 * LARGE}`))
+  await project.start()
+  const line = `${'x'.repeat(76)}\n`
+  writeFileSync(project.path('large.eml'), `Subject: large\n\n${line.repeat(LARGE / line.length)}`)
+  const sent = await project.run('send_email', '--eml', 'large.eml', '--to', BAR)
+  if (sent.code !== 0) throw new Error(sent.stderr)
+  await readable(project, BAR, 1, 25)
+  for (const [what, tls, port] of [
+    ['plain', 'none', project.ports.pop3],
+    ['TLS', 'implicit', project.ports.pop3s],
+  ] as const) {
+    const session = await Pop3Session.open({ host: HOST, port, tls, timeout: 30_000 }, masterLogin(BAR))
+    const [message] = await session.list()
+    if (!message) throw new Error('the large mail is gone')
+    const [seconds] = await timed(() => session.retrieve(message))
+    await session.quit()
+    add(`a mail of 20 MB read over POP3, ${what}`, seconds, 's')
+  }
+}
+
+async function measureScripts(project: Project, add: Add): Promise<void> {
+  writeFileSync(project.path('scripts', 'empty.ts'), '')
+  for (const [name, ...args] of [
+    ['empty'],
+    ['send_email', '--help'],
+    ['pop_email', '--help'],
+    ['add_account', '--help'],
+    ['doctor', '--help'],
+    ['status'],
+  ]) {
+    const runs: number[] = []
+    for (let n = 0; n < 5; n++) runs.push((await scriptSeconds(project, name ?? '', ...args)) * 1000)
+    add(name === 'empty' ? 'an empty script run by tsx' : [name, ...args].join(' '), quantile(runs), 'ms')
+  }
+}
