@@ -19,14 +19,16 @@ const THROUGHPUT: Line[] = [
 /** Pixels of one panel, its frame left out. */
 const WIDTH = 300
 const HEIGHT = 180
+/** Where the frames begin, below title and legend. */
+const TOP = 62
 
 /** An SVG document of two panels; `caption` says where the figures are from. */
 export function plot(growth: Growth[], caption: string): string {
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 780 300" font-family="sans-serif" font-size="12">
-<rect width="780" height="300" fill="#fff"/>
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 780 320" font-family="sans-serif" font-size="12">
+<rect width="780" height="320" fill="#fff"/>
 ${panel(growth, LATENCY, 'milliseconds (median)', 60)}
 ${panel(growth, THROUGHPUT, 'mails a second', 450)}
-<text x="390" y="290" text-anchor="middle" fill="#666">${xml(caption)}</text>
+<text x="390" y="308" text-anchor="middle" fill="#666">${xml(caption)}</text>
 </svg>
 `
 }
@@ -36,22 +38,23 @@ function panel(growth: Growth[], lines: Line[], title: string, left: number): st
   const [least = 0, most = 1] = [Math.min(...sizes), Math.max(...sizes)]
   const top = niceTop(Math.max(...lines.flatMap(({ value }) => growth.map(value))))
   const x = (mails: number) => left + ((Math.log10(mails) - least) / (most - least || 1)) * WIDTH
-  const y = (value: number) => 40 + HEIGHT - (value / top) * HEIGHT
+  const y = (value: number) => TOP + HEIGHT - (value / top) * HEIGHT
   const grid = [0, 0.25, 0.5, 0.75, 1].map((part) => {
     const at = y(part * top)
     return `<line x1="${left}" x2="${left + WIDTH}" y1="${at}" y2="${at}" stroke="#ddd"/><text x="${left - 6}" y="${at + 4}" text-anchor="end">${part * top}</text>`
   })
   const ticks = growth.map(
-    ({ mails }) => `<text x="${x(mails)}" y="${HEIGHT + 58}" text-anchor="middle">${mails.toLocaleString('en')}</text>`,
+    ({ mails }) =>
+      `<text x="${x(mails)}" y="${TOP + HEIGHT + 18}" text-anchor="middle">${mails.toLocaleString('en')}</text>`,
   )
   const curves = lines.map(({ name, colour, value }, index) => {
     const points = growth.map((one) => `${x(one.mails).toFixed(1)},${y(value(one)).toFixed(1)}`)
     const dots = points.map((point) => `<circle cx="${point.replace(',', '" cy="')}" r="3" fill="${colour}"/>`).join('')
-    const legend = `<text x="${left + 8}" y="${56 + index * 16}" fill="${colour}">${xml(name)}</text>`
+    const legend = `<text x="${left}" y="${36 + index * 15}" fill="${colour}">${xml(name)}</text>`
     return `<polyline points="${points.join(' ')}" fill="none" stroke="${colour}" stroke-width="2"/>${dots}${legend}`
   })
-  const heading = `<text x="${left}" y="24" font-weight="bold">${xml(title)}</text>`
-  const below = `<text x="${left + WIDTH / 2}" y="${HEIGHT + 76}" text-anchor="middle">mails in the mailbox</text>`
+  const heading = `<text x="${left}" y="18" font-weight="bold">${xml(title)}</text>`
+  const below = `<text x="${left + WIDTH / 2}" y="${TOP + HEIGHT + 36}" text-anchor="middle">mails in the mailbox</text>`
   return [heading, ...grid, ...ticks, below, ...curves].join('\n')
 }
 
