@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { run, say } from '../scripts/lib/cli.ts'
-import { installPackages } from '../scripts/lib/native.ts'
+import { installPackages } from '../scripts/lib/packages.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
 import { COMPILED } from './harness.ts'
 

@@ -124,7 +124,7 @@ const packages: Check = {
   title: "Debian's Postfix 3 and Dovecot 2.3 are installed",
   async run(context) {
     await withEngine(context, 'native')
-    const { installPackages, missingPackages } = await import('../native.ts')
+    const { installPackages, missingPackages } = await import('../packages.ts')
     const missing = await missingPackages()
     if (missing.length > 0) {
       const install = warning(`not installed: ${missing.join(', ')}`, 'npm start, which installs them')
