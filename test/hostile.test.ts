@@ -15,6 +15,8 @@ import { RawClient, REPLY } from './raw_client.ts'
 let project: Project
 let where: Where
 let masters: number[]
+/** What the server says to 10,000 recipients of one message. It delays whoever makes errors, so this goes on meanwhile. */
+let tooMany: Promise<string>
 /** Stands in the name of every file that somebody tries to make. */
 const token = randomUUID().slice(0, 8)
 /** Stands in every password. */
@@ -26,6 +28,9 @@ before(async () => {
   project = await startedProject()
   where = { host: '127.0.0.1', ports: project.ports }
   masters = mastersOf(project)
+  tooMany = askForTooMany()
+  // Whoever awaits it sees the error.
+  tooMany.catch(() => {})
 })
 after(() => project?.remove())
 
@@ -43,6 +48,13 @@ async function inData(to: string, from = 'customer@shop.example'): Promise<RawCl
     assert.match(await client.say(command, REPLY.smtp), /^[23]/, command)
   }
   return client
+}
+
+async function askForTooMany(): Promise<string> {
+  const client = await smtp()
+  client.write('MAIL FROM:<>\r\n')
+  client.write(Array.from({ length: 10_000 }, (_, index) => `RCPT TO:<u${index}@many.example>\r\n`).join(''))
+  return await client.ends(40_000)
 }
 
 async function pop3(user: string, password: string): Promise<RawClient> {
@@ -293,14 +305,24 @@ describe('addresses that name files and commands', () => {
   const marker = `/tmp/${token}-made`
   const LOCALS = [
     ...['../../', '../../../../../../../../tmp/', '/tmp/', './', '~root/', '..\\..\\'].map((path) => path + token),
-    ...['../../etc/passwd', '.', '..', '/', '~', '~root', '\\root', '*', '%s%n', '$(touch)', '-f', '', ' ', '\\'],
     ...[
-      `|touch ${marker}`,
-      `|"touch ${marker}"`,
-      `|touch${'${IFS}'}${marker}`,
-      `;touch ${marker}`,
-      `\`touch ${marker}\``,
+      '../../etc/passwd',
+      '.',
+      '..',
+      '/',
+      '~',
+      '~root',
+      '\\root',
+      '\\daemon',
+      '*',
+      '%s%n',
+      '$(touch)',
+      '-f',
+      '',
+      ' ',
+      '\\',
     ],
+    ...[`|touch ${marker}`, `|"touch ${marker}"`, `|{touch,${marker}}`, `;touch ${marker}`, `\`touch ${marker}\``],
     ...[`:include:${marker}`, ':include:/etc/passwd', `x+../../${token}`, `bar+../../${token}`, `bar+|touch ${marker}`],
     ...['a%b@c', 'a!b', '@a,@b:c', 'x'.repeat(900), '../'.repeat(300)],
   ]
@@ -317,10 +339,12 @@ describe('addresses that name files and commands', () => {
   /** All but what mail is written to. */
   const filesElsewhere = () => [
     ...filesBelow(project.dir, ['node_modules', 'state/mail', 'state/queue']),
-    ...['/', '/var/mail', '/var/spool/mail', '/root', '/home'].flatMap((dir) => readdirSync(dir)),
+    ...['/', '/root', '/home'].flatMap((dir) => readdirSync(dir)),
+    // Where local(8) writes the mail of Unix users: also a file that was there must not grow.
+    ...readdirSync('/var/mail').map((name) => `/var/mail/${name}: ${statSync(`/var/mail/${name}`).size} bytes`),
   ]
 
-  /** A mail from an address to itself; gives the first refusal. */
+  /** Sends a mail from an address to itself, or from nobody where it is refused as the sender. */
   async function mailTo(client: RawClient, address: string): Promise<void> {
     const from = await client.say(`MAIL FROM:<${address}>`, REPLY.smtp)
     assert.match(from, /^(250|5\d\d) /, address)
@@ -401,18 +425,6 @@ describe('guessing and asking for too much', { concurrency: true }, () => {
       )
     })
   }
-
-  test('10,000 recipients of one message: 1,000 are accepted, 452 for the others, then 421', async () => {
-    const client = await smtp()
-    await client.say('MAIL FROM:<>', REPLY.smtp)
-    client.write(Array.from({ length: 10_000 }, (_, index) => `RCPT TO:<u${index}@many.example>\r\n`).join(''))
-    const replies = (await client.ends()).trimEnd().split('\r\n')
-    assert.deepEqual(replies.slice(0, 1_000), Array(1_000).fill('250 2.1.5 Ok'))
-    const rest = replies.slice(1_000)
-    assert.match(rest.pop() ?? '', /^421 4\.7\.0 .* too many errors$/)
-    assert.ok(rest.length > 1_000)
-    assert.ok(rest.every((reply) => reply.startsWith('452 4.5.3 ')))
-  })
 
   test('10,000 recipients in ten transactions are all accepted', async () => {
     const client = await smtp()
@@ -554,6 +566,16 @@ describe('secrets', () => {
     assert.ok(texts.length > 10)
     assertClean('a daemon', texts.join())
   })
+})
+
+test('10,000 recipients of one message: 1,000 are accepted, 452 for the others, then 421', async () => {
+  const [sender, ...replies] = (await tooMany).trimEnd().split('\r\n')
+  assert.equal(sender, '250 2.1.0 Ok')
+  assert.deepEqual(replies.slice(0, 1_000), Array(1_000).fill('250 2.1.5 Ok'))
+  assert.match(replies.at(-1) ?? '', /^421 4\.7\.0 .* too many errors$/)
+  const rest = replies.slice(1_000, -1)
+  assert.ok(rest.length > 1_000)
+  assert.ok(rest.every((reply) => reply.startsWith('452 4.5.3 ')))
 })
 
 test('all ports listen on loopback alone', () => {
