@@ -400,8 +400,8 @@ describe('addresses that name files and commands', () => {
 
 // They wait most of their time: the server delays whoever makes errors.
 describe('guessing and asking for too much', { concurrency: true }, () => {
-  const CONNECTIONS = 20
-  const ATTEMPTS = 5
+  const CONNECTIONS = 34
+  const ATTEMPTS = 3
 
   for (const service of ['smtp', 'submission', 'pop3', 'imap'] as const) {
     test(`${CONNECTIONS * ATTEMPTS} wrong passwords at ${service} are refused, each by itself`, async () => {
