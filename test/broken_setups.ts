@@ -128,7 +128,7 @@ export const BROKEN: Broken[] = [
   ['a domain by SMTP', addFirst(MAP, '/@gmail\\.com$/ smtp:'), 'fence-files', 'failure', /gmail\.com goes to smtp:gmail\.com by line 1/i, /Write local: in place of smtp: in line 1 of .*transport_maps/],
   ['a domain to a smart host', addFirst(MAP, '/@(corp|shop)\\.example\\.net$/ relay:[mx.example.net]:587'), 'fence-files', 'failure', /@corp\.example\.net goes to relay:\[mx/, /local: in place of relay: in line 1/],
   ['a top level by SMTP', addFirst(MAP, '/\\.museum$/ smtp:'), 'fence-files', 'failure', /\.museum goes to smtp:/i, /local: in place of smtp:/],
-  ['everything by SMTP', change(MAP, /\/\^\/ +local:/, '/^/ smtp:'), 'fence-files', 'failure', /goes to smtp:.* by line 6/, /local: in place of smtp: in line 6/],
+  ['everything by SMTP', change(MAP, /\/\^\/ +local:/, '/^/ smtp:'), 'fence-files', 'failure', /goes to smtp:.* by line 10/, /local: in place of smtp: in line 10/],
   ['mail given away', addFirst(MAP, '/^abuse@/ discard:'), 'fence-files', 'failure', /goes to discard:/, /local: in place of discard:/],
   ['a pattern too intricate to undo', addFirst(MAP, '/@(?=x{3,5}y)(?<!z)x{4}y(?:a|b){2}\\.example$/ smtp:'), 'fence-files', 'failure', /line 1 of the transport map sends what it matches to smtp:/, /Delete line 1/],
   ['a transport from the address', addFirst(MAP, '/@(.*)\\.de$/ smtp:[$1.example]'), 'fence-files', 'failure', /goes to smtp:\[[^$]*\.example\]/, /local: in place of smtp:/],

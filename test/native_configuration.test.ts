@@ -126,8 +126,8 @@ test('postfix-master.cf changes services, by the old name of port 465 as well', 
     { 'postfix-master.cf': '# x\nsmtps/inet/syslog_name=mine\nsmtp/inet/smtpd_banner=a b\n' },
   )
   const master = made['postfix/master.cf'] ?? ''
-  assert.match(master, /^2465 inet n - n - - smtpd\n {2}-o syslog_name=mine$/m)
-  assert.match(master, /^2525 inet n - n - - smtpd\n {2}-o \{ smtpd_banner = a b \}$/m)
+  assert.match(master, /^2465 inet n - n - 600 smtpd\n {2}-o syslog_name=mine$/m)
+  assert.match(master, /^2525 inet n - n - 600 smtpd\n {2}-o \{ smtpd_banner = a b \}$/m)
 })
 
 test('a regexp alias file stands behind the virtual aliases', () => {

@@ -1,13 +1,13 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
-import { ImapFlow } from 'imapflow'
 import { createTransport } from 'nodemailer'
 import { BAR, CATCHALL, FOO, type Login, masterLogin, readAccounts } from '../scripts/lib/accounts.ts'
 import { Failure } from '../scripts/lib/cli.ts'
-import { Pop3Session, type TlsMode } from '../scripts/lib/pop3.ts'
+import type { TlsMode } from '../scripts/lib/pop3.ts'
 import type { ServiceName } from '../scripts/lib/settings.ts'
 import { messagesOf, nodemailerOptions } from './deliveries.ts'
 import { type Project, startedProject, until } from './harness.ts'
+import { ENTRANCES, logIn as logInAt } from './logins.ts'
 
 let project: Project
 const host = '127.0.0.1'
@@ -18,45 +18,8 @@ before(async () => {
 })
 after(() => project?.remove())
 
-/** Every port with every way to use it. */
-const ENTRANCES: [ServiceName, TlsMode][] = [
-  ['smtp', 'none'],
-  ['smtp', 'starttls'],
-  ['submission', 'none'],
-  ['submission', 'starttls'],
-  ['submissions', 'implicit'],
-  ['pop3', 'none'],
-  ['pop3', 'starttls'],
-  ['pop3s', 'implicit'],
-  ['imap', 'none'],
-  ['imap', 'starttls'],
-  ['imaps', 'implicit'],
-]
-
-/** Logs in at one port; throws where that is refused. Gives whether the connection was encrypted. */
-async function logIn(service: ServiceName, tls: TlsMode, login: Login): Promise<void> {
-  const server = { host, port: project.ports[service], tls, timeout }
-  if (service.startsWith('pop3')) {
-    const session = await Pop3Session.open(server, login)
-    await session.quit()
-  } else if (service.startsWith('imap')) {
-    const client = new ImapFlow({
-      host,
-      port: server.port,
-      secure: tls === 'implicit',
-      doSTARTTLS: tls === 'starttls',
-      tls: { rejectUnauthorized: false },
-      auth: { user: login.user, pass: login.password },
-      logger: false,
-    })
-    client.on('error', () => {})
-    await client.connect()
-    assert.equal(client.secureConnection, tls !== 'none')
-    await client.logout()
-  } else {
-    await createTransport(nodemailerOptions(server.port, tls, login)).verify()
-  }
-}
+const logIn = (service: ServiceName, tls: TlsMode, login: Login) =>
+  logInAt({ host, ports: project.ports }, service, tls, login)
 
 for (const [service, tls] of ENTRANCES) {
   describe(`${service} with TLS ${tls}`, () => {

@@ -1,5 +1,5 @@
 /** Sends bytes over SMTP exactly as they are, which no mail library does. */
-import { connect } from 'node:net'
+import { RawClient, REPLY } from './raw_client.ts'
 
 /** Delivers a message without a login. Throws with the server's reply when it is refused. */
 export async function sendRaw(
@@ -8,37 +8,21 @@ export async function sendRaw(
   message: Buffer,
   from = 'test@client.example',
 ): Promise<void> {
-  const socket = connect({ host: '127.0.0.1', port })
-  let text = ''
-  let wake = () => {}
-  socket.on('data', (chunk) => {
-    text += chunk
-    wake()
-  })
-  const ended = new Promise<never>((_, reject) => {
-    socket.once('error', reject).once('close', () => reject(new Error(`the SMTP connection is closed: ${text}`)))
-  })
-  ended.catch(() => {})
-  const reply = async (expected: string) => {
-    while (!/^\d{3} .*\r\n/m.test(text)) await Promise.race([ended, new Promise<void>((resolve) => (wake = resolve))])
-    if (!text.startsWith(expected)) throw new Error(text)
-    text = ''
-  }
+  const client = await RawClient.open(port, /^220 .*\r\n/m)
   const say = async (command: string, expected: string) => {
-    socket.write(`${command}\r\n`)
-    await reply(expected)
+    const reply = await client.say(command, REPLY.smtp)
+    if (!reply.startsWith(expected)) throw new Error(reply)
   }
   try {
-    await reply('220')
     await say('EHLO client.example', '250')
     await say(`MAIL FROM:<${from}> BODY=8BITMIME`, '250')
     for (const recipient of [to].flat()) await say(`RCPT TO:<${recipient}>`, '250')
     await say('DATA', '354')
     // RFC 5321 section 4.5.2: a dot more before each line that begins with one.
-    socket.write(message.toString('latin1').replace(/^\./gm, '..'), 'latin1')
+    client.write(message.toString('latin1').replace(/^\./gm, '..'))
     await say(message.toString('latin1', message.length - 2) === '\r\n' ? '.' : '\r\n.', '250')
     await say('QUIT', '221')
   } finally {
-    socket.destroy()
+    client.close()
   }
 }

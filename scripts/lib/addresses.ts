@@ -22,14 +22,22 @@ export function parseAddressList(list: string): Mailbox[] {
 const QUOTED = /"(?:\\.|[^"\\])*"/y
 const COMMENT = /\((?:\\.|[^()\\])*\)/y
 /** In these commas and colons separate nothing; the last is the domain literal, as in user@[IPv6:::1]. */
-const WHOLE = [QUOTED, COMMENT, /<[^>]*>/y, /\[[^\]]*\]/y]
+const [ANGLE, LITERAL] = [/<[^>]*>/y, /\[[^\]]*\]/y]
+const WHOLE = [QUOTED, COMMENT, ANGLE, LITERAL]
+/** What nothing closes behind one of these, nothing closes behind a later one either. */
+const OPENING = new Map([
+  [QUOTED, '"'],
+  [ANGLE, '<'],
+  [LITERAL, '['],
+])
 
 /** Cuts a list at its commas, and takes the names of groups (`name: members;`) away. */
 function splitList(list: string): string[] {
   const entries: string[] = []
   let entry = ''
+  const matchAt = matcher(list)
   for (let at = 0; at < list.length; ) {
-    const whole = WHOLE.map((pattern) => matchAt(pattern, list, at)).find((match) => match)
+    const whole = WHOLE.map((pattern) => matchAt(pattern, at)).find((match) => match)
     const character = list[at] as string
     if (whole) {
       entry += whole
@@ -46,17 +54,25 @@ function splitList(list: string): string[] {
   return [...entries, entry]
 }
 
-function matchAt(pattern: RegExp, text: string, at: number): string | undefined {
-  pattern.lastIndex = at
-  return pattern.exec(text)?.[0]
+/** Matches patterns at places of a text, and searches to its end only once for what is never closed. */
+function matcher(text: string): (pattern: RegExp, at: number) => string | undefined {
+  const unclosed = new Set<RegExp>()
+  return (pattern, at) => {
+    if (unclosed.has(pattern)) return undefined
+    pattern.lastIndex = at
+    const match = pattern.exec(text)?.[0]
+    if (match === undefined && text[at] === OPENING.get(pattern)) unclosed.add(pattern)
+    return match
+  }
 }
 
 function parseMailbox(entry: string): Mailbox {
   const comments: string[] = []
   let plain = ''
+  const matchAt = matcher(entry)
   for (let at = 0; at < entry.length; ) {
-    const quoted = matchAt(QUOTED, entry, at)
-    const comment = quoted ? undefined : matchAt(COMMENT, entry, at)
+    const quoted = matchAt(QUOTED, at)
+    const comment = quoted ? undefined : matchAt(COMMENT, at)
     if (comment) comments.push(comment.slice(1, -1).trim())
     else plain += quoted ?? entry[at]
     at += (quoted ?? comment)?.length ?? 1

@@ -235,6 +235,12 @@ function mainParameters(input: NativeInput, tls: TlsFiles | undefined): Record<s
   }
 }
 
+/**
+ * Clients at once on each SMTP port. A client takes one process of smtpd (1.6 MB), and a hundred of them, the default,
+ * are taken up by as many connections that nobody ends. The same number stands in `user-patches.sh`.
+ */
+const SMTPD_LIMIT = 600
+
 /** The services of Postfix: name, type, private, unprivileged, chroot, wakeup, process limit, program. */
 const MASTER_SERVICES = `
 pickup     unix       n  -  n  60    1  pickup
@@ -274,7 +280,7 @@ function masterCf(input: NativeInput, changes: string): string {
   const tls = Boolean(input.environment.SSL_TYPE)
   const services = new Map<string, { fields: string; options: Record<string, string> }>()
   const inet = (name: ServiceName, options: Record<string, string>) =>
-    services.set(`${name}/inet`, { fields: `${input.ports[name]} inet n - n - - smtpd`, options })
+    services.set(`${name}/inet`, { fields: `${input.ports[name]} inet n - n - ${SMTPD_LIMIT} smtpd`, options })
   inet('smtp', {})
   const encrypt = tls ? 'encrypt' : 'none'
   inet('submission', { syslog_name: 'postfix/submission', smtpd_tls_security_level: encrypt, ...authenticated })

@@ -13,6 +13,14 @@ if [ "$SMTP_ONLY" = 1 ]; then
   postconf smtpd_sasl_auth_enable=no
 fi
 
+# Up to 600 clients at once on each SMTP port: each takes one process of smtpd (1.6 MB), and a hundred of them, the
+# default, are taken up by as many connections that nobody ends. Releases up to 10 call port 465 smtps.
+for service in smtpd/pass submission/inet submissions/inet smtps/inet; do
+  if [ -n "$(postconf -M "$service" 2>/dev/null)" ]; then
+    postconf -F "$service/process_limit=600"
+  fi
+done
+
 # Mail keeps the headers that its application gave it; docker-mailserver drops X-Mailer and others on ports 587 and 465.
 : >/etc/postfix/maps/sender_header_filter.pcre
 

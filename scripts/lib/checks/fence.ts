@@ -9,6 +9,7 @@ import {
   lookUpRegexp,
   parseIndexed,
   parseRegexpTable,
+  type Route,
   type Routing,
   type Rule,
   routerOf,
@@ -88,7 +89,7 @@ function counterExamples(fence: Fence, addresses: readonly string[]): Finding[] 
   const routeAlone = routerOf(alone)
   const leaving = addresses.map((address) => ({ address, route: routeAlone(address) }))
   const findings: Finding[] = []
-  const sent = leaving.filter(({ route }) => route.by === 'transport_maps' && !staysHere(route))
+  const sent = leaving.filter(({ route }) => route.by === 'transport_maps' && !staysHere(route) && !refuses(route))
   const [first] = sent
   if (first) {
     const { address, route } = first
@@ -119,6 +120,11 @@ function counterExamples(fence: Fence, addresses: readonly string[]): Finding[] 
   return findings
 }
 
+/** Whether a transport is error(8): the sender is told so at RCPT. */
+function refuses({ transport }: Pick<Route, 'transport'>): boolean {
+  return transport === 'error'
+}
+
 /** A line of the transport map that leads out, and whose pattern is too intricate to find an address for it. */
 function blindLine(fence: Fence): Rule | undefined {
   const table = ownMap(fence) ?? ''
@@ -130,7 +136,8 @@ function blindLine(fence: Fence): Rule | undefined {
   const end = rules.findIndex((rule) => rule.kind === 'match' && isLast(rule))
   return rules.slice(0, end < 0 ? undefined : end).find((rule) => {
     const [, transport = '', nexthop = ''] = /^([^:\s]*):?(.*)$/s.exec(rule.result) ?? []
-    return rule.kind === 'match' && transport !== '' && !staysHere({ transport, nexthop }) && !witnessOf(rule)
+    const leads = transport !== '' && !staysHere({ transport, nexthop }) && !refuses({ transport })
+    return rule.kind === 'match' && leads && !witnessOf(rule)
   })
 }
 

@@ -1,0 +1,617 @@
+/** Clients that mean harm, or cannot do better: the server stays up, stays honest and keeps to its folder. */
+import assert from 'node:assert/strict'
+import { randomUUID } from 'node:crypto'
+import { readdirSync, readFileSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import { BAR, CATCHALL, FOO, readAccounts } from '../scripts/lib/accounts.ts'
+import { mailboxOf } from '../scripts/lib/native_configuration.ts'
+import { messagesOf, subjectsOf, type Where } from './deliveries.ts'
+import { type Project, startedProject, until } from './harness.ts'
+import { filesBelow, listensOn, mastersOf, ofProcesses } from './instance.ts'
+import { ENTRANCES, logIn } from './logins.ts'
+import { RawClient, REPLY } from './raw_client.ts'
+
+let project: Project
+let where: Where
+let masters: number[]
+/** What the server says to 10,000 recipients of one message. It delays whoever makes errors, so this goes on meanwhile. */
+let tooMany: Promise<string>
+/** Stands in the name of every file that somebody tries to make. */
+const token = randomUUID().slice(0, 8)
+/** Stands in every password. */
+const secret = randomUUID().slice(0, 8)
+const MB = 1_048_576
+const base64 = (text: string) => Buffer.from(text).toString('base64')
+
+before(async () => {
+  project = await startedProject()
+  where = { host: '127.0.0.1', ports: project.ports }
+  masters = mastersOf(project)
+  tooMany = askForTooMany()
+  // Whoever awaits it sees the error.
+  tooMany.catch(() => {})
+})
+after(() => project?.remove())
+
+/** An SMTP session behind EHLO. */
+async function smtp(port = project.ports.smtp): Promise<RawClient> {
+  const client = await RawClient.open(port, REPLY.smtp)
+  await client.say('EHLO client.example', REPLY.smtp)
+  return client
+}
+
+/** An SMTP session that waits for the message's bytes. */
+async function inData(to: string, from = 'customer@shop.example'): Promise<RawClient> {
+  const client = await smtp()
+  for (const command of [`MAIL FROM:<${from}>`, `RCPT TO:<${to}>`, 'DATA']) {
+    assert.match(await client.say(command, REPLY.smtp), /^[23]/, command)
+  }
+  return client
+}
+
+async function askForTooMany(): Promise<string> {
+  const client = await smtp()
+  client.write('MAIL FROM:<>\r\n')
+  client.write(Array.from({ length: 10_000 }, (_, index) => `RCPT TO:<u${index}@many.example>\r\n`).join(''))
+  return await client.ends(40_000)
+}
+
+async function pop3(user: string, password: string): Promise<RawClient> {
+  const client = await RawClient.open(project.ports.pop3, REPLY.pop3)
+  for (const command of [`USER ${user}`, `PASS ${password}`]) {
+    assert.match(await client.say(command, REPLY.pop3), /^\+OK/, command)
+  }
+  return client
+}
+
+/** The subjects of an account's messages that begin with `prefix`. */
+async function subjects(account: string, prefix: string): Promise<string[]> {
+  return subjectsOf(await messagesOf(where, account)).filter((subject) => subject.startsWith(prefix))
+}
+
+const mailLog = () => readFileSync(join(project.stateDir, 'log/mail.log'), 'utf8')
+
+/** The lines of the mail log that match, from a number of lines on. */
+function logged(pattern: RegExp, begin = 0): string[] {
+  return mailLog()
+    .split('\n')
+    .slice(begin)
+    .filter((line) => pattern.test(line))
+}
+
+/** Somebody who sends a mail and looks into a mailbox, and the milliseconds of the slowest answer. */
+async function slowestAnswer(): Promise<number> {
+  const waits: number[] = []
+  const timed = async <T>(answer: Promise<T>): Promise<T> => {
+    const begin = performance.now()
+    const value = await answer
+    waits.push(performance.now() - begin)
+    return value
+  }
+  const sender = await timed(RawClient.open(project.ports.smtp, /^220 .*\r\n/m))
+  const mail = [
+    'EHLO user.example',
+    `MAIL FROM:<${FOO}>`,
+    `RCPT TO:<${BAR}>`,
+    'DATA',
+    'Subject: user\r\n\r\nx\r\n.',
+    'QUIT',
+  ]
+  for (const line of mail) assert.match(await timed(sender.say(line, REPLY.smtp)), /^[23]/)
+  sender.close()
+  const reader = await timed(RawClient.open(project.ports.pop3, REPLY.pop3))
+  for (const line of [`USER ${BAR}`, 'PASS foo', 'STAT', 'QUIT']) {
+    assert.match(await timed(reader.say(line, REPLY.pop3)), /^\+OK/)
+  }
+  reader.close()
+  return Math.max(...waits)
+}
+
+/** Of three users one after the other, the middle one: what else the machine does now and then is not the server's. */
+async function usersWait(): Promise<number> {
+  const waits = [await slowestAnswer(), await slowestAnswer(), await slowestAnswer()]
+  return waits.sort((a, b) => a - b)[1] ?? Number.POSITIVE_INFINITY
+}
+
+describe('SMTP smuggling', () => {
+  const ENDS = [
+    ...['\n.\n', '\n.\r\n', '\r\n.\n', '\r.\r', '\r\n.\r', '\r.\r\n', '\n.\r', '\r.\n', '\n\r.\r\n', '\r\n.\r\r\n'],
+    ...[
+      '\r\r\n.\r\r\n',
+      '\r\n\0.\r\n',
+      '\r\n.\0\r\n',
+      '\0\r\n.\n',
+      '\r\n. \r\n',
+      '\r\n\t.\r\n',
+      '\n.\0\n',
+      '\x85.\x85',
+    ],
+  ]
+
+  test('only <CR><LF>.<CR><LF> ends a message', async () => {
+    const smuggled = `MAIL FROM:<smuggled@evil.example>\r\nRCPT TO:<${FOO}>\r\nDATA\r\nSubject: smuggled\r\n\r\nx`
+    await Promise.all(
+      ENDS.map(async (end, index) => {
+        const client = await inData(BAR)
+        client.write(`Subject: honest ${index}\r\n\r\nbefore${end}${smuggled}\r\n.\r\nQUIT\r\n`)
+        assert.match(await client.ends(), /^250 2\.0\.0 Ok: queued as \w+\r\n221 .*\r\n$/, JSON.stringify(end))
+      }),
+    )
+    await until('all honest messages', async () => (await subjects(BAR, 'honest')).length >= ENDS.length)
+    assert.deepEqual(await subjects(BAR, 'honest'), ENDS.map((_, index) => `honest ${index}`).sort())
+    assert.deepEqual(await subjects(FOO, 'smuggled'), [])
+    assert.deepEqual(logged(/from=<smuggled@/), [])
+  })
+
+  test('the same bytes in a chunk of BDAT are one message', async () => {
+    const message = `Subject: chunk\r\n\r\nx\r\n.\r\nMAIL FROM:<smuggled@evil.example>\r\n.\n`
+    const client = await smtp()
+    client.write(`MAIL FROM:<>\r\nRCPT TO:<${BAR}>\r\nBDAT ${message.length} LAST\r\n${message}QUIT\r\n`)
+    assert.match(await client.ends(), /^250 2\.1\.0 Ok\r\n250 2\.1\.5 Ok\r\n250 2\.0\.0 Ok: \d+ bytes queued.*\r\n221/)
+    await until('the chunk', async () => (await subjects(BAR, 'chunk')).length === 1)
+  })
+
+  test('commands and lines of a message may end in <LF> alone, and arrive with <CR><LF>', async () => {
+    const client = await RawClient.open(project.ports.smtp, REPLY.smtp)
+    for (const command of ['EHLO client.example', 'MAIL FROM:<a@b.example>', `RCPT TO:<${BAR}>`, 'DATA']) {
+      client.write(`${command}\n`)
+      assert.match(await client.reads(REPLY.smtp), /^[23]/)
+    }
+    client.write('Subject: sloppy\n\none\n..two\n\r\n.\r\nQUIT\n')
+    assert.match(await client.ends(), /^250 [^\n]*\n221 /)
+    const [message] = await until('the message', async () => {
+      const found = (await messagesOf(where, BAR)).filter((source) => source.includes('Subject: sloppy'))
+      return found.length > 0 ? found : undefined
+    })
+    assert.match(String(message), /\r\n\r\none\r\n\.two\r\n\r\n$/)
+  })
+})
+
+describe('pipelining', () => {
+  test('a whole dialogue sent before the greeting is answered reply by reply', async () => {
+    const mail = `MAIL FROM:<>\r\nRCPT TO:<${BAR}>\r\nDATA\r\nSubject: piped\r\n\r\nx\r\n.\r\n`
+    const client = new RawClient(project.ports.smtp)
+    client.write(`EHLO client.example\r\n${mail.repeat(3)}QUIT\r\n`)
+    const codes = [...(await client.ends()).matchAll(/^(\d{3}) /gm)].map(([, code]) => code)
+    assert.deepEqual(codes, ['220', '250', ...Array(3).fill(['250', '250', '354', '250']).flat(), '221'])
+    await until('three messages', async () => (await subjects(BAR, 'piped')).length === 3)
+  })
+
+  test('DATA without a recipient, its message behind it, gives no message', async () => {
+    const client = await smtp()
+    client.write('MAIL FROM:<>\r\nDATA\r\nSubject: nobody\r\n\r\nx\r\n.\r\nQUIT\r\n')
+    const replies = await client.ends()
+    assert.match(replies, /^250 2\.1\.0 Ok\r\n554 5\.5\.1 Error: no valid recipients\r\n/)
+    assert.doesNotMatch(replies, /^(250 2\.0\.0|354)/m)
+  })
+
+  test('commands behind STARTTLS are not obeyed in the TLS session', async () => {
+    const client = await smtp()
+    client.write('STARTTLS\r\nEHLO evil.example\r\nMAIL FROM:<injected@evil.example>\r\n')
+    await client.reads(/^220 2\.0\.0 .*\r\n/m)
+    await client.startTls()
+    // Its own reply is the first one: nothing was said to what came before.
+    assert.match(await client.say(`RCPT TO:<${BAR}>`, REPLY.smtp), /^503 [^\n]*\n$/)
+    client.close()
+  })
+
+  for (const [service, start, injected, command, refusal] of [
+    ['pop3', 'STLS', `USER ${FOO}\r\nPASS foo\r\n`, 'STAT', /^-ERR/],
+    ['imap', 'a STARTTLS', `b LOGIN ${FOO} foo\r\n`, 'c SELECT INBOX', /^c (NO|BAD)/],
+  ] as const) {
+    test(`nor behind ${start} of ${service}`, async () => {
+      const client = await RawClient.open(project.ports[service], REPLY[service])
+      const begin = logged(/^/).length - 1
+      client.write(`${start}\r\n${injected}`)
+      await client.reads(/^(\+OK|a OK).*\r\n/m)
+      // Dovecot takes them for the handshake and hangs up; a server that drops them has to refuse what needs a login.
+      const answer = await client.startTls().then(
+        () => client.say(command, REPLY[service]),
+        () => undefined,
+      )
+      if (answer !== undefined) assert.match(answer, refusal)
+      client.close()
+      assert.deepEqual(logged(/-login: Info: Login: /, begin), [])
+    })
+  }
+})
+
+describe('lines of 100 MB', () => {
+  const CHUNK = Buffer.alloc(65_536, 'x')
+  const flood = (client: RawClient) => client.flood(CHUNK, (100 * MB) / CHUNK.length)
+
+  test('as a message: 552', async () => {
+    const client = await inData(BAR)
+    await flood(client)
+    assert.match(await client.say('\r\n.', REPLY.smtp), /^552 5\.3\.4 /)
+    client.close()
+  })
+
+  test('as an SMTP command: 500, and the next command is obeyed', async () => {
+    const client = await smtp()
+    await flood(client)
+    assert.match(await client.say('', REPLY.smtp), /^500 5\.5\.2 /)
+    assert.match(await client.say('NOOP', REPLY.smtp), /^250 /)
+    client.close()
+  })
+
+  for (const service of ['pop3', 'imap'] as const) {
+    test(`as a command of ${service} before the login: the server hangs up`, async () => {
+      const client = await RawClient.open(project.ports[service], REPLY[service])
+      await flood(client)
+      client.write('\r\n')
+      await client.ends()
+    })
+  }
+
+  test('as a command of POP3 behind the login: the server hangs up', async () => {
+    const client = await pop3(FOO, 'foo')
+    await flood(client)
+    client.write('\r\n')
+    assert.match(await client.ends(), /^(-ERR .*\r\n)?$/)
+  })
+
+  test('as a command and as a literal of IMAP behind the login: BAD and NO', async () => {
+    const client = await RawClient.open(project.ports.imap, REPLY.imap)
+    assert.match(await client.say(`a LOGIN ${FOO} foo`, REPLY.imap), /^a OK/m)
+    assert.match(await client.say(`b APPEND INBOX {${100 * MB}}`, REPLY.imap), /^b NO/)
+    await flood(client)
+    assert.match(await client.say('', /^(\* BYE|\S+ BAD) .*\r\n/m), /too long|too big/i)
+    client.close()
+  })
+
+  test('none of the daemons has kept one in memory', () => {
+    const peaks = ofProcesses(project, 'status').map((text) => Number(/^VmHWM:\s+(\d+) kB$/m.exec(text)?.[1]) / 1024)
+    assert.ok(peaks.length > 5)
+    assert.ok(Math.max(...peaks) < 60, `${Math.max(...peaks)} MB`)
+  })
+})
+
+test('NUL and other bytes that have no place: refused in commands, kept or dropped in mail, and nobody minds', async () => {
+  const client = await smtp()
+  const commands: [string, RegExp][] = [
+    ['MAIL FROM:<a\0b@x.example>', /^501 /],
+    ['MAIL FROM:<\xff\xfe@x.example>', /^(250|501|553) /],
+    ['RSET', /^250 /],
+    ['MAIL FROM:<a@x.example>', /^250 /],
+    [`RCPT TO:<ba\0r@development-virtual.example.com>`, /^501 /],
+    [`RCPT TO:<${BAR}\0.evil.example>`, /^501 /],
+    ['NO\0OP', /^50\d /],
+    ['\0\0\0', /^50\d /],
+    [`RCPT TO:<${BAR}>`, /^250 /],
+    ['DATA', /^354 /],
+  ]
+  for (const [command, reply] of commands) {
+    assert.match(await client.say(command, REPLY.smtp), reply, JSON.stringify(command))
+  }
+  const garbage = String.fromCharCode(...Array.from({ length: 256 }, (_, byte) => byte)).replace(/[\r\n]/g, '')
+  const fields = `X-Long: ${'y'.repeat(200_000)}\r\n${'X-Many: z\r\n'.repeat(5_000)}Subject: bytes\r\n X\0Y: ${garbage}\r\n`
+  assert.match(await client.say(`${fields}\r\na\0b\r\n\0\r\n${garbage}\r\n.`, REPLY.smtp), /^250 /)
+  client.close()
+  await until('the message', async () => (await subjects(BAR, 'bytes')).length === 1)
+
+  for (const service of ['pop3', 'imap'] as const) {
+    const other = await RawClient.open(project.ports[service], REPLY[service])
+    other.write(`\0\0\0\r\n${garbage}\r\nUSER \0\r\nPASS \0\r\na LOGIN "\0" "\0"\r\n`)
+    await until('an error', () => /^(-ERR|\S+ BAD)/m.test(other.text) || other.isClosed)
+    other.close()
+  }
+})
+
+describe('addresses that name files and commands', () => {
+  const virtual = 'development-virtual.example.com'
+  /** Would be made by a command that runs, or by a file that is opened to deliver. */
+  const marker = `/tmp/${token}-made`
+  const LOCALS = [
+    ...['../../', '../../../../../../../../tmp/', '/tmp/', './', '~root/', '..\\..\\'].map((path) => path + token),
+    ...[
+      '../../etc/passwd',
+      '.',
+      '..',
+      '/',
+      '~',
+      '~root',
+      '\\root',
+      '\\daemon',
+      '*',
+      '%s%n',
+      '$(touch)',
+      '-f',
+      '',
+      ' ',
+      '\\',
+    ],
+    ...[`|touch ${marker}`, `|"touch ${marker}"`, `|{touch,${marker}}`, `;touch ${marker}`, `\`touch ${marker}\``],
+    ...[`:include:${marker}`, ':include:/etc/passwd', `x+../../${token}`, `bar+../../${token}`, `bar+|touch ${marker}`],
+    ...['a%b@c', 'a!b', '@a,@b:c', 'x'.repeat(900), '../'.repeat(300)],
+  ]
+  const DOMAINS = [`@${virtual}`, '@development-mail-server.example.com', '@localhost', '@gmail.com', '']
+  const quoted = (local: string) => `"${local.replace(/["\\]/g, '\\$&')}"`
+  const ADDRESSES = [
+    ...DOMAINS.flatMap((domain) => LOCALS.flatMap((local) => [local + domain, quoted(local) + domain])),
+    ...['../../x', `/tmp/${token}`, '..', '[../..]', `|touch ${marker}`, '[127.0.0.1]'].map(
+      (domain) => `foo@${domain}`,
+    ),
+  ]
+  const accepted: string[] = []
+  let files: string[]
+  /** All but what mail is written to. */
+  const filesElsewhere = () => [
+    ...filesBelow(project.dir, ['node_modules', 'state/mail', 'state/queue']),
+    ...['/', '/root', '/home'].flatMap((dir) => readdirSync(dir)),
+    // Where local(8) writes the mail of Unix users: also a file that was there must not grow.
+    ...readdirSync('/var/mail').map((name) => `/var/mail/${name}: ${statSync(`/var/mail/${name}`).size} bytes`),
+  ]
+
+  /** Sends a mail from an address to itself, or from nobody where it is refused as the sender. */
+  async function mailTo(client: RawClient, address: string): Promise<void> {
+    const from = await client.say(`MAIL FROM:<${address}>`, REPLY.smtp)
+    assert.match(from, /^(250|5\d\d) /, address)
+    if (!from.startsWith('250')) await client.say('MAIL FROM:<>', REPLY.smtp)
+    const to = await client.say(`RCPT TO:<${address}>`, REPLY.smtp)
+    assert.match(to, /^(250|5\d\d) /, address)
+    if (!to.startsWith('250')) return void (await client.say('RSET', REPLY.smtp))
+    await client.say('DATA', REPLY.smtp)
+    const subject = `path ${accepted.push(address)}`
+    assert.match(await client.say(`Subject: ${subject}\r\n\r\nx\r\n.`, REPLY.smtp), /^250 /, address)
+  }
+
+  before(async () => {
+    files = filesElsewhere()
+    // A session becomes slow after ten errors.
+    for (let begin = 0; begin < ADDRESSES.length; begin += 5) {
+      const client = await smtp()
+      for (const address of ADDRESSES.slice(begin, begin + 5)) await mailTo(client, address)
+      client.close()
+    }
+  })
+
+  test('are refused for good, or accepted and delivered into a mailbox', async () => {
+    assert.ok(accepted.length > 50 && accepted.length < ADDRESSES.length, `${accepted.length} of ${ADDRESSES.length}`)
+    const arrived = () => Promise.all(readAccounts().map(({ address }) => subjects(address, 'path ')))
+    await until('all mail', async () => (await arrived()).flat().length >= accepted.length)
+    assert.deepEqual((await arrived()).flat().sort(), accepted.map((_, index) => `path ${index + 1}`).sort())
+  })
+
+  test('make no file, run no command and open no mailbox of their own', () => {
+    assert.deepEqual(
+      filesElsewhere().filter((name) => !files.includes(name)),
+      [],
+    )
+    assert.deepEqual(
+      readdirSync('/tmp').filter((name) => name.includes(token)),
+      [],
+    )
+    const folders = filesBelow(join(project.stateDir, 'mail'), []).filter((name) => /^[^/]+\/[^/]+$/.test(name))
+    const mailboxes = readAccounts().map(({ address }) => mailboxOf(address))
+    assert.ok(folders.length > 0)
+    assert.deepEqual(
+      folders.filter((name) => !mailboxes.includes(name)),
+      [],
+    )
+    const inside = filesBelow(join(project.stateDir, 'mail'), []).filter((name) => name.split('/').length > 2)
+    assert.deepEqual(
+      inside.filter((name) => name.includes(token) || /touch|include|passwd/.test(name)),
+      [],
+    )
+  })
+})
+
+// They wait most of their time: the server delays whoever makes errors.
+describe('guessing and asking for too much', { concurrency: true }, () => {
+  const CONNECTIONS = 34
+  const ATTEMPTS = 3
+
+  for (const service of ['smtp', 'submission', 'pop3', 'imap'] as const) {
+    test(`${CONNECTIONS * ATTEMPTS} wrong passwords at ${service} are refused, each by itself`, async () => {
+      const kind = service === 'submission' ? 'smtp' : service
+      await Promise.all(
+        Array.from({ length: CONNECTIONS }, async (_, connection) => {
+          const client = await RawClient.open(project.ports[service], REPLY[kind])
+          if (kind === 'smtp') await client.say('EHLO guess.example', REPLY.smtp)
+          for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+            const guess = `${secret}-guess-${connection}-${attempt}`
+            if (kind === 'pop3') await client.say(`USER ${FOO}`, REPLY.pop3)
+            const [command, refusal] = {
+              smtp: [`AUTH PLAIN ${base64(`\0${FOO}\0${guess}`)}`, /^535 5\.7\.8 /] as const,
+              pop3: [`PASS ${guess}`, /^-ERR \[AUTH\]/] as const,
+              imap: [`a LOGIN ${FOO} ${guess}`, /^a NO \[AUTHENTICATIONFAILED\]/] as const,
+            }[kind]
+            assert.match(await client.say(command, REPLY[kind]), refusal)
+          }
+          client.close()
+        }),
+      )
+    })
+  }
+
+  test('10,000 recipients in ten transactions are all accepted', async () => {
+    const client = await smtp()
+    for (let transaction = 0; transaction < 10; transaction++) {
+      const recipients = Array.from({ length: 1_000 }, (_, index) => `RCPT TO:<u${index}@t${transaction}.example>\r\n`)
+      client.write(`MAIL FROM:<>\r\n${recipients.join('')}RSET\r\n`)
+      const replies = (await client.reads(/^250 2\.0\.0 Ok\r\n/m)).match(/^250 2\.1\.5 Ok\r$/gm)
+      assert.equal(replies?.length, 1_000)
+    }
+    client.close()
+  })
+
+  test('a message to 300 foreign recipients arrives 300 times', async () => {
+    const client = await smtp()
+    const recipients = Array.from({ length: 300 }, (_, index) => `RCPT TO:<u${index}@copies.example>\r\n`)
+    client.write(`MAIL FROM:<>\r\n${recipients.join('')}DATA\r\n`)
+    await client.reads(/^354 /m)
+    assert.match(await client.say('Subject: copies\r\n\r\nx\r\n.', REPLY.smtp), /^250 /)
+    client.close()
+    await until('300 copies', async () => (await subjects(CATCHALL, 'copies')).length === 300, 20_000)
+  })
+
+  after(async () => {
+    const wait = await usersWait()
+    assert.ok(wait < 1_000, `the right password was answered after ${wait} ms`)
+  })
+})
+
+describe('500 half-open connections on SMTP and 500 on POP3', () => {
+  const COUNT = 500
+  const clients: RawClient[] = []
+  after(() => {
+    for (const client of clients) client.close()
+  })
+
+  /** Connections that stop talking, each as one of `halves` says: what it sends, and the answer that it still reads. */
+  async function halfOpen(port: number, halves: readonly (readonly [string, RegExp])[]): Promise<void> {
+    const opened = Array.from({ length: COUNT }, () => new RawClient(port))
+    clients.push(...opened)
+    await Promise.all(opened.map((client) => client.reads(/\r\n/)))
+    await Promise.all(
+      opened.map(async (client, index) => {
+        const [words, answer] = halves[index % halves.length] ?? ['', /^/]
+        client.write(words)
+        await client.reads(answer)
+      }),
+    )
+  }
+
+  test('a user gets each answer within a second', async (context) => {
+    const begin = performance.now()
+    await halfOpen(project.ports.smtp, [
+      ['', /^/],
+      ['EHLO half', /^/],
+      [`EHLO x.example\r\nMAIL FROM:<>\r\nRCPT TO:<${BAR}>\r\nDATA\r\nSubject: half\r\n\r\nx`, /^354 /m],
+      ['EHLO x.example\r\nAUTH LOGIN\r\n', /^334 /m],
+    ])
+    const smtpWait = await usersWait()
+    await halfOpen(project.ports.pop3, [
+      ['', /^/],
+      ['USE', /^/],
+      [`USER ${FOO}\r\nPASS fo`, /^\+OK/],
+      ['AUTH PLAIN\r\n', /^\+ /m],
+    ])
+    const opened = Math.round(performance.now() - begin)
+    const bothWait = await usersWait()
+    const memory = ofProcesses(project, 'smaps_rollup').map((text) => Number(/^Pss:\s+(\d+) kB$/m.exec(text)?.[1]))
+    const megabytes = Math.round(memory.reduce((sum, kilobytes) => sum + kilobytes, 0) / 1024)
+    context.diagnostic(
+      `opened in ${opened} ms; slowest answer beside SMTP's ${smtpWait.toFixed()} ms, beside both ${bothWait.toFixed()} ms; ` +
+        `${memory.length} processes, ${megabytes} MB`,
+    )
+    assert.equal(clients.filter((client) => client.isClosed).length, 0)
+    assert.ok(smtpWait < 1_000 && bothWait < 1_000, `${smtpWait} ms, ${bothWait} ms`)
+    assert.ok(megabytes < 2_000, `${megabytes} MB`)
+  })
+})
+
+describe('secrets', () => {
+  const user = 'secretive@development-virtual.example.com'
+  const right = `${secret}-right`
+  const wrong = `${secret}-wrong`
+  let spoken = ''
+
+  /** What a text may show of a password: itself, and its base64 behind any number of bytes, without the ends. */
+  const traces = [
+    secret,
+    ...[0, 1, 2].map((offset) => {
+      const begin = Math.ceil((offset * 8) / 6)
+      const end = Math.floor(((offset + secret.length) * 8) / 6)
+      return base64('\0'.repeat(offset) + secret).slice(begin, end)
+    }),
+  ]
+  const assertClean = (what: string, text: string) => {
+    for (const trace of traces) assert.ok(!text.includes(trace), `${what} shows ${trace}`)
+  }
+
+  before(async () => {
+    const tell = async (input: string, script: string, ...args: string[]) => {
+      const { code, stdout, stderr } = await project.runWith({ input }, script, ...args)
+      spoken += `${stdout}${stderr}`
+      return code
+    }
+    assert.equal(await tell(`${right}\n`, 'add_account', user, '--password-stdin'), 0)
+    const mail = ['--user', user, '--password-stdin', '--to', BAR, '--verbose']
+    const codes = await Promise.all([
+      tell(`${right}\n`, 'send_email', ...mail),
+      tell(`${wrong}\n`, 'send_email', ...mail),
+      tell(`${wrong}\n`, 'pop_email', '--user', user, '--password-stdin', '--list'),
+      ...ENTRANCES.map(([service, tls]) => logIn(where, service, tls, { user, password: right })),
+      ...ENTRANCES.map(([service, tls]) =>
+        assert.rejects(logIn(where, service, tls, { user, password: wrong }), `${service} ${tls}`),
+      ),
+    ])
+    assert.deepEqual(codes.slice(0, 3), [0, 5, 5])
+  })
+
+  test('the traces are those that a dialogue would leave', () => {
+    for (const prefix of ['', '\0', '\0a', `\0${user}\0`, `${user}\0${user}\0`]) {
+      assert.throws(() => assertClean('AUTH', `AUTH PLAIN ${base64(prefix + right)}`), /AUTH shows/)
+    }
+  })
+
+  test('no password is in a log or in any other file of the state folder', () => {
+    const files = filesBelow(project.stateDir, ['mail']).map((name) => join(project.stateDir, name))
+    const texts = files.filter((path) => statSync(path).isFile())
+    assert.ok(texts.some((path) => path.endsWith('log/mail.log')))
+    assert.ok(logged(/Login: user=<secretive@/).length > 0)
+    for (const path of texts) assertClean(path, readFileSync(path, 'latin1'))
+  })
+
+  test('nor in what the scripts say, the dialogue of --verbose included', () => {
+    assert.match(spoken, /AUTH/)
+    assertClean('a script', spoken)
+  })
+
+  test('nor in the command lines and environments of the daemons', () => {
+    const texts = [...ofProcesses(project, 'cmdline'), ...ofProcesses(project, 'environ')]
+    assert.ok(texts.length > 10)
+    assertClean('a daemon', texts.join())
+  })
+})
+
+test('10,000 recipients of one message: 1,000 are accepted, 452 for the others, then 421', async () => {
+  const [sender, ...replies] = (await tooMany).trimEnd().split('\r\n')
+  assert.equal(sender, '250 2.1.0 Ok')
+  assert.deepEqual(replies.slice(0, 1_000), Array(1_000).fill('250 2.1.5 Ok'))
+  assert.match(replies.at(-1) ?? '', /^421 4\.7\.0 .* too many errors$/)
+  const rest = replies.slice(1_000, -1)
+  assert.ok(rest.length > 1_000)
+  assert.ok(rest.every((reply) => reply.startsWith('452 4.5.3 ')))
+})
+
+test('all ports listen on loopback alone', () => {
+  const addresses = listensOn(project)
+  const ports = addresses.map((address) => Number.parseInt(address.split(':')[1] ?? '', 16))
+  assert.deepEqual(new Set(ports), new Set(Object.values(project.ports)))
+  for (const address of addresses) assert.match(address, /^0100007F:/)
+})
+
+test('the files that hold password hashes and keys are for their owners', () => {
+  const secrets = /\{(SHA512-CRYPT|PLAIN)\}|\$6\$|PRIVATE KEY/
+  const found = filesBelow(project.stateDir, ['mail', 'queue'])
+    .map((name) => join(project.stateDir, name))
+    .filter((path) => statSync(path).isFile() && secrets.test(readFileSync(path, 'latin1')))
+  assert.ok(found.length >= 4, found.join())
+  for (const path of found) {
+    const { mode, uid } = statSync(path)
+    assert.equal(uid, 0, path)
+    assert.equal(mode & 0o037, 0, path)
+  }
+})
+
+describe('after all of it', () => {
+  test('the daemons are the same, and none of their processes has died', () => {
+    assert.deepEqual(mastersOf(project), masters)
+    assert.deepEqual(logged(/\b(panic|fatal|segmentation|segfault|killed|core dumped)\b|signal \d/i), [])
+  })
+
+  test('the log has no byte that a terminal would obey', () => {
+    assert.deepEqual(logged(/[\0-\x08\x0b-\x1f\x7f]/), [])
+  })
+
+  test('mail arrives, half a message does not, and the doctor finds nothing broken', async () => {
+    await until('an empty queue', async () => JSON.parse((await project.run('status', '--json')).stdout).queue === 0)
+    assert.deepEqual(await subjects(BAR, 'half'), [])
+    const { code, stdout } = await project.run('doctor')
+    assert.equal(code, 0, stdout)
+  })
+})
