@@ -35,6 +35,8 @@ export class Project {
   readonly stateDir = join(this.dir, 'state')
   readonly ports = {} as Record<ServiceName, number>
   env: Record<string, string> = {}
+  /** What a script is run by: nothing, or `ip netns exec NAME`. */
+  runner: string[] = []
 
   /** Copies the project and finds free ports; starts nothing. */
   static async create(): Promise<Project> {
@@ -93,8 +95,9 @@ export class Project {
 
   runWith({ input, env, timeout = 60_000 }: RunOptions, script: string, ...args: string[]): Promise<Result> {
     return new Promise((resolve, reject) => {
-      const command = ['--import', 'tsx', join('scripts', `${script}.ts`), ...args]
-      const child = spawn(process.execPath, command, {
+      const node = [process.execPath, '--import', 'tsx', join('scripts', `${script}.ts`), ...args]
+      const [program = '', ...command] = [...this.runner, ...node]
+      const child = spawn(program, command, {
         cwd: this.dir,
         env: { ...this.env, ...env },
         timeout,
