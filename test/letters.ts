@@ -195,7 +195,7 @@ export function lettersToTheWorld(name: string, count: number, seed: number): Ex
 
   times(1, (index) => {
     const roll = dice.below(100)
-    const via = roll < 70 ? 'smtp' : roll < 94 ? 'submission' : roll < 97 ? 'sendmail' : 'sendmail -t'
+    const via = roll < 70 ? 'smtp' : roll < 94 ? 'submission' : roll < 96 ? 'sendmail' : 'sendmail -t'
     const forms = via.startsWith('sendmail') ? foreign : anywhere
     const form = forms[index % forms.length] as Form
     const to = index % 50 === 0 ? [form(dice), someone(dice), someone(dice)] : [form(dice)]

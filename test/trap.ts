@@ -26,7 +26,8 @@ export interface Counts {
 /** SMTP, SMTPS and submission, LMTP, and what is used in place of 25. A connection counts before anything is said. */
 const MAIL_PORTS = [25, 465, 587, 24, 2525]
 const DNS_PORT = 53
-const [address = '0.0.0.0'] = process.argv.slice(2)
+/** Where the DNS server and the SMTP servers listen. */
+const [address, everywhere] = process.argv.slice(2)
 
 const HOST = Buffer.from('\x04trap\x07example\x00')
 /** What every name has, by the number of the type. Both addresses are documentation's own (RFC 5737, RFC 3849). */
@@ -87,7 +88,7 @@ function packetsOn(name: string): number {
 
 await serveDns()
 const servers = new Map<number, SmtpServer>()
-for (const port of MAIL_PORTS) servers.set(port, await SmtpServer.start(undefined, ['8BITMIME'], port, '::'))
+for (const port of MAIL_PORTS) servers.set(port, await SmtpServer.start(undefined, ['8BITMIME'], port, everywhere))
 console.log('listening')
 
 for await (const _ of createInterface({ input: process.stdin })) {

@@ -4,7 +4,7 @@
  * server, and whatever it sends there, to whatever address, the trap answers.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { existsSync, mkdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface, type Interface } from 'node:readline'
 import { ROOT } from '../scripts/lib/settings.ts'
@@ -25,6 +25,9 @@ const IPV6 = { server: '2001:db8::1', trap: '2001:db8::2' }
  */
 const MAC = '02:00:00:00:00:01'
 const QUIET = 'arp off multicast off addrgenmode none up'
+
+/** Whether the kernel of this machine has IPv6; the trap is without where it has not. */
+export const HAS_IPV6 = existsSync('/proc/net/if_inet6')
 
 let count = 0
 
@@ -54,6 +57,7 @@ export class World {
 
   /** Makes namespaces and cables and starts the trap. */
   static async create(): Promise<World> {
+    sweep()
     const world = new World()
     try {
       world.#connect()
@@ -96,13 +100,12 @@ export class World {
     const cable = (name: string) =>
       `link add ${name} address ${MAC} type veth peer name ${name} address ${MAC} netns ${trap}`
     const up = ['link set lo up', `link set dns ${QUIET}`, `link set world ${QUIET}`]
-    const hasIpv6 = existsSync('/proc/net/if_inet6')
     configure(
       server,
       ...[cable('dns'), cable('world'), ...up],
       ...[`addr add ${DNS.server} dev dns`, `addr add ${IPV4.server} dev world`],
       ...[`route add ${DNS.trap} dev dns src ${DNS.server}`, `route add default dev world src ${IPV4.server}`],
-      ...(hasIpv6 ? [`addr add ${IPV6.server} dev world nodad`, 'route add ::/0 dev world'] : []),
+      ...(HAS_IPV6 ? [`addr add ${IPV6.server} dev world nodad`, 'route add ::/0 dev world'] : []),
     )
     // Table local is asked first: the server's addresses lie behind the cables, all others are the trap's own.
     configure(
@@ -111,13 +114,20 @@ export class World {
       ...[`addr add ${DNS.trap} dev dns`, `addr add ${IPV4.trap} dev world`],
       ...[`route add ${DNS.server} dev dns table local`, `route add ${IPV4.server} dev world table local`],
       'route add local 0.0.0.0/0 dev lo table local',
-      ...(hasIpv6 ? [`addr add ${IPV6.trap} dev world nodad`, `route add ${IPV6.server} dev world table local`] : []),
-      ...(hasIpv6 ? ['route add local ::/0 dev lo table local'] : []),
+      ...(HAS_IPV6 ? [`addr add ${IPV6.trap} dev world nodad`, `route add ${IPV6.server} dev world table local`] : []),
+      ...(HAS_IPV6 ? ['route add local ::/0 dev lo table local'] : []),
     )
   }
 
   async #startTrap(): Promise<void> {
-    const node = [process.execPath, '--import', 'tsx', join(ROOT, 'test', 'trap.ts'), DNS.trap]
+    const node = [
+      process.execPath,
+      '--import',
+      'tsx',
+      join(ROOT, 'test', 'trap.ts'),
+      DNS.trap,
+      HAS_IPV6 ? '::' : '0.0.0.0',
+    ]
     this.#program = spawn('ip', ['netns', 'exec', this.#trap, ...node], {
       cwd: ROOT,
       stdio: ['pipe', 'pipe', 'inherit'],
@@ -142,6 +152,15 @@ export class World {
       clearTimeout(timer)
       lines.removeAllListeners()
     }
+  }
+}
+
+/** Removes what a test process left that was killed. */
+function sweep(): void {
+  const folder = '/run/netns'
+  for (const name of existsSync(folder) ? readdirSync(folder) : []) {
+    const [, pid] = /^mail-tests-(\d+)-\d+$/.exec(name) ?? []
+    if (pid && !existsSync(`/proc/${pid}`)) remove(name)
   }
 }
 
