@@ -38,7 +38,8 @@ export interface Posted {
   refused: { to: string; reply: string }[]
 }
 
-const CONNECTIONS = 6
+/** A connection for so many letters; each makes Postfix start several processes. */
+const LETTERS_A_CONNECTION = 150
 const SENDMAILS = 4
 /** Milliseconds for an answer of the server. */
 const TIMEOUT = 20_000
@@ -122,10 +123,11 @@ async function handAll(queue: Letter[]): Promise<void> {
 }
 
 const queueOf = (...ways: Letter['via'][]) => letters.filter(({ via }) => ways.includes(via))
+const connections = (queue: Letter[]) => Math.ceil(queue.length / LETTERS_A_CONNECTION)
 const [smtp, submission, sendmail] = [queueOf('smtp'), queueOf('submission'), queueOf('sendmail', 'sendmail -t')]
 await Promise.all([
-  ...Array.from({ length: CONNECTIONS }, () => postAll('smtp', smtp)),
-  ...Array.from({ length: CONNECTIONS }, () => postAll('submission', submission)),
+  ...Array.from({ length: connections(smtp) }, () => postAll('smtp', smtp)),
+  ...Array.from({ length: connections(submission) }, () => postAll('submission', submission)),
   ...Array.from({ length: SENDMAILS }, () => handAll(sendmail)),
 ])
 process.stdout.write(JSON.stringify(posted))

@@ -96,6 +96,8 @@ export class World {
     const folder = join(NAMESPACE_FILES, server)
     mkdirSync(folder, { recursive: true })
     writeFileSync(join(folder, 'resolv.conf'), `nameserver ${DNS.trap}\noptions timeout:2 attempts:1\n`)
+    // Knows nobody: whoever wants to know the name of a client, or the address of this machine, has to ask the DNS.
+    writeFileSync(join(folder, 'hosts'), '')
     for (const name of [server, trap]) ip('netns', 'add', name)
     const cable = (name: string) =>
       `link add ${name} address ${MAC} type veth peer name ${name} address ${MAC} netns ${trap}`
