@@ -31,16 +31,21 @@ export interface RunOptions {
 
 export class Project {
   /** The copy's folder. */
-  readonly dir = mkdtempSync(join(tmpdir(), 'mail-'))
-  readonly stateDir = join(this.dir, 'state')
+  readonly dir: string
+  readonly stateDir: string
   readonly ports = {} as Record<ServiceName, number>
   env: Record<string, string> = {}
   /** What a script is run by: nothing, or `ip netns exec NAME`. */
   runner: string[] = []
 
-  /** Copies the project and finds free ports; starts nothing. */
-  static async create(): Promise<Project> {
-    const project = new Project()
+  private constructor(parent: string) {
+    this.dir = mkdtempSync(join(parent, 'mail-'))
+    this.stateDir = join(this.dir, 'state')
+  }
+
+  /** Copies the project into a folder below `parent` and finds free ports; starts nothing. */
+  static async create(parent = tmpdir()): Promise<Project> {
+    const project = new Project(parent)
     // Dovecot's mail processes have to walk to the state folder.
     chmodSync(project.dir, 0o755)
     for (const name of [

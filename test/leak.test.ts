@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { execFile, spawn } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, statfsSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { after, before, describe, test } from 'node:test'
@@ -17,6 +18,8 @@ import { HAS_IPV6, obstacle, World } from './world.ts'
 const SEED = Number(process.env.LEAK_SEED || 1)
 /** Milliseconds to post all letters, and to deliver them. */
 const PATIENCE = 120_000
+/** Bytes that a server with all letters needs, several times over. */
+const ROOM = 100_000_000
 const MAIN = 'postfix-main.cf'
 const TABLE = 'postfix-transport_maps'
 
@@ -168,13 +171,21 @@ function worldOfItsOwn(): Own {
 
 /** A project whose server is in the world and has all that leads abroad. */
 async function createProject(world: World): Promise<Project> {
-  const project = await Project.create()
+  const project = await Project.create(quickFolder())
   project.runner = world.runner
   for (const [name, lines] of Object.entries(CONFIGURATION)) {
     const file = project.config(name)
     writeFileSync(file, [existsSync(file) ? readFileSync(file, 'utf8') : '', ...lines, ''].join('\n'))
   }
   return project
+}
+
+/** In memory, where there is room: on a disk the queue's fsync(2) takes a third of the time. */
+function quickFolder(): string {
+  const folder = '/dev/shm'
+  if (!existsSync(folder)) return tmpdir()
+  const { bavail, bsize } = statfsSync(folder)
+  return bavail * bsize > ROOM ? folder : tmpdir()
 }
 
 /** Puts a file of the configuration back, and takes something out of it, which has to be there. */
