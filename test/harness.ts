@@ -48,14 +48,21 @@ export interface RunOptions {
 
 export class Project {
   /** The copy's folder. */
-  readonly dir = mkdtempSync(join(tmpdir(), 'mail-'))
-  readonly stateDir = join(this.dir, 'state')
+  readonly dir: string
+  readonly stateDir: string
   readonly ports = {} as Record<ServiceName, number>
   env: Record<string, string> = {}
+  /** What a script is run by: nothing, or `ip netns exec NAME`. */
+  runner: string[] = []
 
-  /** Copies the project and finds free ports; starts nothing. */
-  static async create(): Promise<Project> {
-    const project = new Project()
+  private constructor(parent: string) {
+    this.dir = mkdtempSync(join(parent, 'mail-'))
+    this.stateDir = join(this.dir, 'state')
+  }
+
+  /** Copies the project into a folder below `parent` and finds free ports; starts nothing. */
+  static async create(parent = tmpdir()): Promise<Project> {
+    const project = new Project(parent)
     // Dovecot's mail processes have to walk to the state folder.
     chmodSync(project.dir, 0o755)
     for (const name of [
@@ -112,8 +119,9 @@ export class Project {
   runWith({ input, env, timeout = 60_000 }: RunOptions, script: string, ...args: string[]): Promise<Result> {
     return new Promise((resolve, reject) => {
       const file = join('scripts', script)
-      const command = existsSync(this.path(`${file}.js`)) ? [`${file}.js`] : ['--import', 'tsx', `${file}.ts`]
-      const child = spawn(process.execPath, [...command, ...args], {
+      const node = existsSync(this.path(`${file}.js`)) ? [`${file}.js`] : ['--import', 'tsx', `${file}.ts`]
+      const [program = '', ...command] = [...this.runner, process.execPath, ...node, ...args]
+      const child = spawn(program, command, {
         cwd: this.dir,
         env: { ...this.env, ...env },
         timeout,

@@ -52,14 +52,21 @@ export class SmtpServer {
     this.#server = createServer((socket) => this.#serve(socket))
   }
 
-  static async start(script: Script = () => undefined, extensions = EXTENSIONS): Promise<SmtpServer> {
+  static async start(
+    script: Script = () => undefined,
+    extensions = EXTENSIONS,
+    port = 0,
+    host?: string,
+  ): Promise<SmtpServer> {
     const server = new SmtpServer(script, extensions)
-    await server.listen(0)
+    await server.listen(port, host)
     return server
   }
 
-  async listen(port: number): Promise<void> {
-    await new Promise<void>((resolve) => this.#server.listen(port, '127.0.0.1', resolve))
+  async listen(port: number, host = '127.0.0.1'): Promise<void> {
+    await new Promise<void>((resolve, reject) => {
+      this.#server.once('error', reject).listen(port, host, resolve)
+    })
   }
 
   get port(): number {

@@ -346,6 +346,8 @@ log_path = ${path(LAYOUT.log)}
 log_timestamp = "%b %d %H:%M:%S ${hostnameOf(input)} "
 postmaster_address = ${environment.POSTMASTER_ADDRESS || `postmaster@${domainOf(input)}`}
 hostname = ${hostnameOf(input)}
+# Dovecot's programs would ask the DNS for this machine's domain, and wait for it where it does not answer.
+import_environment = $import_environment DOVECOT_HOSTDOMAIN=${hostnameOf(input)}
 
 mail_location = ${format}:${path(LAYOUT.mail)}/%d/%n
 mail_uid = ${VMAIL_ID}
