@@ -25,14 +25,8 @@ import { type Account, readAccounts } from './accounts.ts'
 import { Failure, messageOf, say } from './cli.ts'
 import { withLock } from './configuration_files.ts'
 import type { Engine, ExecOptions } from './engine.ts'
-import {
-  LAYOUT,
-  mailboxOf,
-  mapPaths,
-  type NativeConfiguration,
-  nativeConfiguration,
-  VMAIL_ID,
-} from './native_configuration.ts'
+import { type NativeConfiguration, nativeConfiguration } from './native_configuration.ts'
+import { LAYOUT, mailboxOf, mapPaths, VMAIL_ID } from './native_layout.ts'
 import { installPackages } from './packages.ts'
 import { assertPortsFree, processIds } from './ports.ts'
 import { becomeRoot, startAsRoot } from './root.ts'
