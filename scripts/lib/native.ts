@@ -33,7 +33,7 @@ import {
   nativeConfiguration,
   VMAIL_ID,
 } from './native_configuration.ts'
-import { assertPortsFree, processIds } from './ports.ts'
+import { assertPortsFree, openFiles, processIds } from './ports.ts'
 import { becomeRoot, startAsRoot } from './root.ts'
 import { CONFIG_DIR, ROOT, readServerEnvironment, SERVICE_NAMES, type ServiceName, type Settings } from './settings.ts'
 import { $, input } from './shell.ts'
@@ -90,6 +90,7 @@ export class NativeEngine implements Engine {
     await this.stop()
     // Dovecot believes in a pid file whose number is somebody's, even a dead process's that nobody has reaped.
     rmSync(this.#path(`${LAYOUT.run}/master.pid`), { force: true })
+    removeLocks(this.#path(LAYOUT.mail))
     await assertPortsFree(this.#settings, this.#services())
     this.#makeFolders()
     await this.#makeCertificate()
@@ -102,7 +103,11 @@ export class NativeEngine implements Engine {
       this.#launch('postfix.out', 'postfix', '-c', this.#path(LAYOUT.postfix), 'start'),
       configuration.dovecot ? this.#launch('dovecot.out', 'dovecot', '-c', this.#dovecotConf()) : true,
     ])
-    if (results.every((ok) => ok)) return
+    if (results.every((ok) => ok)) {
+      // What met a daemon that went down would else wait for Postfix's next try, five minutes or more.
+      await $({ timeout: 30_000 })`postqueue -c ${this.#path(LAYOUT.postfix)} -f`
+      return
+    }
     const complaints = await this.complaints()
     await this.stop()
     throw new Failure('failed', `The mail server did not start:\n${complaints.join('\n')}`)
@@ -257,15 +262,17 @@ export class NativeEngine implements Engine {
     return processIds().filter((pid) => this.#owns(pid))
   }
 
-  /** Postfix's programs work in the queue folder, Dovecot's in its run folder, and nothing else of this machine does. */
+  /**
+   * Postfix's programs work in the queue folder, Dovecot's in its run folder, and nothing else of this machine does. Those
+   * of POP3 and IMAP sessions work in "/", and have their mailbox open.
+   */
   #owns(pid: number): boolean {
     try {
+      if (!/postfix|dovecot/.test(readlinkSync(`/proc/${pid}/exe`))) return false
       if (/\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))) return false
       const cwd = readlinkSync(`/proc/${pid}/cwd`)
-      const inside = [LAYOUT.queue, LAYOUT.run].some(
-        (part) => cwd === this.#path(part) || cwd.startsWith(`${this.#path(part)}/`),
-      )
-      return inside && /postfix|dovecot/.test(readlinkSync(`/proc/${pid}/exe`))
+      const works = [LAYOUT.queue, LAYOUT.run].some((part) => `${cwd}/`.startsWith(`${this.#path(part)}/`))
+      return works || (cwd === '/' && openFiles(pid).some((file) => file.startsWith(`${this.#path(LAYOUT.mail)}/`)))
     } catch {
       return false
     }
@@ -548,6 +555,20 @@ function replaceFile(path: string, content: string | Buffer, mode: number, gid: 
   chmodSync(`${path}.tmp`, mode)
   renameSync(`${path}.tmp`, path)
   return true
+}
+
+/**
+ * Removes the locks that killed processes left in the mailboxes: Dovecot honours one for two minutes when the pid in it is
+ * another process's by now. Nobody may be at work there.
+ */
+function removeLocks(folder: string): void {
+  if (!existsSync(folder)) return
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    const path = join(folder, entry.name)
+    if (entry.isFile() && entry.name.endsWith('.lock')) rmSync(path, { force: true })
+    // A Maildir's messages lie in these three, many of them and no lock.
+    if (entry.isDirectory() && !/^(cur|new|tmp)$/.test(entry.name)) removeLocks(path)
+  }
 }
 
 function signal(pid: number, name: NodeJS.Signals): void {
