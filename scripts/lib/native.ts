@@ -4,6 +4,7 @@
  */
 import { spawn } from 'node:child_process'
 import {
+  appendFileSync,
   chmodSync,
   chownSync,
   existsSync,
@@ -403,6 +404,9 @@ export class NativeEngine implements Engine {
   #setLogAside(): void {
     const log = this.#path(LAYOUT.log)
     if (existsSync(log) && statSync(log).size > LOG_LIMIT) renameSync(log, `${log}.1`)
+    // In a copied state folder postsuper renames the queue files, and logs that, as this user, before postlogd is there.
+    appendFileSync(log, '')
+    chownSync(log, idOf('passwd', 'postfix'), 0)
     this.#markLog()
   }
 
