@@ -25,6 +25,8 @@ export interface Sender {
   to: (n: number) => string[]
   /** Milliseconds between two messages. */
   pause: number
+  /** Lines of the body, of 72 bytes each. */
+  lines?: number
 }
 
 const BAZ = `baz@${VIRTUAL_DOMAIN}`
@@ -103,7 +105,8 @@ export class Traffic {
     }
   }
 
-  async #connection({ port, login, to, pause }: Sender): Promise<void> {
+  async #connection(sender: Sender): Promise<void> {
+    const { port, login, pause } = sender
     const server = { host: '127.0.0.1', port: this.#project.ports[port], implicit: false }
     const client = await Probe.open({ ...server, timeout: CONNECTION_PATIENCE })
     try {
@@ -115,7 +118,7 @@ export class Traffic {
         if (!(await this.#isPositive(client))) return
       }
       for (let n = 0; n < MESSAGES_PER_CONNECTION && this.#flowing; n++) {
-        await this.#message(client, to)
+        await this.#message(client, sender)
         await sleep(pause)
       }
       client.send('QUIT')
@@ -125,7 +128,7 @@ export class Traffic {
     }
   }
 
-  async #message(client: Probe, to: Sender['to']): Promise<void> {
+  async #message(client: Probe, { to, lines = 1 }: Sender): Promise<void> {
     const n = ++this.#count
     const id = `${this.#name}-${n}`
     const recipients = to(n)
@@ -133,26 +136,29 @@ export class Traffic {
     client.send(
       ['MAIL FROM:<sender@traffic.example>', ...recipients.map((to) => `RCPT TO:<${to}>`), 'DATA'].join('\r\n'),
     )
-    await this.#isPositive(client)
+    const isOpen = await this.#isPositive(client)
     const taken: string[] = []
-    for (const recipient of recipients) if (await this.#isPositive(client)) taken.push(recipient)
-    if (!(await this.#isPositive(client))) {
+    // Where MAIL or all RCPT were refused, the replies to what follows say nothing new.
+    for (const recipient of recipients) if (await this.#isPositive(client, isOpen)) taken.push(recipient)
+    if (!(await this.#isPositive(client, taken.length > 0))) {
       client.send('RSET')
       await client.reply()
       return
     }
     // Until the answer is there, the server may have taken it or not.
     this.unknown.set(id, taken)
-    client.send(`Subject: ${id}\r\nFrom: <sender@traffic.example>\r\n\r\n${'Hello. '.repeat(10)}\r\n.`)
+    client.send(
+      `Subject: ${id}\r\nFrom: <sender@traffic.example>\r\n\r\n${`${'Hello. '.repeat(10)}\r\n`.repeat(lines)}.`,
+    )
     if (await this.#isPositive(client)) this.accepted.set(id, taken)
     this.unknown.delete(id)
   }
 
-  /** Reads a reply; writes it down where it refuses. */
-  async #isPositive(client: Probe): Promise<boolean> {
+  /** Reads a reply; writes it down where it refuses, unless it only follows from an earlier one. */
+  async #isPositive(client: Probe, isNews = true): Promise<boolean> {
     const reply = (await client.reply()).join('\n')
     if (/^[23]/.test(reply)) return true
-    this.refusals.push(reply)
+    if (isNews) this.refusals.push(reply)
     return false
   }
 }

@@ -1,0 +1,87 @@
+/** A file system of 64 MB as state folder, and what happens when it is full. */
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { mkdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { after, before, test } from 'node:test'
+import { BAR } from '../../scripts/lib/accounts.ts'
+import { Project, until } from '../harness.ts'
+import { booksOf, Delivered, daemonsOf, flush, kill, queue, queueIsEmpty, Traffic } from './traffic.ts'
+
+/** Bytes: enough for the log, not for a large message. */
+const ROOM_LEFT = 1_000_000
+
+let project: Project | undefined
+let obstacle: string | undefined
+before(async () => {
+  project = await Project.create()
+  mkdirSync(project.stateDir)
+  try {
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64m', 'full-disk', project.stateDir], { stdio: 'pipe' })
+  } catch (error) {
+    obstacle = `no tmpfs can be mounted here: ${(error as Error).message}`
+    return
+  }
+  await project.start()
+})
+after(async () => {
+  await project?.run('stop')
+  if (project && !obstacle) execFileSync('umount', [project.stateDir])
+  await project?.remove()
+})
+
+test('a full disk is answered with 4xx, and everything accepted is delivered when there is room again', async (t) => {
+  if (obstacle || !project) return t.skip(obstacle)
+  const running = project
+  const filler = `${running.stateDir}/filler`
+  const qmgr = daemonsOf(running).find(({ name }) => name === 'qmgr')
+  assert.ok(qmgr)
+  const small = new Traffic(running, 'small')
+  const large = new Traffic(running, 'large', [
+    { port: 'smtp', to: (n) => [n % 2 ? BAR : 'someone@client.example'], pause: 0, lines: 30_000 },
+  ])
+  let refused: string[] = []
+  try {
+    await small.more(30)
+    // Mail is accepted and delivered to nobody, so that the deliveries meet the full disk.
+    kill(qmgr.pid, 'SIGSTOP')
+    await large.more(4)
+    assert.deepEqual([...small.refusals, ...large.refusals], [])
+    await large.stop()
+    fill(filler, ROOM_LEFT)
+    kill(qmgr.pid, 'SIGCONT')
+    await until('refusals', () => small.refusals.length > 50)
+    await until('mail that finds no room in its mailbox', async () =>
+      (await delays(running)).some((reason) => / said: 451 4\.2\.0 /.test(reason)),
+    )
+    refused = [...small.refusals]
+    rmSync(filler)
+    await small.more(30)
+  } finally {
+    kill(qmgr.pid, 'SIGCONT')
+    rmSync(filler, { force: true })
+    await Promise.all([small.stop(), large.stop()])
+  }
+  const replies = [...new Set(refused)]
+  assert.deepEqual(replies, ['452 4.3.1 Insufficient system storage'])
+  // Else up to five minutes pass until Postfix tries again.
+  flush(running)
+  await queueIsEmpty(running)
+  const delivered = await Delivered.read(running)
+  const { missing, repeated, summary } = booksOf([...small.promised(), ...large.promised()], delivered)
+  t.diagnostic(`${replies}, ${refused.length} times; ${summary}; ${small.troubles}`)
+  assert.deepEqual([missing, repeated, delivered.bounces], [[], [], []])
+  assert.deepEqual([small.broken, small.silent], [0, []])
+})
+
+/** Fills the file system up to so many bytes. */
+function fill(path: string, left: number): void {
+  const { bavail, bsize } = statfsSync(dirname(path))
+  writeFileSync(path, Buffer.alloc(bavail * bsize - left))
+}
+
+/** Why messages are still in the queue. */
+async function delays(project: Project): Promise<string[]> {
+  const messages = await queue(project)
+  return messages.flatMap(({ recipients }) => recipients.map(({ delay_reason = '' }) => delay_reason))
+}
