@@ -1,8 +1,7 @@
 /** A file system of 64 MB as state folder, and what happens when it is full. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
-import { dirname } from 'node:path'
+import { appendFileSync, mkdirSync, rmSync, statSync, truncateSync } from 'node:fs'
 import { after, before, test } from 'node:test'
 import { BAR } from '../../scripts/lib/accounts.ts'
 import { Project, until } from '../harness.ts'
@@ -50,7 +49,7 @@ test('a full disk is answered with 4xx, and everything accepted is delivered whe
     await large.stop()
     fill(filler, ROOM_LEFT)
     kill(qmgr.pid, 'SIGCONT')
-    await until('refusals', () => small.refusals.length > 50)
+    await until('refusals', () => small.refusals.length > 5)
     await until('mail that finds no room in its mailbox', async () =>
       (await delays(running)).some((reason) => / said: 451 4\.2\.0 /.test(reason)),
     )
@@ -63,7 +62,12 @@ test('a full disk is answered with 4xx, and everything accepted is delivered whe
     await Promise.all([small.stop(), large.stop()])
   }
   const replies = [...new Set(refused)]
-  assert.deepEqual(replies, ['452 4.3.1 Insufficient system storage'])
+  // A client that goes on nevertheless hears in the end: 421 4.7.0 Error: too many errors.
+  assert.deepEqual(
+    replies.filter((reply) => !/^4(52 4\.3\.1|21 4\.7\.0) /.test(reply)),
+    [],
+  )
+  assert.ok(replies.includes('452 4.3.1 Insufficient system storage'))
   // Else up to five minutes pass until Postfix tries again.
   flush(running)
   await queueIsEmpty(running)
@@ -71,13 +75,17 @@ test('a full disk is answered with 4xx, and everything accepted is delivered whe
   const { missing, repeated, summary } = booksOf([...small.promised(), ...large.promised()], delivered)
   t.diagnostic(`${replies}, ${refused.length} times; ${summary}; ${small.troubles}`)
   assert.deepEqual([missing, repeated, delivered.bounces], [[], [], []])
-  assert.deepEqual([small.broken, small.silent], [0, []])
+  assert.deepEqual([small.silent, large.silent], [[], []])
 })
 
-/** Fills the file system up to so many bytes. */
+/** Fills the file system up, all but so many bytes. */
 function fill(path: string, left: number): void {
-  const { bavail, bsize } = statfsSync(dirname(path))
-  writeFileSync(path, Buffer.alloc(bavail * bsize - left))
+  try {
+    for (;;) appendFileSync(path, Buffer.alloc(262_144))
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error
+  }
+  truncateSync(path, statSync(path).size - left)
 }
 
 /** Why messages are still in the queue. */
