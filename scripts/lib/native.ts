@@ -105,8 +105,7 @@ export class NativeEngine implements Engine {
       configuration.dovecot ? this.#launch('dovecot.out', 'dovecot', '-c', this.#dovecotConf()) : true,
     ])
     if (results.every((ok) => ok)) {
-      // What met a daemon that went down would else wait for Postfix's next try, five minutes or more.
-      await $({ timeout: 30_000 })`postqueue -c ${this.#path(LAYOUT.postfix)} -f`
+      await this.#flush()
       return
     }
     const complaints = await this.complaints()
@@ -145,10 +144,16 @@ export class NativeEngine implements Engine {
     await this.#compileAliases()
     // Dovecot sees new accounts by itself, and a reload takes its sockets away for a moment: only for new settings.
     const { dovecot } = this.#masters()
-    if (dovecot && changed.some((name) => /dovecot\.(cf|conf)$|config\/ssl\//.test(name)))
-      await this.#reloadDovecot(dovecot)
+    const newSettings = dovecot && changed.some((name) => /dovecot\.(cf|conf)$|config\/ssl\//.test(name))
+    if (newSettings) await this.#reloadDovecot(dovecot)
     const reloaded = await $({ timeout: 30_000 })`postfix -c ${this.#path(LAYOUT.postfix)} reload`
     if (reloaded.exitCode !== 0) throw new Failure('failed', this.#traced(reloaded.stderr).join('\n'))
+    if (newSettings) await this.#flush()
+  }
+
+  /** Has Postfix try waiting mail now: what met a Dovecot that was away would else wait five minutes or more. */
+  async #flush(): Promise<void> {
+    await $({ timeout: 30_000 })`postqueue -c ${this.#path(LAYOUT.postfix)} -f`
   }
 
   /** Returns when the socket that Postfix asks for AUTH is there again: without it smtpd ends with an error. */

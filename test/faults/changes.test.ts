@@ -25,19 +25,25 @@ async function run(script: string, ...args: string[]): Promise<string> {
   return ok(await project.run(script, ...args))
 }
 
-/** Waits for the queue to drain, then checks that every promise was kept exactly once. */
-async function assertKept(summaryTo: (line: string) => void, ...traffics: Traffic[]): Promise<void> {
-  await queueIsEmpty(project)
-  const accounts = JSON.parse(await run('add_account', '--list', '--json')).map(
-    ({ address }: { address: string }) => address,
-  )
-  const delivered = await Delivered.read(project, accounts)
-  const { missing, repeated, summary } = booksOf(
-    traffics.flatMap((traffic) => traffic.promised()),
-    delivered,
-  )
-  summaryTo(`${summary}; ${traffics.map(({ troubles }) => troubles).join('; ')}`)
-  assert.deepEqual([missing, repeated, delivered.bounces], [[], [], []])
+/**
+ * Waits for all that was promised, then checks that every promise was kept, once or at most so often. The queue is no measure:
+ * what is being delivered during a reload stays in it for a minute afterwards ("skipped, still being delivered").
+ */
+async function assertKept(note: (line: string) => void, atMost: number, ...traffics: Traffic[]): Promise<void> {
+  const list = JSON.parse(await run('add_account', '--list', '--json')) as { address: string }[]
+  const promised = traffics.flatMap((traffic) => traffic.promised())
+  const look = async () => {
+    const accounts = list.map(({ address }) => address)
+    const delivered = await Delivered.read(project, accounts)
+    return { delivered, ...booksOf(promised, delivered) }
+  }
+  const begin = performance.now()
+  await until('every promised message', async () => (await look()).missing.length === 0, 30_000).catch(() => {})
+  const { delivered, missing, repeated, summary } = await look()
+  const seconds = ((performance.now() - begin) / 1000).toFixed(1)
+  note(`${summary}, all after ${seconds} s; ${traffics.map(({ troubles }) => troubles).join('; ')}`)
+  const tooOften = repeated.filter(({ copies }) => copies > atMost)
+  assert.deepEqual([missing, tooOften, delivered.bounces], [[], [], []])
   assert.deepEqual(
     traffics.flatMap(({ silent }) => silent),
     [],
@@ -63,7 +69,7 @@ test('starts of the running server and changes of accounts refuse, break and los
   } finally {
     await Promise.all([traffic.stop(), early?.stop()])
   }
-  await assertKept((line) => t.diagnostic(line), traffic, early)
+  await assertKept((line) => t.diagnostic(line), 1, traffic, early)
   for (const { refusals, broken } of [traffic, early]) assert.deepEqual([refusals, broken], [[], 0])
 })
 
@@ -83,7 +89,8 @@ test('new settings of Postfix and Dovecot refuse and lose nothing', async (t) =>
   } finally {
     await traffic.stop()
   }
-  await assertKept((line) => t.diagnostic(line), traffic)
+  // Dovecot ends LMTP sessions where they stand, at times between the delivery and its answer.
+  await assertKept((line) => t.diagnostic(line), 2, traffic)
   assert.deepEqual(traffic.refusals, [])
 })
 
@@ -99,7 +106,8 @@ test('a stop and a start lose nothing, and while they last nobody hears that som
   } finally {
     await traffic.stop()
   }
-  await assertKept((line) => t.diagnostic(line), traffic)
+  // Postfix ends deliveries where they stand, so one between Dovecot's answer and its record is repeated.
+  await assertKept((line) => t.diagnostic(line), 2, traffic)
   // RFC 5321 section 3.8: the server shuts down.
   assert.deepEqual(
     traffic.refusals.filter((reply) => !reply.startsWith('421 ')),
@@ -141,7 +149,7 @@ test('reset while mail is sent ends, and what is accepted afterwards is all ther
   } finally {
     await Promise.all([during.stop(), afterwards?.stop()])
   }
-  await assertKept((line) => t.diagnostic(line), afterwards)
+  await assertKept((line) => t.diagnostic(line), 1, afterwards)
   assert.deepEqual([during.refusals, during.broken, afterwards.refusals], [[], 0, []])
 })
 
