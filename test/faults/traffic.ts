@@ -272,10 +272,14 @@ export function idsInQueue(project: Project, name: string): Set<string> {
   return new Set(ids.filter((id) => id !== undefined))
 }
 
+export interface Queued {
+  queue_name: string
+  /** Bytes. */
+  message_size: number
+}
+
 /** The messages in the queue, as postqueue's JSON has them. */
-export async function queue(
-  project: Project,
-): Promise<{ queue_name: string; recipients: { delay_reason?: string }[] }[]> {
+export async function queue(project: Project): Promise<Queued[]> {
   const command = ['-c', `${project.stateDir}/postfix`, '-j']
   const { stdout } = await promisify(execFile)('postqueue', command, { maxBuffer: 100_000_000 })
   return stdout
@@ -286,7 +290,7 @@ export async function queue(
 
 /** Returns when the queue is empty; throws with what is still there. */
 export async function queueIsEmpty(project: Project, patience = 30_000): Promise<void> {
-  let left: object[] = []
+  let left: Queued[] = []
   await until(
     'an empty queue',
     async () => {
