@@ -54,6 +54,8 @@ const RELOAD_PATIENCE = 5_000
 const LOG_START = 'log/start'
 /** The mail log is set aside at a start when it is larger, in bytes. */
 const LOG_LIMIT = 10_000_000
+/** Bytes of the disk that are kept free for the mail log: a Dovecot that cannot write to it ends, and stays ended. */
+const LOG_RESERVE = 10_000_000
 
 export class NativeEngine implements Engine {
   readonly name = 'native'
@@ -98,7 +100,7 @@ export class NativeEngine implements Engine {
     const configuration = await this.#writeConfiguration()
     for (const notice of configuration.notices) say(notice)
     await this.#compileAliases()
-    this.#setLogAside()
+    await this.#setLogAside()
     writeFileSync(this.#path(STARTED), this.#addresses())
     const results = await Promise.all([
       this.#launch('postfix.out', 'postfix', '-c', this.#path(LAYOUT.postfix), 'start'),
@@ -406,12 +408,14 @@ export class NativeEngine implements Engine {
     return names
   }
 
-  #setLogAside(): void {
+  async #setLogAside(): Promise<void> {
     const log = this.#path(LAYOUT.log)
     if (existsSync(log) && statSync(log).size > LOG_LIMIT) renameSync(log, `${log}.1`)
     // In a copied state folder postsuper renames the queue files, and logs that, as this user, before postlogd is there.
     appendFileSync(log, '')
     chownSync(log, idOf('passwd', 'postfix'), 0)
+    // Blocks behind its end. Where the file system knows no such thing, it goes without.
+    await $`fallocate --keep-size --offset ${statSync(log).size} --length ${LOG_RESERVE} ${log}`
     this.#markLog()
   }
 

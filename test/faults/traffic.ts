@@ -291,21 +291,33 @@ export async function queue(project: Project): Promise<Queued[]> {
 /** Returns when the queue is empty; throws with what is still there. */
 export async function queueIsEmpty(project: Project, patience = 30_000): Promise<void> {
   let left: Queued[] = []
-  await until(
-    'an empty queue',
-    async () => {
-      left = await queue(project)
-      return left.length === 0
-    },
-    patience,
-  ).catch((error: Error) => {
+  const isEmpty = async () => {
+    left = await queue(project)
+    return left.length === 0
+  }
+  await until('an empty queue', isEmpty, patience).catch((error: Error) => {
     throw new Error(`${error.message}: ${left.length} left, the first: ${JSON.stringify(left[0])}`)
   })
 }
 
-/** Has Postfix try all queued mail now, which it else does when the time has come. */
-export function flush(project: Project): void {
-  execFileSync('postqueue', ['-c', `${project.stateDir}/postfix`, '-f'])
+/**
+ * Has Postfix try waiting mail again and again until the queue is empty. By itself it does so in growing intervals that
+ * begin with five minutes.
+ */
+export async function deliverAllWaiting(project: Project, patience = 60_000): Promise<void> {
+  const deadline = Date.now() + patience
+  for (;;) {
+    execFileSync('postqueue', ['-c', `${project.stateDir}/postfix`, '-f'])
+    const isEmpty = queueIsEmpty(project, 1_000)
+    if (Date.now() > deadline) return isEmpty
+    if (
+      await isEmpty.then(
+        () => true,
+        () => false,
+      )
+    )
+      return
+  }
 }
 
 /** Numbers from 0 up to 1, the same for the same seed (mulberry32). */
