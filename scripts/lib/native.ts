@@ -4,6 +4,7 @@
  */
 import { spawn } from 'node:child_process'
 import {
+  appendFileSync,
   chmodSync,
   chownSync,
   existsSync,
@@ -28,7 +29,7 @@ import type { Engine, ExecOptions } from './engine.ts'
 import { type NativeConfiguration, nativeConfiguration } from './native_configuration.ts'
 import { LAYOUT, mailboxOf, mapPaths, VMAIL_ID } from './native_layout.ts'
 import { installPackages } from './packages.ts'
-import { assertPortsFree, processIds } from './ports.ts'
+import { assertPortsFree, openFiles, processIds } from './ports.ts'
 import { becomeRoot, startAsRoot } from './root.ts'
 import { CONFIG_DIR, ROOT, readServerEnvironment, SERVICE_NAMES, type ServiceName, type Settings } from './settings.ts'
 import { $, input } from './shell.ts'
@@ -45,6 +46,8 @@ const RELOAD_PATIENCE = 5_000
 const LOG_START = 'log/start'
 /** The mail log is set aside at a start when it is larger, in bytes. */
 const LOG_LIMIT = 10_000_000
+/** Bytes of the disk that are kept free for the mail log: a Dovecot that cannot write to it ends, and stays ended. */
+const LOG_RESERVE = 10_000_000
 
 export class NativeEngine implements Engine {
   readonly name = 'native'
@@ -82,19 +85,23 @@ export class NativeEngine implements Engine {
     await this.stop()
     // Dovecot believes in a pid file whose number is somebody's, even a dead process's that nobody has reaped.
     rmSync(this.#path(`${LAYOUT.run}/master.pid`), { force: true })
+    removeLocks(this.#path(LAYOUT.mail))
     await assertPortsFree(this.#settings, this.#services())
     this.#makeFolders()
     await this.#makeCertificate()
     const configuration = await this.#writeConfiguration()
     for (const notice of configuration.notices) say(notice)
     await this.#compileAliases()
-    this.#setLogAside()
+    await this.#setLogAside()
     writeFileSync(this.#path(STARTED), this.#addresses())
     const results = await Promise.all([
       this.#launch('postfix.out', 'postfix', '-c', this.#path(LAYOUT.postfix), 'start'),
       configuration.dovecot ? this.#launch('dovecot.out', 'dovecot', '-c', this.#dovecotConf()) : true,
     ])
-    if (results.every((ok) => ok)) return
+    if (results.every((ok) => ok)) {
+      await this.#flush()
+      return
+    }
     const complaints = await this.complaints()
     await this.stop()
     throw new Failure('failed', `The mail server did not start:\n${complaints.join('\n')}`)
@@ -131,10 +138,16 @@ export class NativeEngine implements Engine {
     await this.#compileAliases()
     // Dovecot sees new accounts by itself, and a reload takes its sockets away for a moment: only for new settings.
     const { dovecot } = this.#masters()
-    if (dovecot && changed.some((name) => /dovecot\.(cf|conf)$|config\/ssl\//.test(name)))
-      await this.#reloadDovecot(dovecot)
+    const newSettings = dovecot && changed.some((name) => /dovecot\.(cf|conf)$|config\/ssl\//.test(name))
+    if (newSettings) await this.#reloadDovecot(dovecot)
     const reloaded = await $({ timeout: 30_000 })`postfix -c ${this.#path(LAYOUT.postfix)} reload`
     if (reloaded.exitCode !== 0) throw new Failure('failed', this.#traced(reloaded.stderr).join('\n'))
+    if (newSettings) await this.#flush()
+  }
+
+  /** Has Postfix try waiting mail now: what met a Dovecot that was away would else wait five minutes or more. */
+  async #flush(): Promise<void> {
+    await $({ timeout: 30_000 })`postqueue -c ${this.#path(LAYOUT.postfix)} -f`
   }
 
   /** Returns when the socket that Postfix asks for AUTH is there again: without it smtpd ends with an error. */
@@ -249,15 +262,17 @@ export class NativeEngine implements Engine {
     return processIds().filter((pid) => this.#owns(pid))
   }
 
-  /** Postfix's programs work in the queue folder, Dovecot's in its run folder, and nothing else of this machine does. */
+  /**
+   * Postfix's programs work in the queue folder, Dovecot's in its run folder, and nothing else of this machine does. Those
+   * of POP3 and IMAP sessions work in "/", and have their mailbox open.
+   */
   #owns(pid: number): boolean {
     try {
+      if (!/postfix|dovecot/.test(readlinkSync(`/proc/${pid}/exe`))) return false
       if (/\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))) return false
       const cwd = readlinkSync(`/proc/${pid}/cwd`)
-      const inside = [LAYOUT.queue, LAYOUT.run].some(
-        (part) => cwd === this.#path(part) || cwd.startsWith(`${this.#path(part)}/`),
-      )
-      return inside && /postfix|dovecot/.test(readlinkSync(`/proc/${pid}/exe`))
+      const works = [LAYOUT.queue, LAYOUT.run].some((part) => `${cwd}/`.startsWith(`${this.#path(part)}/`))
+      return works || (cwd === '/' && openFiles(pid).some((file) => file.startsWith(`${this.#path(LAYOUT.mail)}/`)))
     } catch {
       return false
     }
@@ -385,9 +400,14 @@ export class NativeEngine implements Engine {
     return names
   }
 
-  #setLogAside(): void {
+  async #setLogAside(): Promise<void> {
     const log = this.#path(LAYOUT.log)
     if (existsSync(log) && statSync(log).size > LOG_LIMIT) renameSync(log, `${log}.1`)
+    // In a copied state folder postsuper renames the queue files, and logs that, as this user, before postlogd is there.
+    appendFileSync(log, '')
+    chownSync(log, idOf('passwd', 'postfix'), 0)
+    // Blocks behind its end. Where the file system knows no such thing, it goes without.
+    await $`fallocate --keep-size --offset ${statSync(log).size} --length ${LOG_RESERVE} ${log}`
     this.#markLog()
   }
 
@@ -480,6 +500,20 @@ function replaceFile(path: string, content: string | Buffer, mode: number, gid: 
   chmodSync(`${path}.tmp`, mode)
   renameSync(`${path}.tmp`, path)
   return true
+}
+
+/**
+ * Removes the locks that killed processes left in the mailboxes: Dovecot honours one for two minutes when the pid in it is
+ * another process's by now. Nobody may be at work there.
+ */
+function removeLocks(folder: string): void {
+  if (!existsSync(folder)) return
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    const path = join(folder, entry.name)
+    if (entry.isFile() && entry.name.endsWith('.lock')) rmSync(path, { force: true })
+    // A Maildir's messages lie in these three, many of them and no lock.
+    if (entry.isDirectory() && !/^(cur|new|tmp)$/.test(entry.name)) removeLocks(path)
+  }
 }
 
 function signal(pid: number, name: NodeJS.Signals): void {

@@ -81,7 +81,8 @@ export function processIds(): number[] {
   }
 }
 
-function openFiles(pid: number): string[] {
+/** What a process has open: paths, sockets and pipes; nothing where this user may not see it. */
+export function openFiles(pid: number): string[] {
   try {
     return readdirSync(`/proc/${pid}/fd`).map((fd) => {
       try {

@@ -6,6 +6,7 @@ import { BAR, FOO, knownPassword, type Login, masterLogin, readAccounts } from '
 import { Failure } from './cli.ts'
 import type { Engine } from './engine.ts'
 import { Pop3Session } from './pop3.ts'
+import type { Pop3Server } from './pop3_wire.ts'
 import { enabledProtocols, SERVICES, type Settings } from './settings.ts'
 import { SmtpSession } from './smtp.ts'
 
@@ -141,6 +142,8 @@ export async function roundTrip(settings: Settings): Promise<{ milliseconds: num
   const pop3 = { host: settings.host, port: settings.ports.pop3, tls: 'none', timeout: DELIVERY } as const
   const messageId = `<${randomUUID()}@${FOO.split('@')[1]}>`
   const [senderLogin, recipientLogin] = [loginOf(FOO), loginOf(BAR)]
+  // What is there already is not looked at, and of what comes every message, however many they are.
+  const known = await uidlsOf(pop3, recipientLogin)
   const begin = performance.now()
   const sender = await SmtpSession.open(smtp, { login: senderLogin, loginWasChosen: true })
   const envelope = { from: FOO, to: [BAR] }
@@ -151,7 +154,9 @@ export async function roundTrip(settings: Settings): Promise<{ milliseconds: num
     // A session sees the mailbox as it was at login (RFC 1939 section 5), so each look is a new one.
     const session = await Pop3Session.open(pop3, recipientLogin)
     try {
-      for (const message of (await session.list()).reverse().slice(0, 20)) {
+      for (const message of await session.list()) {
+        if (known.has(message.uidl)) continue
+        known.add(message.uidl)
         const header = await session.top(message)
         if (!header.includes(messageId)) continue
         await session.retrieve(message)
@@ -169,6 +174,15 @@ export async function roundTrip(settings: Settings): Promise<{ milliseconds: num
     'failed',
     `The test mail to ${BAR} was accepted and did not arrive in ${DELIVERY / 1000} s. See: npm run logs`,
   )
+}
+
+async function uidlsOf(server: Pop3Server, login: Login): Promise<Set<string>> {
+  const session = await Pop3Session.open(server, login)
+  try {
+    return new Set((await session.list()).map(({ uidl }) => uidl))
+  } finally {
+    session.close()
+  }
 }
 
 function testMail(messageId: string): string {

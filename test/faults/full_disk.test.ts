@@ -1,0 +1,90 @@
+/** A file system of 64 MB as state folder, and what happens when it is full. */
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { appendFileSync, mkdirSync, rmSync } from 'node:fs'
+import { after, before, test } from 'node:test'
+import { BAR } from '../../scripts/lib/accounts.ts'
+import { Project, until } from '../harness.ts'
+import { booksOf, Delivered, daemonsOf, deliverAllWaiting, kill, queue, Traffic } from './traffic.ts'
+
+let project: Project | undefined
+let obstacle: string | undefined
+before(async () => {
+  project = await Project.create()
+  mkdirSync(project.stateDir)
+  try {
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64m', 'full-disk', project.stateDir], { stdio: 'pipe' })
+  } catch (error) {
+    obstacle = `no tmpfs can be mounted here: ${(error as Error).message}`
+    return
+  }
+  await project.start()
+})
+after(async () => {
+  await project?.run('stop')
+  if (project && !obstacle) execFileSync('umount', [project.stateDir])
+  await project?.remove()
+})
+
+test('a full disk is answered with 4xx, and everything accepted is delivered when there is room again', async (t) => {
+  if (obstacle || !project) return t.skip(obstacle)
+  const running = project
+  const filler = `${running.stateDir}/filler`
+  const qmgr = daemonsOf(running).find(({ name }) => name === 'qmgr')
+  assert.ok(qmgr)
+  const small = new Traffic(running, 'small')
+  let large: Traffic | undefined
+  let refused: string[] = []
+  try {
+    await small.more(30)
+    // Mail is accepted and delivered to nobody, so that the deliveries meet the full disk.
+    kill(qmgr.pid, 'SIGSTOP')
+    large = new Traffic(running, 'large', [
+      { port: 'smtp', to: (n) => [n % 2 ? BAR : 'someone@client.example'], pause: 0, lines: 30_000 },
+    ])
+    await large.more(4)
+    assert.deepEqual([...small.refusals, ...large.refusals], [])
+    await large.stop()
+    fill(filler)
+    kill(qmgr.pid, 'SIGCONT')
+    await until('refusals', () => small.refusals.length > 5)
+    // Dovecot answers 451 and Postfix keeps it; why, it can write down only where there is room for that.
+    await until('a large message that waits', async () =>
+      (await queue(running)).some(
+        ({ queue_name, message_size }) => queue_name === 'deferred' && message_size > 1_000_000,
+      ),
+    )
+    refused = [...small.refusals]
+    rmSync(filler)
+    await small.more(30)
+  } finally {
+    kill(qmgr.pid, 'SIGCONT')
+    rmSync(filler, { force: true })
+    await Promise.all([small.stop(), large?.stop()])
+  }
+  const replies = [...new Set(refused)]
+  // 451: no room for the rest of a message. 421: a client goes on nevertheless (too many errors).
+  assert.deepEqual(
+    replies.filter((reply) => !/^4(52 4\.3\.1|51 4\.3\.0|21 4\.7\.0) /.test(reply)),
+    [],
+  )
+  assert.ok(replies.includes('452 4.3.1 Insufficient system storage'))
+  await deliverAllWaiting(running)
+  const delivered = await Delivered.read(running)
+  const { missing, repeated, summary } = booksOf([...small.promised(), ...large.promised()], delivered)
+  t.diagnostic(`${replies}, ${refused.length} times; ${summary}; ${small.troubles}`)
+  assert.deepEqual([missing, repeated, delivered.bounces], [[], [], []])
+  assert.deepEqual([small.silent, large.silent], [[], []])
+})
+
+/** Fills the file system up to the last byte. */
+function fill(path: string): void {
+  for (let size = 262_144; size > 0; ) {
+    try {
+      appendFileSync(path, Buffer.alloc(size))
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error
+      size = Math.floor(size / 8)
+    }
+  }
+}

@@ -1,0 +1,85 @@
+/**
+ * What a power cut leaves: the state folder of one moment, with the queue, the mailboxes and the pid files of daemons
+ * that are no more. Another project starts from it.
+ */
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { rmSync } from 'node:fs'
+import { after, before, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Project, startedProject } from '../harness.ts'
+import {
+  type Books,
+  booksOf,
+  Delivered,
+  type Expected,
+  idsInQueue,
+  queueIsEmpty,
+  SENDERS,
+  signalAll,
+  Traffic,
+} from './traffic.ts'
+
+const CUTS = 4
+
+let [project, copy]: (Project | undefined)[] = []
+before(async () => {
+  project = await startedProject()
+  copy = await Project.create()
+})
+after(async () => {
+  await project?.remove()
+  await copy?.remove()
+})
+
+test(`a server from a copy of the state folder has all that was accepted, ${CUTS} times in mid-flight`, async (t) => {
+  assert.ok(project && copy)
+  const promised: Expected[] = []
+  let queuedAll = 0
+  for (let cut = 0; cut < CUTS; cut++) {
+    // As fast as they can, so that there is a queue.
+    const traffic = new Traffic(
+      project,
+      `cut${cut}`,
+      [...SENDERS, ...SENDERS].map((sender) => ({ ...sender, pause: 0 })),
+    )
+    let atCut: Expected[] = []
+    let queued = new Set<string>()
+    try {
+      await traffic.more(50)
+      await sleep(Math.random() * 300)
+      // All stand still while the folder is copied, so that the copy is of one moment.
+      await signalAll(project, 'SIGSTOP')
+      atCut = [...promised, ...traffic.promised()]
+      queued = idsInQueue(project, `cut${cut}`)
+      execFileSync('cp', ['-a', `${project.stateDir}/.`, copy.stateDir])
+    } finally {
+      await signalAll(project, 'SIGCONT')
+      await traffic.stop()
+    }
+    promised.push(...traffic.promised())
+    const accepted = [...queued].filter((id) => traffic.accepted.has(id)).length
+    queuedAll += accepted
+    await copy.start()
+    await queueIsEmpty(copy)
+    const delivered = await Delivered.read(copy)
+    const { missing, repeated, summary } = booksOf(atCut, delivered)
+    t.diagnostic(`cut ${cut + 1} with ${accepted} accepted messages in the queue: ${summary}`)
+    assert.deepEqual(missing, [])
+    assert.deepEqual(unexplained(repeated, queued), [])
+    assert.deepEqual(delivered.bounces, [])
+    assert.deepEqual([traffic.refusals, traffic.broken, traffic.silent], [[], 0, []])
+    assert.equal((await copy.run('stop')).code, 0)
+    rmSync(copy.stateDir, { recursive: true })
+  }
+  assert.ok(queuedAll > 0, 'a cut met accepted mail in the queue')
+  // The server that was copied has not noticed.
+  await queueIsEmpty(project)
+  const { missing, repeated } = booksOf(promised, await Delivered.read(project))
+  assert.deepEqual([missing, repeated], [[], []])
+})
+
+/** More copies than one and the one that a cut between delivery and record explains. */
+function unexplained(repeated: Books['repeated'], queued: Set<string>) {
+  return repeated.filter(({ id, copies }) => copies > (queued.has(id) ? 2 : 1))
+}
