@@ -2,61 +2,48 @@
  * The server without Docker: a private instance of Debian's own Postfix and Dovecot, with everything it needs in one
  * state folder. Nothing below /etc/postfix or /etc/dovecot is read or written.
  */
-import { spawn } from 'node:child_process'
 import {
-  appendFileSync,
-  chmodSync,
-  chownSync,
   existsSync,
-  mkdirSync,
   readdirSync,
   readFileSync,
   readlinkSync,
-  renameSync,
   rmdirSync,
   rmSync,
   statSync,
-  utimesSync,
   writeFileSync,
 } from 'node:fs'
-import { networkInterfaces } from 'node:os'
-import { dirname, join, relative } from 'node:path'
+import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Account, readAccounts } from './accounts.ts'
 import { Failure, messageOf, say } from './cli.ts'
 import { withLock } from './configuration_files.ts'
 import type { Engine, ExecOptions } from './engine.ts'
-import { type NativeConfiguration, nativeConfiguration } from './native_configuration.ts'
-import { LAYOUT, mailboxOf, mapPaths, VMAIL_ID } from './native_layout.ts'
+import { NativeFiles, readOr } from './native_files.ts'
+import { LAYOUT, mailboxOf } from './native_layout.ts'
+import { MailLog } from './native_log.ts'
 import { installPackages } from './packages.ts'
 import { assertPortsFree, openFiles, processIds } from './ports.ts'
 import { becomeRoot, startAsRoot } from './root.ts'
-import { CONFIG_DIR, ROOT, readServerEnvironment, SERVICE_NAMES, type ServiceName, type Settings } from './settings.ts'
+import { readServerEnvironment, SERVICE_NAMES, type ServiceName, type Settings } from './settings.ts'
 import { $, input } from './shell.ts'
 
-/** A Unix socket's path has 107 bytes at most; the longest below the state folder takes 36 of them. */
-const LONGEST_STATE_DIR = 107 - 36
 /** Holds what the running daemons listen on; gone after a stop. */
 const STARTED = 'started.json'
 /** Milliseconds until a stop becomes a kill. */
 const STOP_PATIENCE = 10_000
 /** Milliseconds for Dovecot to read its settings again. */
 const RELOAD_PATIENCE = 5_000
-/** Where the mail log of the last start begins, in bytes: older troubles are no longer of interest. */
-const LOG_START = 'log/start'
-/** The mail log is set aside at a start when it is larger, in bytes. */
-const LOG_LIMIT = 10_000_000
-/** Bytes of the disk that are kept free for the mail log: a Dovecot that cannot write to it ends, and stays ended. */
-const LOG_RESERVE = 10_000_000
 
 export class NativeEngine implements Engine {
   readonly name = 'native'
   readonly #settings: Settings
-  readonly #dir: string
+  readonly #files: NativeFiles
+  readonly #log: MailLog
 
   constructor(settings: Settings) {
     this.#settings = settings
-    this.#dir = settings.stateDir
+    this.#files = new NativeFiles(settings)
+    this.#log = new MailLog(settings.stateDir)
   }
 
   async isRunning(): Promise<boolean> {
@@ -72,11 +59,11 @@ export class NativeEngine implements Engine {
 
   async start(): Promise<void> {
     await becomeRoot()
-    this.#checkStateDir()
+    this.#files.checkStateDir()
     await installPackages()
     if (await this.isRunning()) {
       if (this.#startedWith() === this.#addresses()) {
-        this.#markLog()
+        this.#log.mark()
         return this.reload()
       }
       say('The ports have changed since the server was started: it starts anew.')
@@ -85,14 +72,14 @@ export class NativeEngine implements Engine {
     await this.stop()
     // Dovecot believes in a pid file whose number is somebody's, even a dead process's that nobody has reaped.
     rmSync(this.#path(`${LAYOUT.run}/master.pid`), { force: true })
-    removeLocks(this.#path(LAYOUT.mail))
+    this.#files.removeLocks()
     await assertPortsFree(this.#settings, this.#services())
-    this.#makeFolders()
-    await this.#makeCertificate()
-    const configuration = await this.#writeConfiguration()
+    this.#files.makeFolders()
+    await this.#files.makeCertificate()
+    const configuration = await this.#files.write()
     for (const notice of configuration.notices) say(notice)
     await this.#compileAliases()
-    await this.#setLogAside()
+    await this.#log.setAside()
     writeFileSync(this.#path(STARTED), this.#addresses())
     const results = await Promise.all([
       this.#launch('postfix.out', 'postfix', '-c', this.#path(LAYOUT.postfix), 'start'),
@@ -133,15 +120,15 @@ export class NativeEngine implements Engine {
   }
 
   async #reload(): Promise<void> {
-    const { changed } = await this.#writeConfiguration()
+    const { dovecot } = this.#masters()
+    const { changed } = await this.#files.write(dovecot ? (marker) => this.#untilDovecotHasRead(marker) : undefined)
     if (changed.length === 0) return
     await this.#compileAliases()
     // Dovecot sees new accounts by itself, and a reload takes its sockets away for a moment: only for new settings.
-    const { dovecot } = this.#masters()
     const newSettings = dovecot && changed.some((name) => /dovecot\.(cf|conf)$|config\/ssl\//.test(name))
     if (newSettings) await this.#reloadDovecot(dovecot)
     const reloaded = await $({ timeout: 30_000 })`postfix -c ${this.#path(LAYOUT.postfix)} reload`
-    if (reloaded.exitCode !== 0) throw new Failure('failed', this.#traced(reloaded.stderr).join('\n'))
+    if (reloaded.exitCode !== 0) throw new Failure('failed', this.#log.traced(reloaded.stderr).join('\n'))
     if (newSettings) await this.#flush()
   }
 
@@ -192,27 +179,16 @@ export class NativeEngine implements Engine {
     return existsSync(path) ? readFileSync(path, 'utf8') : undefined
   }
 
-  async logs({ lines, follow }: { lines: number; follow: boolean }): Promise<void> {
-    const file = this.#path(LAYOUT.log)
-    if (!existsSync(file)) throw new Failure('failed', `${file}: no mail log yet. Start the server: npm start`)
-    const tail = spawn('tail', ['-n', String(lines), ...(follow ? ['-F'] : []), file], {
-      stdio: ['ignore', 'inherit', 'ignore'],
-    })
-    await new Promise((resolve, reject) => tail.once('error', reject).once('close', resolve))
+  logs(options: { lines: number; follow: boolean }): Promise<void> {
+    return this.#log.show(options)
   }
 
-  async complaints(): Promise<string[]> {
-    const lines = await this.logged()
-    return [...new Set(lines.filter((line) => /\b(fatal|panic|error|warning)\b/i.test(line)))].slice(-10)
+  complaints(): Promise<string[]> {
+    return this.#log.complaints()
   }
 
-  async logged(): Promise<string[]> {
-    const started = ['postfix.out', 'dovecot.out'].map((name) => readOr(this.#path(`log/${name}`)))
-    const logged = Buffer.from(readOr(this.#path(LAYOUT.log)))
-      .subarray(Number(readOr(this.#path(LOG_START))))
-      .toString()
-      .slice(-100_000)
-    return this.#traced([...started, logged].join('\n'))
+  logged(): Promise<string[]> {
+    return this.#log.logged()
   }
 
   owns({ pid }: { pid: number }): boolean {
@@ -220,7 +196,7 @@ export class NativeEngine implements Engine {
   }
 
   #path(part: string): string {
-    return join(this.#dir, part)
+    return this.#files.path(part)
   }
 
   #dovecotConf(): string {
@@ -258,7 +234,7 @@ export class NativeEngine implements Engine {
 
   /** All processes of the instance. */
   #processes(): number[] {
-    if (!existsSync(this.#dir)) return []
+    if (!existsSync(this.#settings.stateDir)) return []
     return processIds().filter((pid) => this.#owns(pid))
   }
 
@@ -278,93 +254,6 @@ export class NativeEngine implements Engine {
     }
   }
 
-  #checkStateDir(): void {
-    const dir = this.#dir
-    const advice = 'Set MAIL_SERVER_STATE_DIR in .env to another folder.'
-    if (Buffer.byteLength(dir) > LONGEST_STATE_DIR) {
-      throw new Failure(
-        'usage',
-        `${dir}: the path is longer than ${LONGEST_STATE_DIR} bytes, too long for Unix sockets. ${advice}`,
-      )
-    }
-    if (!/^[\w./+@-]+$/.test(dir)) {
-      throw new Failure('usage', `${dir}: Postfix cannot work in a path with spaces or such characters. ${advice}`)
-    }
-    // Dovecot's mail processes run without privileges and walk the whole path.
-    for (let parent = dirname(dir); parent !== dirname(parent); parent = dirname(parent)) {
-      if (existsSync(parent) && !(statSync(parent).mode & 0o001)) {
-        throw new Failure(
-          'usage',
-          `${parent}: only its owner can enter it, and ${dir} lies below; Dovecot has to. ${advice}`,
-        )
-      }
-    }
-  }
-
-  #makeFolders(): void {
-    const folder = (part: string, mode: number, uid = 0, gid = 0) => {
-      mkdirSync(this.#path(part), { recursive: true })
-      chownSync(this.#path(part), uid, gid)
-      chmodSync(this.#path(part), mode)
-    }
-    folder('', 0o755)
-    folder(LAYOUT.config, 0o750, 0, idOf('group', 'dovecot'))
-    folder(LAYOUT.postfix, 0o755)
-    folder(LAYOUT.dovecot, 0o755)
-    folder(LAYOUT.mail, 0o770, VMAIL_ID, VMAIL_ID)
-    folder(LAYOUT.queue, 0o755)
-    folder(LAYOUT.data, 0o700, idOf('passwd', 'postfix'))
-    folder(LAYOUT.run, 0o755)
-    folder(LAYOUT.state, 0o755)
-    folder('log', 0o755)
-    folder('tls', 0o700)
-  }
-
-  /** A self-signed certificate, made once, for the server's name and this machine's. */
-  async #makeCertificate(): Promise<void> {
-    const [key, certificate] = [this.#path(LAYOUT.key), this.#path(LAYOUT.certificate)]
-    if (existsSync(certificate)) return
-    const hostname = readServerEnvironment().OVERRIDE_HOSTNAME || 'development-mail-server.example.com'
-    const names = `subjectAltName=DNS:${hostname},DNS:localhost,IP:127.0.0.1`
-    // The certificate is renamed into place last, so that an interrupted run leaves none.
-    const made = await $`openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 \
-      -subj ${`/CN=${hostname}`} -addext ${names} -keyout ${key} -out ${certificate}.new`
-    if (made.exitCode !== 0)
-      throw new Failure('failed', `openssl could not make the TLS certificate:\n${made.stderr.trim()}`)
-    chmodSync(key, 0o600)
-    renameSync(`${certificate}.new`, certificate)
-  }
-
-  /** Makes all configuration files and writes those that differ: `changed` has their paths below the state folder. */
-  async #writeConfiguration(): Promise<NativeConfiguration & { changed: string[] }> {
-    const configuration = nativeConfiguration({
-      stateDir: this.#dir,
-      bindAddress: this.#settings.bindAddress,
-      ports: this.#settings.ports,
-      environment: readServerEnvironment(),
-      file: (name) => (existsSync(join(CONFIG_DIR, name)) ? readFileSync(join(CONFIG_DIR, name), 'utf8') : undefined),
-      networks: ownNetworks(),
-    })
-    const dovecotGroup = idOf('group', 'dovecot')
-    const changed: string[] = []
-    const write = (name: string, content: string | Buffer, mode: number) => {
-      if (replaceFile(this.#path(name), content, mode, dovecotGroup)) changed.push(name)
-    }
-    // Password hashes stand in these two folders: for root and Dovecot's auth process alone.
-    for (const name of this.#copyNames()) {
-      const bytes = readFileSync(join(CONFIG_DIR, name))
-      const content = bytes.includes(0) ? bytes : mapPaths(bytes.toString('utf8'), this.#dir)
-      write(join(LAYOUT.config, name), content, 0o640)
-    }
-    const isDovecots = (name: string) => name.startsWith(`${LAYOUT.dovecot}/`)
-    const files = Object.entries(configuration.files)
-    for (const [name, content] of files) if (isDovecots(name)) write(name, content, 0o640)
-    // Dovecot first: mail that Postfix accepts for an account that Dovecot does not know yet would bounce.
-    if (this.#masters().dovecot && changed.some(isDovecots)) await this.#untilDovecotHasRead(configuration.userdbMarker)
-    for (const [name, content] of files) if (!isDovecots(name)) write(name, content, 0o644)
-    return { ...configuration, changed }
-  }
-
   /** Dovecot looks at its userdb once a second at the most. */
   async #untilDovecotHasRead(marker: string): Promise<void> {
     const deadline = Date.now() + RELOAD_PATIENCE
@@ -382,39 +271,7 @@ export class NativeEngine implements Engine {
   async #compileAliases(): Promise<void> {
     const folder = this.#path(LAYOUT.postfix)
     const made = await $`postalias -c ${folder} ${`hash:${folder}/aliases`}`
-    if (made.exitCode !== 0) throw new Failure('failed', this.#traced(made.stderr).join('\n'))
-  }
-
-  /** The configuration folder's files; those that are gone there go from the copy as well. */
-  #copyNames(): string[] {
-    const list = (dir: string) =>
-      existsSync(dir)
-        ? readdirSync(dir, { recursive: true, withFileTypes: true })
-            .filter((entry) => entry.isFile() && !/\.(lock|tmp)$/.test(entry.name))
-            .map((entry) => relative(dir, join(entry.parentPath ?? entry.path, entry.name)))
-        : []
-    const names = list(CONFIG_DIR)
-    for (const name of list(this.#path(LAYOUT.config))) {
-      if (!names.includes(name)) rmSync(this.#path(join(LAYOUT.config, name)))
-    }
-    return names
-  }
-
-  async #setLogAside(): Promise<void> {
-    const log = this.#path(LAYOUT.log)
-    if (existsSync(log) && statSync(log).size > LOG_LIMIT) renameSync(log, `${log}.1`)
-    // In a copied state folder postsuper renames the queue files, and logs that, as this user, before postlogd is there.
-    appendFileSync(log, '')
-    chownSync(log, idOf('passwd', 'postfix'), 0)
-    // Blocks behind its end. Where the file system knows no such thing, it goes without.
-    await $`fallocate --keep-size --offset ${statSync(log).size} --length ${LOG_RESERVE} ${log}`
-    this.#markLog()
-  }
-
-  /** From here on the log is about the present start. */
-  #markLog(): void {
-    const log = this.#path(LAYOUT.log)
-    writeFileSync(this.#path(LOG_START), String(existsSync(log) ? statSync(log).size : 0))
+    if (made.exitCode !== 0) throw new Failure('failed', this.#log.traced(made.stderr).join('\n'))
   }
 
   /**
@@ -425,95 +282,6 @@ export class NativeEngine implements Engine {
     const { exitCode } = await $({ timeout: 30_000 })`${program} ${args} > ${this.#path(`log/${out}`)} 2>&1 < /dev/null`
     return exitCode === 0
   }
-
-  /** The daemons' lines with the instance's paths put back to the project's files, and their lines named. */
-  #traced(text: string): string[] {
-    const main = this.#path(`${LAYOUT.postfix}/main.cf`)
-    const config = relative(ROOT, CONFIG_DIR)
-    const own = `${config}/postfix-main.cf`
-    const ownLines = readOr(join(CONFIG_DIR, 'postfix-main.cf')).split('\n')
-    const offset =
-      readOr(main).split('\n').indexOf('# From here on docker-data/mail-server/config/postfix-main.cf.') + 1
-    return text
-      .split('\n')
-      .map((line) => line.trim())
-      .filter((line) => line !== '')
-      .map((line) => {
-        const traced = line
-          .replaceAll(this.#path(LAYOUT.config), config)
-          .replace(new RegExp(`${main.replaceAll('.', '\\.')}, line (\\d+)`), (all, number) =>
-            Number(number) > offset ? `${own}, line ${Number(number) - offset}` : all,
-          )
-        if (traced.includes(config)) return traced
-        // Postfix names a wrong value by its parameter alone, or quotes it.
-        const quoted = /"([^"]+)"/.exec(traced)?.[1]
-        const at = ownLines.findIndex((text) => {
-          const [, name, value] = /^([\w-]+)\s*=\s*(.*)/.exec(text) ?? []
-          if (!name) return false
-          return (
-            new RegExp(`\\b${name}\\b`).test(traced) ||
-            (quoted !== undefined && value?.split(/[\s,]+/).includes(quoted))
-          )
-        })
-        return at < 0 ? traced : `${traced} (${own}, line ${at + 1})`
-      })
-  }
-}
-
-/** IPv4 networks of this machine's interfaces as CIDR blocks, without loopback. */
-function ownNetworks(): string[] {
-  const interfaces = Object.values(networkInterfaces()).flatMap((list) => list ?? [])
-  const blocks = interfaces
-    .filter(({ family, internal }) => family === 'IPv4' && !internal)
-    .map(({ address, netmask }) => {
-      const mask = netmask.split('.').map(Number)
-      const network = address.split('.').map((octet, index) => Number(octet) & (mask[index] ?? 0))
-      const bits = mask.reduce((sum, octet) => sum + octet.toString(2).replaceAll('0', '').length, 0)
-      return `${network.join('.')}/${bits}`
-    })
-  return [...new Set(blocks)]
-}
-
-/** A user's or a group's number, from /etc/passwd or /etc/group. */
-function idOf(database: 'passwd' | 'group', name: string): number {
-  const line = readFileSync(`/etc/${database}`, 'utf8')
-    .split('\n')
-    .find((entry) => entry.startsWith(`${name}:`))
-  const id = Number(line?.split(':')[2])
-  if (!Number.isInteger(id))
-    throw new Failure('failed', `/etc/${database} has no ${name}; reinstall postfix and dovecot-core.`)
-  return id
-}
-
-/** Replaces a file in one step, so that a daemon reads the old or the new one. False when it was so already. */
-function replaceFile(path: string, content: string | Buffer, mode: number, gid: number): boolean {
-  const bytes = Buffer.from(content)
-  if (existsSync(path) && readFileSync(path).equals(bytes)) return false
-  mkdirSync(dirname(path), { recursive: true })
-  writeFileSync(`${path}.tmp`, bytes, { mode })
-  // Postfix's programs wait until main.cf and their tables are two seconds old, lest they read half a file; it is whole.
-  // And a second later than the file before: Dovecot sees by the second that its userdb has changed.
-  const before = existsSync(path) ? statSync(path).mtimeMs : 0
-  const past = new Date(Math.max(Date.now() - 10_000, before + 1_000))
-  utimesSync(`${path}.tmp`, past, past)
-  chownSync(`${path}.tmp`, 0, gid)
-  chmodSync(`${path}.tmp`, mode)
-  renameSync(`${path}.tmp`, path)
-  return true
-}
-
-/**
- * Removes the locks that killed processes left in the mailboxes: Dovecot honours one for two minutes when the pid in it is
- * another process's by now. Nobody may be at work there.
- */
-function removeLocks(folder: string): void {
-  if (!existsSync(folder)) return
-  for (const entry of readdirSync(folder, { withFileTypes: true })) {
-    const path = join(folder, entry.name)
-    if (entry.isFile() && entry.name.endsWith('.lock')) rmSync(path, { force: true })
-    // A Maildir's messages lie in these three, many of them and no lock.
-    if (entry.isDirectory() && !/^(cur|new|tmp)$/.test(entry.name)) removeLocks(path)
-  }
 }
 
 function signal(pid: number, name: NodeJS.Signals): void {
@@ -522,13 +290,5 @@ function signal(pid: number, name: NodeJS.Signals): void {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ESRCH')
       throw new Failure('failed', `pid ${pid}: ${messageOf(error)}`)
-  }
-}
-
-function readOr(path: string): string {
-  try {
-    return readFileSync(path, 'utf8')
-  } catch {
-    return ''
   }
 }
