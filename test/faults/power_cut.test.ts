@@ -15,7 +15,7 @@ import {
   type Expected,
   idsInQueue,
   queueIsEmpty,
-  SENDERS,
+  sendersWithPause,
   signalAll,
   Traffic,
 } from './traffic.ts'
@@ -38,11 +38,7 @@ test(`a server from a copy of the state folder has all that was accepted, ${CUTS
   let queuedAll = 0
   for (let cut = 0; cut < CUTS; cut++) {
     // As fast as they can, so that there is a queue.
-    const traffic = new Traffic(
-      project,
-      `cut${cut}`,
-      [...SENDERS, ...SENDERS].map((sender) => ({ ...sender, pause: 0 })),
-    )
+    const traffic = new Traffic(project, `cut${cut}`, [...sendersWithPause(0), ...sendersWithPause(0)])
     let atCut: Expected[] = []
     let queued = new Set<string>()
     try {
@@ -51,7 +47,7 @@ test(`a server from a copy of the state folder has all that was accepted, ${CUTS
       // All stand still while the folder is copied, so that the copy is of one moment.
       await signalAll(project, 'SIGSTOP')
       atCut = [...promised, ...traffic.promised()]
-      queued = idsInQueue(project, `cut${cut}`)
+      queued = idsInQueue(project)
       execFileSync('cp', ['-a', `${project.stateDir}/.`, copy.stateDir])
     } finally {
       await signalAll(project, 'SIGCONT')

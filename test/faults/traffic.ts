@@ -40,6 +40,11 @@ export const SENDERS: Sender[] = [
   { port: 'smtp', login: LOGIN, to: () => [FOO], pause: 50 },
 ]
 
+/** The same with other pauses: the shorter they are, the more is in flight. */
+export function sendersWithPause(pause: number): Sender[] {
+  return SENDERS.map((sender) => ({ ...sender, pause }))
+}
+
 /** A message for one recipient, which arrives once or twice or not at all. */
 export interface Expected {
   id: string
@@ -256,13 +261,13 @@ export function kill(pid: number, name: NodeJS.Signals): void {
   }
 }
 
-/** The ids of a traffic's messages that are in the queue, read from the queue files: also while nothing runs. */
-export function idsInQueue(project: Project, name: string): Set<string> {
+/** The ids of the messages in the queue, read from the queue files: also while nothing runs. */
+export function idsInQueue(project: Project): Set<string> {
   const ids = ['incoming', 'active', 'deferred', 'hold'].flatMap((queue) => {
     const folder = join(project.stateDir, 'queue', queue)
     return readdirSync(folder, { recursive: true }).map((file) => {
       try {
-        return new RegExp(`Subject: (${name}-\\d+)`).exec(readFileSync(join(folder, String(file)), 'latin1'))?.[1]
+        return /Subject: ([\w-]+-\d+)/.exec(readFileSync(join(folder, String(file)), 'latin1'))?.[1]
       } catch {
         // A folder, or a message that is delivered by now.
         return undefined
