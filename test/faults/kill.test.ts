@@ -35,6 +35,11 @@ function unexplained(repeated: Books['repeated'], met: Map<string, number>) {
   return repeated.filter(({ id, copies }) => copies > 1 + (met.get(id) ?? 0))
 }
 
+/** Refusals after which a client gives up: nobody may hear one because a daemon is missing. */
+function permanent(...traffics: Traffic[]): string[] {
+  return traffics.flatMap(({ refusals }) => refusals).filter((reply) => !/^4/.test(reply))
+}
+
 test(`${ROUNDS} kills of all daemons: every accepted message is there, and twice only where a kill met it`, async (t) => {
   const traffics = [new Traffic(project, 'all')]
   /** How many kills met a message in the queue, by id. */
@@ -63,6 +68,7 @@ test(`${ROUNDS} kills of all daemons: every accepted message is there, and twice
   assert.deepEqual(missing, [])
   assert.deepEqual(unexplained(repeated, met), [])
   assert.deepEqual([traffics.flatMap(({ silent }) => silent), delivered.bounces], [[], []])
+  assert.deepEqual(permanent(...traffics), [])
   assert.ok(met.size > 0, 'the kills met messages in the queue')
 })
 
@@ -99,4 +105,5 @@ test(`${SINGLE_ROUNDS} kills of one daemon: the server goes on, or does so after
   assert.deepEqual(missing, [])
   assert.deepEqual(unexplained(repeated, met), [])
   assert.deepEqual([traffic.silent, delivered.bounces], [[], []])
+  assert.deepEqual(permanent(traffic), [])
 })
