@@ -3,16 +3,26 @@
  * its own. Prints one table.
  */
 import { execFileSync } from 'node:child_process'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { appendFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { cpus, totalmem } from 'node:os'
 import { parseArgs } from 'node:util'
 import { BAR, CATCHALL, masterLogin } from '../../scripts/lib/accounts.ts'
-import { print, run, say, table } from '../../scripts/lib/cli.ts'
+import { EXIT, print, run, say, table } from '../../scripts/lib/cli.ts'
 import { Pop3Session } from '../../scripts/lib/pop3.ts'
-import { type Project, startedProject } from '../harness.ts'
+import { Project } from '../harness.ts'
 import { deliveryTimes, type Growth, measureGrowth } from './growth.ts'
 import { measureHeavyLoad, measureLoad, measureMailDev, measureOneMail } from './load.ts'
-import { type Add, HOST, memoryOf, quantile, readable, scriptSeconds, timed } from './measure.ts'
+import {
+  type Add,
+  EMPTY_ACCOUNTS,
+  emptyMailbox,
+  HOST,
+  memoryOf,
+  quantile,
+  readable,
+  scriptSeconds,
+  timed,
+} from './measure.ts'
 import { plot } from './plot.ts'
 
 const HELP = `Usage: npm run bench [-- options]
@@ -39,7 +49,7 @@ const POPLIB = `
 import poplib, sys, time
 begin = time.perf_counter()
 box = poplib.POP3('127.0.0.1', int(sys.argv[1]))
-box.user(sys.argv[2]); box.pass_('foo')
+box.user(sys.argv[2]); box.pass_('empty')
 for n in range(1, box.stat()[0] + 1): box.retr(n)
 box.quit()
 print(time.perf_counter() - begin)`
@@ -68,15 +78,19 @@ await run(async () => {
   const mails = quick ? 200 : 1_000
   const rounds = quick ? 1 : 3
   let growth: Growth[] = []
-  const project = await startedProject()
+  const project = await Project.create()
+  process.once('SIGINT', () => project.remove().finally(() => process.exit(EXIT.interrupted.code)))
   try {
+    appendFileSync(project.config('postfix-accounts.cf'), EMPTY_ACCOUNTS.join(''))
+    await project.start()
     await measureStart(project, add)
-    await measureDelivery(project, add, quick ? 20 : 100)
+    await measureDelivery(project, add, quick ? 20 : 60)
     await measureLoad(project, add, mails, rounds)
     if (values.peers) await measureMailDev(project, add, mails, rounds)
     await measureHeavyLoad(project, add, quick ? 1_000 : 10_000, quick ? 10 : 100)
     await measureOneMail(project, add)
     await measureReading(project, add, mails)
+    await project.run('reset', '--yes')
     growth = await measureGrowth(project, add, quick ? [100, 1_000] : [1_000, 10_000, 50_000])
     await project.run('reset', '--yes')
     await measureLarge(project, add)
@@ -120,12 +134,13 @@ async function measureDelivery(project: Project, add: Add, samples: number): Pro
 
 /** Without the start-up of either language: Python's own clock, and what a full mailbox takes longer than an empty one. */
 async function measureReading(project: Project, add: Add, mails: number): Promise<void> {
-  await project.run('reset', '--yes')
-  const sent = await project.run('send_email', '--count', String(mails), '--to', BAR, '--text', 'x'.repeat(2_000))
+  const mailbox = emptyMailbox()
+  const sent = await project.run('send_email', '--count', String(mails), '--to', mailbox, '--text', 'x'.repeat(2_000))
   if (sent.code !== 0) throw new Error(sent.stderr)
-  await readable(project, BAR, mails, 25)
+  await readable(project, mailbox, mails, 25)
+  const nobody = emptyMailbox()
   const python = [1, 2, 3].map(() => {
-    const args = ['-c', POPLIB, String(project.ports.pop3), BAR]
+    const args = ['-c', POPLIB, String(project.ports.pop3), mailbox]
     return Number(execFileSync('python3', args, { encoding: 'utf8' }))
   })
   add(`a plain loop of Python's poplib, ${mails} mails`, mails / quantile(python), 'mails/s')
@@ -133,12 +148,11 @@ async function measureReading(project: Project, add: Add, mails: number): Promis
     const options = view === '' ? [] : [view]
     const longer: number[] = []
     for (let round = 0; round < 3; round++) {
-      const empty = await scriptSeconds(project, 'pop_email', '--account', 'foo', ...options)
-      longer.push((await scriptSeconds(project, 'pop_email', '--account', 'bar', ...options)) - empty)
+      const empty = await scriptSeconds(project, 'pop_email', '--account', nobody, ...options)
+      longer.push((await scriptSeconds(project, 'pop_email', '--account', mailbox, ...options)) - empty)
     }
     add(`pop_email ${view}`.trim(), mails / quantile(longer), 'mails/s')
   }
-  await project.run('reset', '--yes')
 }
 
 async function measureLarge(project: Project, add: Add): Promise<void> {

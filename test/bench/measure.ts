@@ -2,11 +2,26 @@
 import { execFileSync, spawn } from 'node:child_process'
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { masterLogin } from '../../scripts/lib/accounts.ts'
+import { BAR, masterLogin } from '../../scripts/lib/accounts.ts'
 import { Pop3Session } from '../../scripts/lib/pop3.ts'
 import type { Project } from '../harness.ts'
 
 export const HOST = '127.0.0.1'
+
+/**
+ * Accounts that nobody has sent to, as lines of postfix-accounts.cf. Emptying one mailbox again and again would slow the
+ * next load down: a file system without a journal looks through what was deleted lately at each new file.
+ */
+export const EMPTY_ACCOUNTS = Array.from({ length: 20 }, (_, n) => `empty${n}@${BAR.split('@')[1]}|{PLAIN}empty\n`)
+
+let used = 0
+
+/** The address of the next of them. */
+export function emptyMailbox(): string {
+  const [address] = EMPTY_ACCOUNTS[used++]?.split('|') ?? []
+  if (!address) throw new Error('The benchmark has used up its empty mailboxes.')
+  return address
+}
 
 /** Takes down one figure. */
 export type Add = (what: string, value: number, unit: string) => void
