@@ -28,7 +28,7 @@ import { plot } from './plot.ts'
 const HELP = `Usage: npm run bench [-- options]
 
 Measures start, delivery, sending, reading and growth on a server of its own, next to smtp-source and Python's smtplib
-and poplib, and swaks where it is installed. Takes about 7 minutes; the machine should do nothing else.
+and poplib, and swaks where it is installed. Takes about 4 minutes; the machine should do nothing else.
 
   --quick       fewer mails and rounds: about a minute
   --peers       the same load on MailDev, which npx fetches from the npm registry
