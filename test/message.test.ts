@@ -8,9 +8,12 @@ import * as qp from 'nodemailer/lib/qp'
 import { parseAddressList, problemOfAddress, toEnvelope } from '../scripts/lib/addresses.ts'
 import { sendAll } from '../scripts/lib/bulk.ts'
 import { Failure } from '../scripts/lib/cli.ts'
-import { prepareEml, render } from '../scripts/lib/message.ts'
+import { prepareEml, render, withLineEnd } from '../scripts/lib/message.ts'
 import { SmtpSession } from '../scripts/lib/smtp.ts'
 import { SmtpServer } from './smtp_server.ts'
+
+// The same cases in every run: what fails here fails again. FUZZ_SEED chooses others.
+fc.configureGlobal({ seed: Number(process.env.FUZZ_SEED ?? 20_250_701) })
 
 test('address lists are read as people and header fields write them', () => {
   const cases: [string, [string, string][]][] = [
@@ -169,11 +172,13 @@ test('a composed message has the bytes that nodemailer itself would give it', as
       }
       const node = new MailComposer(mail).compile()
       const theirs = await node.build()
-      // Theirs has a line end behind the last part, which SMTP adds to ours.
-      const withEnd = `${render(node, { base64, qp }).toString('latin1')}\r\n`
-      assert.ok([withEnd, withEnd.slice(0, -2)].includes(theirs.toString('latin1')))
+      assert.equal(withLineEnd(render(node, { base64, qp })).toString('latin1'), theirs.toString('latin1'))
     }),
-    { numRuns: 300 },
+    // A random run once found that an attached message may end in a lone CR.
+    {
+      numRuns: 300,
+      examples: [[undefined, undefined, [{ filename: 'mail.eml', content: Buffer.from('a\r'), cid: undefined }]]],
+    },
   )
 })
 

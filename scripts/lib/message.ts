@@ -46,7 +46,7 @@ export const PRIORITIES = {
   low: { 'X-Priority': '5 (Lowest)', 'X-MSMail-Priority': 'Low', Importance: 'low' },
 }
 
-const LF = 0x0a
+const [LF, CR] = [0x0a, 0x0d]
 
 export type Compose = (draft: Draft) => Message
 
@@ -62,9 +62,14 @@ export async function loadComposer(): Promise<Compose> {
   ])
   return (draft) => {
     const { mail, messageId } = mailOf(draft)
-    const bytes = render(new Composer(mail).compile(), { base64, qp })
-    return { bytes: bytes.at(-1) === LF ? bytes : Buffer.concat([bytes, Buffer.from('\r\n')]), messageId }
+    return { bytes: withLineEnd(render(new Composer(mail).compile(), { base64, qp })), messageId }
   }
+}
+
+/** The bytes with their last line complete, as nodemailer completes it: an attached message may end in the midst of CRLF. */
+export function withLineEnd(bytes: Buffer): Buffer {
+  if (bytes.at(-1) === LF) return bytes
+  return Buffer.concat([bytes, Buffer.from(bytes.at(-1) === CR ? '\n' : '\r\n')])
 }
 
 interface Encoders {
