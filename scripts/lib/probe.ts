@@ -1,5 +1,6 @@
 /** A client that speaks just enough SMTP, POP3 and IMAP to look at a server: its lines, its TLS, its certificate. */
 import { connect, isIP, type Socket } from 'node:net'
+import { performance } from 'node:perf_hooks'
 import { connect as connectTls, type PeerCertificate, type TLSSocket } from 'node:tls'
 import { messageOf } from './cli.ts'
 
@@ -8,9 +9,12 @@ export interface ProbeServer {
   port: number
   /** TLS from the first byte on. */
   implicit: boolean
-  /** Milliseconds for the whole conversation. */
+  /** Milliseconds that the whole conversation may wait for the server. Time in which this process was busy is none. */
   timeout: number
 }
+
+/** Milliseconds that this process has waited for something to happen; grows only while its event loop is idle. */
+const idle = () => performance.eventLoopUtilization().idle
 
 export class Probe {
   #socket: Socket
@@ -22,7 +26,7 @@ export class Probe {
 
   private constructor(server: ProbeServer) {
     this.#server = server
-    this.#deadline = Date.now() + server.timeout
+    this.#deadline = idle() + server.timeout
     const { host, port, implicit } = server
     this.#socket = implicit ? connectTls({ host, port, ...tlsOptions(host) }) : connect({ host, port })
     this.#listen()
@@ -119,16 +123,28 @@ export class Probe {
 
   /** Waits for something to happen, until the deadline. */
   async #more(): Promise<void> {
+    let happened = false
+    let wake = () => {}
+    this.#wake = () => {
+      happened = true
+      wake()
+    }
+    for (let left = this.#left(); !happened && !this.#error && left > 0; left = this.#left()) {
+      let timer: NodeJS.Timeout | undefined
+      await new Promise<void>((resolve) => {
+        wake = resolve
+        timer = setTimeout(resolve, left)
+      })
+      clearTimeout(timer)
+    }
     if (this.#error) throw this.#error
-    let timer: NodeJS.Timeout | undefined
-    const inTime = await new Promise<boolean>((resolve) => {
-      this.#wake = () => resolve(true)
-      timer = setTimeout(() => resolve(false), Math.max(0, this.#deadline - Date.now()))
-    })
-    clearTimeout(timer)
-    if (inTime) return
+    if (happened) return
     this.close()
     throw new Error(`no answer within ${this.#server.timeout / 1000} s`)
+  }
+
+  #left(): number {
+    return this.#deadline - idle()
   }
 }
 

@@ -113,6 +113,7 @@ interface Greeting {
 }
 
 const speaksSmtp = (name: ServiceName) => /^(smtp|sub)/.test(name)
+const RESTART = 'npm start, then: npm run logs'
 const DNS = 'most often a wait for reverse DNS'
 const NO_LOOKUP = `Write into ${MAIN_CF}: smtpd_peername_lookup = no, then: npm start`
 
@@ -138,7 +139,7 @@ async function greet(context: Context, name: ServiceName): Promise<Greeting> {
     const milliseconds = Math.round(performance.now() - begin)
     const isSilent = probe !== undefined && milliseconds >= CONVERSATION - 100 && speaksSmtp(name)
     const evidence = `${label}: ${messageOf(error)}${isSilent ? `, ${DNS}` : ''}`
-    return { name, milliseconds, problem: failure(evidence, isSilent ? NO_LOOKUP : 'npm start, then: npm run logs') }
+    return { name, milliseconds, problem: failure(evidence, isSilent ? NO_LOOKUP : RESTART) }
   } finally {
     probe?.close()
   }
@@ -149,7 +150,10 @@ const tls: Check = {
   title: 'STARTTLS and implicit TLS work on every port',
   async run(context) {
     await context.server()
-    if (!environmentOf(context.files).SSL_TYPE) return [ok('TLS is off (SSL_TYPE is empty)')]
+    const { SSL_TYPE } = environmentOf(context.files)
+    if (!SSL_TYPE) return [ok('TLS is off (SSL_TYPE is empty)')]
+    const fix =
+      SSL_TYPE === 'snakeoil' ? RESTART : 'Write SSL_TYPE=snakeoil into development-mail-server.env, then: npm start'
     const services = servicesOf(context)
     const problems = await Promise.all(
       services.map(async (name) => {
@@ -159,7 +163,7 @@ const tls: Check = {
         } catch (error) {
           const how = SERVICES[name].tls === 'implicit' ? 'implicit TLS' : 'STARTTLS'
           const evidence = `${labelOf(name, context.settings())}: ${how} failed: ${messageOf(error)}`
-          return [failure(evidence, 'Write SSL_TYPE=snakeoil into development-mail-server.env, then: npm start')]
+          return [failure(evidence, fix)]
         }
       }),
     )
