@@ -24,6 +24,7 @@ import {
   subjectsOf,
 } from '../deliveries.ts'
 import { Project, until } from '../harness.ts'
+import { RawClient, REPLY } from '../raw_client.ts'
 
 const host = '127.0.0.1'
 const image = `mailserver/docker-mailserver:${readSettings().dmsVersion}`
@@ -138,6 +139,35 @@ describe(image, { skip: reason ?? false }, () => {
     const sent = ways.map(({ port, tls }) => `${port} ${tls}`).sort()
     await until('all five', async () => (await subjects(BAR)).join() === sent.join())
     for (const source of await messagesOf({ host, ports: project.ports }, BAR)) assert.match(source, /^X-Mailer: kept/m)
+  })
+
+  test('what stands behind <LF>.<LF> in a message is no message of its own', async () => {
+    for (const end of ['\n.\n', '\n.\r\n', '\r\n.\n']) {
+      const client = await RawClient.open(project.ports.smtp, REPLY.smtp)
+      for (const command of ['EHLO client.example', `MAIL FROM:<${FOO}>`, `RCPT TO:<${BAR}>`, 'DATA']) {
+        assert.match(await client.say(command, REPLY.smtp), /^[23]/, command)
+      }
+      const behind = `MAIL FROM:<${FOO}>\r\nRCPT TO:<${BAR}>\r\nDATA\r\nSubject: smuggled\r\n\r\nx`
+      client.write(`Subject: honest\r\n\r\nx${end}${behind}\r\n.\r\nQUIT\r\n`)
+      assert.match(await client.ends(), /^250 /)
+    }
+    await until('the honest messages', async () => (await subjects(BAR)).filter((one) => one === 'honest').length === 3)
+    await until('an empty queue', async () => (await status()).queue === 0)
+    assert.ok(!(await subjects(BAR)).includes('smuggled'))
+  })
+
+  test('connections that nobody ends keep nobody out', async () => {
+    const { smtp, pop3 } = project.ports
+    const clients = await Promise.all(
+      Array.from({ length: 150 }, () => [RawClient.open(smtp, REPLY.smtp), RawClient.open(pop3, REPLY.pop3)]).flat(),
+    )
+    try {
+      assert.equal(await send(project.ports, BAR, 'beside them'), null)
+      await until('the mail', async () => (await subjects(BAR)).includes('beside them'))
+      assert.equal(clients.filter((client) => client.isClosed).length, 0)
+    } finally {
+      for (const client of clients) client.close()
+    }
   })
 
   test('an application in another Compose project reaches it by its name', async () => {

@@ -21,6 +21,12 @@ for service in smtpd/pass submission/inet submissions/inet smtps/inet; do
   fi
 done
 
+# Postfix 3.5 of releases up to 10 does not know smtpd_forbid_bare_newline (see postfix-main.cf) and takes <LF>.<LF> for
+# the end of a message. There a client that sends on behind DATA before its answer is refused, as a smuggled message does.
+if [ -z "$(postconf -d smtpd_forbid_bare_newline 2>/dev/null)" ]; then
+  postconf smtpd_data_restrictions=reject_unauth_pipelining
+fi
+
 # Mail keeps the headers that its application gave it; docker-mailserver drops X-Mailer and others on ports 587 and 465.
 : >/etc/postfix/maps/sender_header_filter.pcre
 
