@@ -569,6 +569,7 @@ describe('large and nested input ends in time', () => {
     'encoded words': `Subject: ${'=?utf-8?q?=E3=81?= '.repeat(30_000)}\r\n\r\nx`,
     'unfinished encoded words': `Subject: ${'=?utf-8?q?'.repeat(50_000)}\r\n\r\nx`,
     parameters: `Content-Type: text/plain; ${'name*1*=a; '.repeat(50_000)}\r\n\r\nx`,
+    'tags before a quote that never closes': `Content-Type: text/html\r\n\r\n${'<a =">"\r\n'.repeat(100_000)}<a ="`,
     parts: `Content-Type: multipart/mixed; boundary=b\r\n\r\n${'--b\r\n\r\nx\r\n'.repeat(30_000)}--b--`,
   }
   for (const [what, text] of Object.entries(LARGE)) {

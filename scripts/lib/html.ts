@@ -39,12 +39,13 @@ export function decodeReferences(text: string): string {
 export function readHtml(html: string): HtmlContent {
   const pieces: string[] = []
   const links: string[] = []
+  const endOfTag = tagEnds(html)
   let at = 0
   while (at < html.length) {
     const tag = html.indexOf('<', at)
     // White space is layout of the source; what shows is one space.
     pieces.push(decodeReferences(html.slice(at, tag < 0 ? html.length : tag).replace(/\s+/g, ' ')))
-    const end = tag < 0 ? -1 : endOfTag(html, tag)
+    const end = tag < 0 ? -1 : endOfTag(tag)
     // A tag or comment that never ends hides what follows, as in a browser.
     if (end < 0) break
     at = end
@@ -73,8 +74,22 @@ export function readHtml(html: string): HtmlContent {
   }
 }
 
-/** Where the tag (or comment) that begins at `tag` ends, or -1. A ">" in a quoted attribute does not end it. */
-function endOfTag(html: string, tag: number): number {
+/** Tags of one text in which a quote may open and never close; each takes a search through the rest of the text. */
+const UNCLOSED = 20
+
+/** Gives a function that says where the tag (or comment) that begins at `tag` ends, or -1. */
+function tagEnds(html: string): (tag: number) => number {
+  let unclosed = 0
+  return (tag) => {
+    const end = unclosed < UNCLOSED ? endOfTag(html, tag) : undefined
+    if (end !== undefined) return end
+    unclosed++
+    return html.indexOf('>', tag) + 1 || -1
+  }
+}
+
+/** A ">" in a quoted attribute does not end a tag. Gives undefined where a quote opens and never closes. */
+function endOfTag(html: string, tag: number): number | undefined {
   if (html.startsWith('<!--', tag)) {
     const end = html.indexOf('-->', tag + 4)
     return end < 0 ? -1 : end + 3
@@ -84,14 +99,13 @@ function endOfTag(html: string, tag: number): number {
   stop.lastIndex = tag
   for (let found = stop.exec(html); found; found = stop.exec(html)) {
     if (found[0] === '>') return found.index + 1
-    // A quote opens behind "="; elsewhere it is a stray one, and so is one that never closes.
+    // A quote opens behind "="; elsewhere it is a stray one.
     if (!/=\s*$/.test(html.slice(Math.max(tag, found.index - 10), found.index))) continue
     const quote = html.indexOf(found[0], found.index + 1)
-    if (quote < 0) break
+    if (quote < 0) return undefined
     stop.lastIndex = quote + 1
   }
-  const end = html.indexOf('>', tag)
-  return end < 0 ? -1 : end + 1
+  return -1
 }
 
 function endOfElement(html: string, element: string, from: number): number {
