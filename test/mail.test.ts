@@ -205,6 +205,36 @@ describe('structure', () => {
     assert.equal(read.readableText, 'body\nfooter')
   })
 
+  test('a text with a file name is shown where it is meant to be, and can be saved as well', () => {
+    const inline = ['Content-Disposition: inline; filename=body.txt', 'Content-Type: text/plain']
+    const alone = ['Content-Type: text/html; name=mail.html']
+    for (const [fields, name] of [
+      [inline, 'body.txt'],
+      [alone, 'mail.html'],
+    ] as const) {
+      const read = mail(...fields, '', 'to be read')
+      assert.equal(read.readableText.trim(), 'to be read')
+      assert.deepEqual(
+        read.attachments.map((one) => one.name),
+        [name],
+      )
+    }
+    const attached = mail('Content-Disposition: attachment; filename=a.txt', '', 'not to be read')
+    assert.equal(attached.readableText, '')
+  })
+
+  test('where the text is blank the HTML is shown, and where it has no code the HTML is searched', () => {
+    const alternative = (text: string) =>
+      mail(
+        ...['Content-Type: multipart/alternative; boundary=b', '', '--b', 'Content-Type: text/plain', '', text, '--b'],
+        ...['Content-Type: text/html', '', '<p>Your code: 482913</p>', '--b--'],
+      )
+    assert.equal(alternative(' ').readableText, 'Your code: 482913')
+    assert.equal(alternative(' ').text, '')
+    assert.equal(alternative('Please use an HTML mail client').readableText, 'Please use an HTML mail client')
+    for (const text of [' ', 'Please use an HTML mail client']) assert.equal(alternative(text).code, '482913')
+  })
+
   test('what format=flowed broke is joined', () => {
     const lines = ['a long ', 'line', ' stuffed', '> quoted ', '> too', '-- ', 'sig']
     const flowed = mail('Content-Type: text/plain; format=flowed', '', ...lines)

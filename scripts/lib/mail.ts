@@ -40,9 +40,9 @@ export class Mail {
   constructor(raw: Buffer) {
     this.#mime = parseMime(raw)
     const { parts, problems } = this.#mime
-    this.#texts = parts.filter(isText)
+    this.#texts = parts.filter((part) => isText(part, parts.length === 1))
     this.attachments = parts
-      .filter((part) => !isText(part))
+      .filter((part) => part.filename !== undefined || !this.#texts.includes(part))
       .map((part) => ({
         name: part.filename ?? null,
         type: part.type,
@@ -104,8 +104,9 @@ export class Mail {
 
   /** The text parts, or undefined where the mail has none; the HTML stands in for text where it is alone. */
   get text(): string | undefined {
-    if (!this.#texts.some(({ type }) => type === 'text/plain')) return undefined
-    return this.readableText
+    const plain = this.#texts.filter(({ type }) => type === 'text/plain')
+    if (plain.length === 0) return undefined
+    return plain.every((part) => this.#isBlank(part)) ? '' : this.readableText
   }
 
   get html(): string | undefined {
@@ -115,8 +116,15 @@ export class Mail {
 
   /** What a reader sees: the text, and that of HTML that has no text beside it. */
   get readableText(): string {
-    const hasPlain = new Set(this.#texts.filter(({ type }) => type === 'text/plain').map(({ slot }) => slot))
-    const shown = this.#texts.filter(({ type, slot }) => type === 'text/plain' || !hasPlain.has(slot))
+    const hasHtml = new Set(this.#texts.filter(({ type }) => type === 'text/html').map(({ slot }) => slot))
+    // A template's text part may have been left blank.
+    const plain = this.#texts.filter(
+      (part) => part.type === 'text/plain' && !(hasHtml.has(part.slot) && this.#isBlank(part)),
+    )
+    const hasPlain = new Set(plain.map(({ slot }) => slot))
+    const shown = this.#texts.filter(
+      (part) => plain.includes(part) || (part.type === 'text/html' && !hasPlain.has(part.slot)),
+    )
     return shown
       .map((part) =>
         part.type === 'text/html' ? readHtml(this.#bounded(this.#decode(part))).text : this.#decode(part),
@@ -133,9 +141,14 @@ export class Mail {
     return [...new Set([...wanted, ...linksInText(this.#bounded(text.join('\n')))])]
   }
 
-  /** The one-time code: from the text or else the subject. */
+  /** The one-time code: from the text, or else the HTML, or else the subject. */
   get code(): string | undefined {
-    return codeIn(this.readableText.slice(0, LONGEST_TEXT)) ?? codeIn(this.subject)
+    const inHtml = () => readHtml(this.#bounded(this.html ?? '')).text
+    return codeIn(this.readableText.slice(0, LONGEST_TEXT)) ?? codeIn(inHtml()) ?? codeIn(this.subject)
+  }
+
+  #isBlank(part: Part): boolean {
+    return !/\S/.test(this.#decode(part))
   }
 
   /** As much of a text as is taken apart. */
@@ -164,8 +177,10 @@ export class Mail {
   }
 }
 
-function isText({ type, disposition, filename }: Part): boolean {
-  return (type === 'text/plain' || type === 'text/html') && disposition !== 'attachment' && filename === undefined
+/** What is meant to be read at once. A file name alone does not speak against it, where nothing else is to be read. */
+function isText({ type, disposition, filename }: Part, isAlone: boolean): boolean {
+  if ((type !== 'text/plain' && type !== 'text/html') || disposition === 'attachment') return false
+  return filename === undefined || disposition === 'inline' || isAlone
 }
 
 /** Comments, as in "(UTC)", are no part of a date (RFC 5322 section 3.3). */
