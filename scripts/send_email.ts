@@ -6,8 +6,8 @@ import { CLIENT_OPTIONS, explainClientOptions, resolveClient } from './lib/clien
 import { MAIL_OPTIONS, readMail } from './lib/mail_options.ts'
 import { setting } from './lib/settings.ts'
 import { type Delivery, type Notify, SmtpSession } from './lib/smtp.ts'
-import { visible } from './lib/smtp_connection.ts'
 import { statusOf, Tally } from './lib/tally.ts'
+import { visibleLine } from './lib/visible.ts'
 
 const HELP = `Usage: npx tsx scripts/send_email.ts [options]
 
@@ -111,7 +111,7 @@ await run(async () => {
   async function open(connection: number): Promise<SmtpSession> {
     tally.begin()
     const label = concurrency > 1 && count > 1 ? `[${connection}] ` : ''
-    const tell = (who: string, line: string) => say(`${label}${who === 'client' ? '>' : '<'} ${visible(line)}`)
+    const tell = (who: string, line: string) => say(`${label}${who === 'client' ? '>' : '<'} ${visibleLine(line)}`)
     const session = await SmtpSession.open(server, values.verbose ? { ...client, tell } : client)
     if (notify && !session.offers('DSN')) {
       await session.close()
@@ -155,7 +155,7 @@ function jsonOf(n: number, { envelope, messageId }: Outgoing, delivery: Delivery
 function printResult({ messageId }: Outgoing, { reply, queueId, accepted, refused }: Delivery): void {
   const rows = refused.map(({ recipient, reply }) => ['Refused:', `${recipient}: ${reply}`])
   if (accepted.length > 0) {
-    rows.unshift(['Reply:', reply ?? ''], ['Queue id:', queueId ?? '-'], ['Message-ID:', visible(messageId ?? '-')])
+    rows.unshift(['Reply:', reply ?? ''], ['Queue id:', queueId ?? '-'], ['Message-ID:', visibleLine(messageId ?? '-')])
   }
   if (rows.length > 0) print(table(rows))
 }

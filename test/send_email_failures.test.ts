@@ -279,10 +279,10 @@ describe('a server that fails at a phase', { concurrency: 3 }, () => {
 
   test('control characters in a reply do not reach the terminal', () =>
     withServer(
-      (at) => (at === 'message' ? '550 5.7.1 \x1b]0;title\x07 no' : undefined),
+      (at) => (at === 'message' ? '550 5.7.1 \x1b]0;title\x07 \u202e no' : undefined),
       async (server) => {
         const { stdout, stderr } = await send(server, '--verbose')
-        assert.match(stderr, /\\x1b\]0;title\\x07/)
+        assert.match(stderr, /\\x1b\]0;title\\x07 \\u202e/)
         assert.ok(!/[\x00-\x09\x0b-\x1f]/.test(stdout + stderr))
       },
     ))

@@ -6,6 +6,7 @@ import { connect, isIP, type Socket } from 'node:net'
 import { connect as connectTls } from 'node:tls'
 import { type ExitName, Failure } from './cli.ts'
 import type { TlsMode } from './pop3.ts'
+import { visibleLine } from './visible.ts'
 
 export interface SmtpServer {
   host: string
@@ -127,7 +128,7 @@ export class SmtpConnection {
   failure(exit: ExitName, reason: string): Failure {
     const advice = exit === 'connection' ? ' Is the server up? npm run status' : ''
     const tls = exit === 'tls' && this.#broken ? `TLS (${this.#server.tls}) failed: ` : ''
-    return new Failure(exit, `${this.where}: ${tls}${visible(reason)}.${advice}`)
+    return new Failure(exit, `${this.where}: ${tls}${visibleLine(reason)}.${advice}`)
   }
 
   get where(): string {
@@ -204,11 +205,5 @@ function tlsOptions(host: string) {
 /** The codes of the lines after the first say nothing new. */
 function onOneLine([first = '', ...rest]: string[]): string {
   const more = rest.map((line) => line.slice(4).replace(/^[245]\.\d+\.\d+ /, ''))
-  return visible([first.replace(/^(\d{3})-/, '$1 '), ...more].join(' '))
-}
-
-/** Control characters made visible, as they could command a terminal. */
-export function visible(text: string): string {
-  const hex = (character: string) => character.charCodeAt(0).toString(16).padStart(2, '0')
-  return text.replace(/[\x00-\x1f\x7f-\x9f]/g, (character) => `\\x${hex(character)}`)
+  return visibleLine([first.replace(/^(\d{3})-/, '$1 '), ...more].join(' '))
 }
