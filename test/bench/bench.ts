@@ -79,7 +79,11 @@ await run(async () => {
   const rounds = quick ? 1 : 3
   let growth: Growth[] = []
   const project = await Project.create()
-  process.once('SIGINT', () => project.remove().finally(() => process.exit(EXIT.interrupted.code)))
+  let isInterrupted = false
+  process.once('SIGINT', () => {
+    isInterrupted = true
+    void project.remove().finally(() => process.exit(EXIT.interrupted.code))
+  })
   try {
     appendFileSync(project.config('postfix-accounts.cf'), EMPTY_ACCOUNTS.join(''))
     await project.start()
@@ -89,12 +93,17 @@ await run(async () => {
     if (values.peers) await measureMailDev(project, add, mails, rounds)
     await measureHeavyLoad(project, add, quick ? 1_000 : 10_000, quick ? 10 : 100)
     await measureOneMail(project, add)
-    await measureReading(project, add, mails)
+    // Fewer are read within the noise of a start-up.
+    await measureReading(project, add, 1_000)
     await project.run('reset', '--yes')
     growth = await measureGrowth(project, add, quick ? [100, 1_000] : [1_000, 10_000, 50_000])
     await project.run('reset', '--yes')
     await measureLarge(project, add)
     await measureScripts(project, add)
+  } catch (error) {
+    // Ctrl-C ends the program as well that is being measured.
+    if (!isInterrupted) throw error
+    return 'interrupted'
   } finally {
     await project.remove()
   }
