@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { appendFileSync, chmodSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { appendFileSync, chmodSync, existsSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { after, before, describe, test } from 'node:test'
 import { ImapFlow } from 'imapflow'
 import { encrypt } from 'unixcrypt'
@@ -187,8 +187,67 @@ describe('a running server', () => {
     await project.takePorts()
     const { code, stderr } = await project.run('start')
     assert.equal(code, 0)
-    assert.match(stderr, /ports have changed/)
+    assert.match(stderr, /Other ports/)
     assert.equal(await send(project.ports, BAR, 'on the new port'), null)
+  })
+
+  test('without Dovecot, and with it again, a start is a restart', async () => {
+    const file = project.path('development-mail-server.env')
+    const text = readFileSync(file, 'utf8')
+    writeFileSync(file, text.replace('SMTP_ONLY=0', 'SMTP_ONLY=1'))
+    const alone = await project.run('start')
+    const isAlone = !existsSync(`${project.stateDir}/run/master.pid`)
+    writeFileSync(file, text)
+    assert.deepEqual([alone.code, isAlone], [0, true], alone.stderr)
+    assert.equal((await project.run('start')).code, 0)
+    assert.equal((await project.run('status')).code, 0)
+  })
+
+  test('settings that cannot be read are told at each start, and the server keeps the old ones', async () => {
+    const before = pids(project)
+    for (const [name, wrong, starts] of [
+      ['dovecot.cf', 'no_such_setting = 1', 2],
+      ['postfix-main.cf', 'default_process_limit = no_such_setting', 1],
+    ] as const) {
+      const file = project.config(name)
+      const text = readFileSync(file, 'utf8')
+      writeFileSync(file, `${text}${wrong}\n`)
+      try {
+        for (let start = 0; start < starts; start++) {
+          const { code, stderr } = await project.run('start')
+          assert.equal(code, 1)
+          assert.match(stderr, /^The server runs on with its old settings/m)
+          const where = `config/${name},? line ${text.split('\n').length}\\b`
+          assert.match(stderr, new RegExp(`^(?=.*no_such_setting).*${where}`, 'm'))
+        }
+        assert.equal(await send(project.ports, BAR, 'all the same'), null)
+      } finally {
+        writeFileSync(file, text)
+      }
+    }
+    assert.equal((await project.run('start')).code, 0)
+    assert.deepEqual(pids(project), before)
+  })
+
+  test('starts at the same time all end well, and one server runs', async () => {
+    assert.equal((await project.run('stop')).code, 0)
+    for (const { code, stderr } of await Promise.all(Array.from({ length: 4 }, () => project.run('start')))) {
+      assert.equal(code, 0, stderr)
+    }
+    assert.equal((await project.run('status')).code, 0)
+  })
+
+  test('a server whose state folder is gone can be stopped, and the next one made in spite of a umask', async () => {
+    rmSync(project.stateDir, { recursive: true })
+    const { code, stdout } = await project.run('stop')
+    assert.equal(code, 0)
+    assert.match(stdout, /is stopped/)
+    await assert.rejects(send(project.ports, BAR, 'too late'), /ECONNREFUSED/)
+    project.runner = ['sh', '-c', 'umask 077 && exec "$@"', 'sh']
+    assert.equal((await project.run('start')).code, 0)
+    project.runner = []
+    // By this file other users see that the server runs.
+    assert.equal(statSync(`${project.stateDir}/started.json`).mode & 0o777, 0o644)
   })
 
   test('files with password hashes are for their owners only', () => {

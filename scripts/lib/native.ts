@@ -4,6 +4,7 @@
  */
 import {
   existsSync,
+  mkdirSync,
   readdirSync,
   readFileSync,
   readlinkSync,
@@ -60,13 +61,21 @@ export class NativeEngine implements Engine {
   async start(): Promise<void> {
     await becomeRoot()
     this.#files.checkStateDir()
+    mkdirSync(this.#settings.stateDir, { recursive: true })
+    // One at a time: whoever waited finds the server running.
+    await withLock(this.#path('start.lock'), () => this.#start())
+  }
+
+  async #start(): Promise<void> {
+    // Other users may see whether the server runs, whatever root's umask; what is secret has modes of its own.
+    process.umask(0o022)
     await installPackages()
     if (await this.isRunning()) {
       if (this.#startedWith() === this.#addresses()) {
         this.#log.mark()
         return this.reload()
       }
-      say('The ports have changed since the server was started: it starts anew.')
+      say('Other ports or services than the server was started with: it starts anew.')
     }
     // Also what a crash left behind: one of the two daemons, or children without a master.
     await this.stop()
@@ -121,7 +130,12 @@ export class NativeEngine implements Engine {
 
   async #reload(): Promise<void> {
     const { dovecot } = this.#masters()
-    const { changed } = await this.#files.write(dovecot ? (marker) => this.#untilDovecotHasRead(marker) : undefined)
+    const { changed } = await this.#files.write({
+      try: (folder) => this.#try(folder),
+      know: async (marker) => {
+        if (dovecot) await this.#untilDovecotHasRead(marker)
+      },
+    })
     if (changed.length === 0) return
     await this.#compileAliases()
     // Dovecot sees new accounts by itself, and a reload takes its sockets away for a moment: only for new settings.
@@ -205,7 +219,8 @@ export class NativeEngine implements Engine {
 
   /** What the daemons listen on, as text, to notice that it changed. */
   #addresses(): string {
-    return JSON.stringify({ bindAddress: this.#settings.bindAddress, ports: this.#settings.ports })
+    const { bindAddress, ports } = this.#settings
+    return JSON.stringify({ bindAddress, ports, services: this.#services() })
   }
 
   #startedWith(): string {
@@ -234,7 +249,6 @@ export class NativeEngine implements Engine {
 
   /** All processes of the instance. */
   #processes(): number[] {
-    if (!existsSync(this.#settings.stateDir)) return []
     return processIds().filter((pid) => this.#owns(pid))
   }
 
@@ -246,12 +260,32 @@ export class NativeEngine implements Engine {
     try {
       if (!/postfix|dovecot/.test(readlinkSync(`/proc/${pid}/exe`))) return false
       if (/\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))) return false
-      const cwd = readlinkSync(`/proc/${pid}/cwd`)
+      // The folder may be gone; its processes are not.
+      const cwd = readlinkSync(`/proc/${pid}/cwd`).replace(/ \(deleted\)$/, '')
       const works = [LAYOUT.queue, LAYOUT.run].some((part) => `${cwd}/`.startsWith(`${this.#path(part)}/`))
       return works || (cwd === '/' && openFiles(pid).some((file) => file.startsWith(`${this.#path(LAYOUT.mail)}/`)))
     } catch {
       return false
     }
+  }
+
+  /** Throws a Failure where Postfix or Dovecot cannot read the settings in a folder. */
+  async #try(folder: string): Promise<void> {
+    const [main, conf] = [`${folder}/main.cf`, `${folder}/dovecot.conf`]
+    // Whatever program of Postfix: each reads main.cf first.
+    const trials = [
+      await $`postmap -c ${folder} -q x static:y`,
+      // All of it is read for one setting; "-n" would ask the DNS for this machine's name.
+      ...(existsSync(conf) ? [await $`doveconf -c ${conf} protocols`] : []),
+    ]
+    const complaints = trials.filter(({ exitCode }) => exitCode !== 0).map(({ stderr }) => stderr)
+    if (complaints.length === 0) return
+    const said = complaints.join('\n').replaceAll(`${folder}/dovecot.cf`, this.#path(`${LAYOUT.config}/dovecot.cf`))
+    const lines = this.#log.traced(said, main)
+    throw new Failure(
+      'failed',
+      `The server runs on with its old settings, because these cannot be read:\n${lines.join('\n')}`,
+    )
   }
 
   /** Dovecot looks at its userdb once a second at the most. */

@@ -122,6 +122,7 @@ function checkValues(environment: Record<string, string>): void {
   const rules: Record<string, readonly [RegExp, string]> = {
     POSTFIX_INET_PROTOCOLS: network,
     DOVECOT_INET_PROTOCOLS: network,
+    OVERRIDE_HOSTNAME: [/^(?!-)[\w-]+(\.[\w-]+)+$/, 'a host name with its domain'],
     DOVECOT_MAILBOX_FORMAT: [/^(maildir|sdbox|mdbox)$/, 'maildir, sdbox or mdbox'],
     POSTFIX_MESSAGE_SIZE_LIMIT: bytes,
     POSTFIX_MAILBOX_SIZE_LIMIT: bytes,

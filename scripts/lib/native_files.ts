@@ -13,7 +13,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { networkInterfaces } from 'node:os'
-import { dirname, join, relative } from 'node:path'
+import { basename, dirname, join, relative } from 'node:path'
 import { Failure } from './cli.ts'
 import { type NativeConfiguration, nativeConfiguration } from './native_configuration.ts'
 import { LAYOUT, mapPaths, VMAIL_ID } from './native_layout.ts'
@@ -22,6 +22,23 @@ import { $ } from './shell.ts'
 
 /** A Unix socket's path has 107 bytes at most; the longest below the state folder takes 36 of them. */
 const LONGEST_STATE_DIR = 107 - 36
+
+/** The settings of Dovecot (the engine's, which include the user's) and of Postfix: what a mistake can stop. */
+const DOVECOT_CF = `${LAYOUT.config}/dovecot.cf`
+const SETTINGS = [
+  `${LAYOUT.dovecot}/dovecot.conf`,
+  DOVECOT_CF,
+  `${LAYOUT.postfix}/main.cf`,
+  `${LAYOUT.postfix}/master.cf`,
+]
+
+/** What daemons at work have to say while their files change. */
+export interface Daemons {
+  /** Throws a Failure where they could not read the settings in this folder. */
+  try(folder: string): Promise<void>
+  /** Returns when Dovecot knows the accounts with this marker. */
+  know(marker: string): Promise<void>
+}
 
 export class NativeFiles {
   readonly #settings: Settings
@@ -97,12 +114,10 @@ export class NativeFiles {
   }
 
   /**
-   * Makes all configuration files and writes those that differ: `changed` has their paths below the state folder. With a
-   * Dovecot at work, `dovecotHasRead` waits until it knows the accounts.
+   * Makes all configuration files and writes those that differ: `changed` has their paths below the state folder.
+   * Daemons at work keep their settings, and a Failure is thrown, where they could not read the new ones.
    */
-  async write(
-    dovecotHasRead?: (marker: string) => Promise<void>,
-  ): Promise<NativeConfiguration & { changed: string[] }> {
+  async write(daemons?: Daemons): Promise<NativeConfiguration & { changed: string[] }> {
     const configuration = nativeConfiguration({
       stateDir: this.#dir,
       bindAddress: this.#settings.bindAddress,
@@ -116,19 +131,38 @@ export class NativeFiles {
     const write = (name: string, content: string | Buffer, mode: number) => {
       if (replaceFile(this.path(name), content, mode, dovecotGroup)) changed.push(name)
     }
-    // Password hashes stand in these two folders: for root and Dovecot's auth process alone.
-    for (const name of this.#copyNames()) {
-      const bytes = readFileSync(join(CONFIG_DIR, name))
-      const content = bytes.includes(0) ? bytes : mapPaths(bytes.toString('utf8'), this.#dir)
-      write(join(LAYOUT.config, name), content, 0o640)
-    }
-    const isDovecots = (name: string) => name.startsWith(`${LAYOUT.dovecot}/`)
     const files = Object.entries(configuration.files)
+    const copies = this.#copyNames().map((name): [string, string | Buffer] => {
+      const bytes = readFileSync(join(CONFIG_DIR, name))
+      return [join(LAYOUT.config, name), bytes.includes(0) ? bytes : mapPaths(bytes.toString('utf8'), this.#dir)]
+    })
+    if (daemons) await this.#try(new Map([...copies, ...files]), daemons)
+    // Password hashes stand in these two folders: for root and Dovecot's auth process alone.
+    for (const [name, content] of copies) write(name, content, 0o640)
+    const isDovecots = (name: string) => name.startsWith(`${LAYOUT.dovecot}/`)
     for (const [name, content] of files) if (isDovecots(name)) write(name, content, 0o640)
     // Dovecot first: mail that Postfix accepts for an account that Dovecot does not know yet would bounce.
-    if (changed.some(isDovecots)) await dovecotHasRead?.(configuration.userdbMarker)
+    if (changed.some(isDovecots)) await daemons?.know(configuration.userdbMarker)
     for (const [name, content] of files) if (!isDovecots(name)) write(name, content, 0o644)
     return { ...configuration, changed }
+  }
+
+  /** Has daemons at work try new settings, in a folder that is gone afterwards. */
+  async #try(files: Map<string, string | Buffer>, daemons: Daemons): Promise<void> {
+    const settings = SETTINGS.filter((name) => files.has(name))
+    if (settings.every((name) => readOr(this.path(name)) === String(files.get(name)))) return
+    const folder = this.path('trial')
+    rmSync(folder, { recursive: true, force: true })
+    mkdirSync(folder, { mode: 0o700 })
+    try {
+      for (const name of settings) {
+        const text = String(files.get(name)).replaceAll(this.path(DOVECOT_CF), `${folder}/dovecot.cf`)
+        writeFileSync(join(folder, basename(name)), text)
+      }
+      await daemons.try(folder)
+    } finally {
+      rmSync(folder, { recursive: true, force: true })
+    }
   }
 
   /** The configuration folder's files; those that are gone there go from the copy as well. */

@@ -67,8 +67,7 @@ export class MailLog {
   }
 
   /** The daemons' lines with the instance's paths put back to the project's files, and their lines named. */
-  traced(text: string): string[] {
-    const main = this.#path(`${LAYOUT.postfix}/main.cf`)
+  traced(text: string, main = this.#path(`${LAYOUT.postfix}/main.cf`)): string[] {
     const config = relative(ROOT, CONFIG_DIR)
     const own = `${config}/postfix-main.cf`
     const ownLines = readOr(join(CONFIG_DIR, 'postfix-main.cf')).split('\n')
