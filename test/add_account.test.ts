@@ -191,6 +191,13 @@ describe('add_account with a running server', () => {
     assert.deepEqual(files(project), untouched)
   })
 
+  test('the catchall gets no quota: what it cannot hold would be lost', async () => {
+    const { code, stderr } = await add(CATCHALL, '--quota', '10M')
+    assert.equal(code, 1)
+    assert.match(stderr, /^catchall@\S+ has no quota: .*npm run reset\n$/)
+    assert.deepEqual(files(project), untouched)
+  })
+
   test('add, log in, receive, update, delete: the round trip', async () => {
     const alice = `alice@${DOMAIN}`
     const added = await succeeds(`Alice@${DOMAIN}`, 'geheim é')

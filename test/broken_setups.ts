@@ -119,7 +119,7 @@ export const BROKEN: Broken[] = [
   ['a line that is no rule', addFirst(MAP, 'development-virtual.example.com :'), 'transport-map', 'warning', /line 1: Postfix skips/, /line 1 of .* as \/pattern\/ transport:/],
   ['a table that nobody here can read', change(MAIN, 'transport_maps = pcre', 'transport_maps = hash:/etc/postfix/transport, pcre'), 'transport-map', 'warning', /hash:\/etc\/postfix\/transport cannot be judged/, /transport_maps = pcre:/],
   ['a table that is not there', change(MAIN, 'transport_maps = pcre', 'transport_maps = texthash:/tmp/docker-mailserver/more pcre'), 'transport-map', 'failure', /config\/more is not there; Postfix defers/, /Take texthash:.* out of transport_maps/],
-  ['a quota for nobody', add(QUOTAS, `${user('nobody')}:10M`), 'quotas', 'warning', /no account nobody@/, /Delete line 2/],
+  ['a quota for nobody', add(QUOTAS, `${user('nobody')}:10M`), 'quotas', 'warning', /no account nobody@/, /Delete line 4/],
   ['a quota that is no size', add(QUOTAS, `${user('bar')}:much`), 'quotas', 'failure', /"much" is no size/, /bar@development-virtual\.example\.com:10M/],
   ['an alias to nobody', add(VIRTUAL, `${user('sales')} ${user('nobody')}`), 'aliases', 'warning', /sales@.* leads to nobody@/, /add-account -- nobody@/],
   ['an alias to a program', add(ALIASES, 'robot: "|/usr/bin/true"'), 'aliases', 'warning', /\|\/usr\/bin\/true/, /Delete line 2/],

@@ -86,7 +86,7 @@ export async function deliverAll(where: Where, recipients: string[]): Promise<Ma
     const result: Delivered = { mailboxes: [], source: '' }
     results.set(to, result)
     const error = await new Promise<Error | null>((resolve) => {
-      const message = `Subject: ${subject}\r\nFrom: customer@shop.example\r\nTo: <${to}>\r\n\r\nHello\r\n`
+      const message = `Subject: ${subject}\r\nFrom: customer\r\nTo: <${to}>\r\n\r\nHello\r\n`
       connection.send({ from: 'customer@shop.example', to: [to] }, message, (problem) => resolve(problem))
     })
     if (!error) {

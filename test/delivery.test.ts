@@ -41,6 +41,12 @@ test('a message to two foreign recipients arrives once for each', async () => {
   await until('two more messages', async () => count((await project.run('status', '--json')).stdout) === begin + 2)
 })
 
+test('a header stays as it was sent: nothing is added, and no name is completed', async () => {
+  const { source = '' } = delivered.get('owner-news@client.jp') ?? {}
+  assert.doesNotMatch(source, /^(Date|Message-Id):/im)
+  assert.match(source, /^From: customer\r$/m)
+})
+
 test('the queue is empty afterwards', async () => {
   await until('an empty queue', async () => JSON.parse((await project.run('status', '--json')).stdout).queue === 0)
 })

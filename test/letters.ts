@@ -227,6 +227,12 @@ export function lettersToTheWorld(name: string, count: number, seed: number): Ex
     const unknown = `nobody-${dice.word}@${VIRTUAL_DOMAIN}`
     add('unknown account', { via: 'sendmail', from: anyone(index), to: [unknown], bounce: CATCHALL })
   })
+  // Its bounce cannot be delivered either: the postmaster, who is the catchall, gets it.
+  times(0.01, (index) => {
+    const from = index % 2 === 0 ? '' : `noreply-${dice.word}@${VIRTUAL_DOMAIN}`
+    const unknown = `nobody-${dice.word}@${VIRTUAL_DOMAIN}`
+    add('double bounce', { via: 'sendmail', from, to: [unknown], bounce: CATCHALL })
+  })
   // What was caught once and is sent again, whole: local(8) believes in a loop.
   times(0.01, (index) => {
     const to = someone(dice)

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
+import { join } from 'node:path'
 import { after, before, test } from 'node:test'
-import { BAR } from '../scripts/lib/accounts.ts'
+import { BAR, CATCHALL } from '../scripts/lib/accounts.ts'
+import { mailboxOf } from '../scripts/lib/native_layout.ts'
 import { send, smtpClient } from './deliveries.ts'
 import { Project, processesOf, type Result, until } from './harness.ts'
 
@@ -123,7 +125,32 @@ test('SSL_TYPE empty, POP3 off and another host name are honoured', async () => 
   const connection = await smtpClient({ host, ports: project.ports })
   assert.match(connection.lastServerResponse || '', /mx\.tests\.example/)
   connection.quit()
+  // The catchall's domain stays what it is.
+  const inbox = join(project.stateDir, 'mail', mailboxOf(CATCHALL), 'new')
+  const caught = () => (existsSync(inbox) ? readdirSync(inbox).length : 0)
+  const before = caught()
+  for (const to of ['x@gmail.com', 'x@mx.tests.example', 'x'])
+    assert.equal(await send(project.ports, to, 'caught'), null)
+  await until('three more caught', () => caught() === before + 3)
   await assert.rejects(smtpClient({ host, ports: project.ports }, project.ports.pop3))
+  await project.run('stop')
+})
+
+test('limits of messages and of mailboxes: what is accepted arrives, and the catchall has none', async () => {
+  const { code, stderr } = await startWith('development-mail-server.env', (text) =>
+    text
+      .replace(/(POSTFIX_MESSAGE_SIZE_LIMIT)=\d+/, '$1=1990000')
+      .replace(/(POSTFIX_MAILBOX_SIZE_LIMIT)=\d+/, '$1=3000000'),
+  )
+  assert.equal(code, 0, stderr)
+  const large = 'x'.repeat(70).concat('\r\n').repeat(26_000)
+  const before = JSON.parse((await project.run('status', '--json')).stdout).accounts[0].inbox
+  for (const to of [BAR, 'x@gmail.com', 'y@gmail.com'])
+    assert.equal(await send(project.ports, to, 'large', large), null)
+  await until('all three', async () => {
+    const [catchall, , bar] = JSON.parse((await project.run('status', '--json')).stdout).accounts
+    return catchall.inbox - before === 2 && bar.inbox === 1
+  })
   await project.run('stop')
 })
 

@@ -107,6 +107,10 @@ export function deleteAccount(read: ReadConfiguration, address: string, force: b
 /** The part that adding and updating share. */
 function store(read: ReadConfiguration, request: AccountRequest, hostname: string, accounts: string): Change {
   const { address, quota } = request
+  if (address === CATCHALL && quota !== undefined && Number.parseInt(quota, 10) > 0) {
+    const why = 'mail that it could not hold would have no other place, and its bounce neither'
+    throw new Failure('failed', `${address} has no quota: ${why}. To empty it: npm run reset`)
+  }
   let aliases = read(ALIASES)
   // A catch-all alias of the domain would get the account's own mail, unless the account has a line of its own.
   if (hasCatchAll(read, domainOf(address))) aliases = withAlias(aliases, address, address)

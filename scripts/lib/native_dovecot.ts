@@ -25,8 +25,8 @@ export function dovecotConf(input: NativeInput, tls: TlsFiles | undefined): stri
 }`
   }
   const quota = environment.ENABLE_QUOTAS !== '0'
-  const megabytes = (bytes: string | undefined, otherwise: number) => Math.floor(Number(bytes || otherwise) / 1_000_000)
-  const mailboxLimit = megabytes(environment.POSTFIX_MAILBOX_SIZE_LIMIT, 0)
+  const mailboxLimit = Math.floor(Number(environment.POSTFIX_MAILBOX_SIZE_LIMIT || 0) / 1_000_000)
+  const messageLimit = Number(environment.POSTFIX_MESSAGE_SIZE_LIMIT || 10_240_000)
   return `# Made anew at each start and reload from development-mail-server.env and docker-data/mail-server/config/.
 protocols = ${protocols.join(' ')}
 listen = ${input.bindAddress}
@@ -90,7 +90,8 @@ protocol imap {
 plugin {
   quota = count:User quota
   quota_vsizes = yes
-  quota_max_mail_size = ${megabytes(environment.POSTFIX_MESSAGE_SIZE_LIMIT, 10_240_000)}M
+  # As in user-patches.sh.
+  quota_max_mail_size = ${messageLimit > 0 ? messageLimit + 1_000_000 : 0}B
   quota_rule = *:storage=${mailboxLimit}${mailboxLimit > 0 ? 'M' : ''}
 }
 `

@@ -9,7 +9,7 @@ import { after, before, describe, test } from 'node:test'
 import { promisify } from 'node:util'
 import { createTransport } from 'nodemailer'
 import { encrypt } from 'unixcrypt'
-import { BAR, FOO } from '../../scripts/lib/accounts.ts'
+import { BAR, CATCHALL, FOO } from '../../scripts/lib/accounts.ts'
 import { DockerEngine } from '../../scripts/lib/docker.ts'
 import { Pop3Session } from '../../scripts/lib/pop3.ts'
 import { greetingOf } from '../../scripts/lib/server.ts'
@@ -168,6 +168,12 @@ describe(image, { skip: reason ?? false }, () => {
     } finally {
       for (const client of clients) client.close()
     }
+  })
+
+  test('Dovecot takes every message that Postfix takes, and the catchall has no limit', async () => {
+    const inside = (...command: string[]) => docker(project, 'container', 'exec', CONTAINER, ...command)
+    assert.equal(await inside('doveconf', '-h', 'plugin/quota_max_mail_size'), '11240000B')
+    assert.match(await inside('doveadm', '-f', 'tab', 'quota', 'get', '-u', CATCHALL), /\tSTORAGE\t\d+\t-\t/)
   })
 
   test('an application in another Compose project reaches it by its name', async () => {

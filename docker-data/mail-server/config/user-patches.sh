@@ -8,6 +8,13 @@ if [ -z "$SSL_TYPE" ]; then
   postconf -P submission/inet/smtpd_tls_security_level=none
 fi
 
+# Dovecot takes every message that Postfix takes, with the lines that are added on the way. docker-mailserver gives it the
+# limit in whole MB, and what lies between the two would be accepted and never delivered.
+quota=/etc/dovecot/conf.d/90-quota.conf
+if [ -f $quota ] && [ "${POSTFIX_MESSAGE_SIZE_LIMIT:=10240000}" -gt 0 ]; then
+  sed -i "s/quota_max_mail_size =.*/quota_max_mail_size = $((POSTFIX_MESSAGE_SIZE_LIMIT + 1000000))B/" $quota
+fi
+
 # SMTP_ONLY=1 is without Dovecot, so nobody can check a password, and an smtpd with AUTH on would end at each connection.
 if [ "$SMTP_ONLY" = 1 ]; then
   postconf smtpd_sasl_auth_enable=no

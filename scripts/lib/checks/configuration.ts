@@ -144,9 +144,12 @@ const catchall: Check = {
     }
     const { parameter } = configuredRouting(files)
     const wanted: Record<string, [(value: string) => boolean, string]> = {
-      luser_relay: [(value) => value === 'catchall' || value === CATCHALL, 'catchall'],
+      luser_relay: [(value) => value === 'catchall' || value === CATCHALL, CATCHALL],
       local_recipient_maps: [(value) => value === '', ''],
-      alias_maps: [(value) => listOf(value).includes('static:catchall'), 'hash:/etc/aliases, static:catchall'],
+      alias_maps: [
+        (value) => listOf(value).some((table) => table === 'static:catchall' || table === `static:${CATCHALL}`),
+        `hash:/etc/aliases, static:${CATCHALL}`,
+      ],
       owner_request_special: [(value) => value === 'no', 'no'],
     }
     const main = parseMainCf(files.read(MAIN_CF) ?? '')
@@ -216,7 +219,8 @@ const quotas: Check = {
   name: 'quotas',
   title: 'Every quota is a size and belongs to an account',
   run({ files }) {
-    const known = new Set(accountLines(files).accounts.map(({ address }) => address.toLowerCase()))
+    // The catchall's absence is the matter of "catchall".
+    const known = new Set([CATCHALL, ...accountLines(files).accounts.map(({ address }) => address.toLowerCase())])
     const entries = logicalLines(files.read(QUOTAS) ?? '')
     const problems = entries.flatMap(({ text, line }) => {
       const [, address = '', size = ''] = /^([^:]*):(.*)$/.exec(text.replace(/\s/g, '')) ?? []

@@ -1,7 +1,9 @@
 /** What the server left behind: the queue, disk space, quotas, locks and pids of the dead, the log. */
+
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { statfs } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import { CATCHALL } from '../accounts.ts'
 import { isLeftBehind } from '../configuration_files.ts'
 import type { Engine } from '../engine.ts'
 import { CONFIG_DIR, CONTAINER } from '../settings.ts'
@@ -108,7 +110,8 @@ export function quotaFindings(text: string): Finding[] {
   const storage = rows.filter(([, , type]) => type === 'STORAGE')
   const problems = storage.flatMap(([user = '', , , value = '', limit = '', percent = '']) => {
     if (limit === '-' || Number(percent) < NEARLY_FULL) return []
-    const fix = `npm run add-account -- ${user} --quota ${Math.ceil((Number(limit) * 2) / 1_024)}M`
+    const size = user === CATCHALL ? '0' : `${Math.ceil((Number(limit) * 2) / 1_024)}M`
+    const fix = `npm run add-account -- ${user} --quota ${size}`
     const evidence = `${user}: ${value} of ${limit} kB (${percent} %)`
     if (Number(percent) < 100) return [warning(`${evidence}: nearly full`, fix)]
     return [failure(`${evidence}: full; mail is refused with 552 or bounces`, fix)]
