@@ -135,9 +135,10 @@ export async function complaintsAfter(engine: Engine): Promise<string[]> {
 
 /**
  * Sends a mail from foo to bar over SMTP, reads it back over POP3, compares, and deletes it. Gives the milliseconds
- * from the connection to SMTP until the mail was read. Throws a Failure that says how far it came.
+ * from the connection to SMTP until the mail was read; undefined where the mail was accepted and has not arrived when
+ * patience ends. Throws a Failure that says how far it came.
  */
-export async function roundTrip(settings: Settings): Promise<{ milliseconds: number }> {
+export async function roundTrip(settings: Settings): Promise<number | undefined> {
   const smtp = { host: settings.host, port: settings.ports.smtp, tls: 'none', timeout: DELIVERY } as const
   const pop3 = { host: settings.host, port: settings.ports.pop3, tls: 'none', timeout: DELIVERY } as const
   const messageId = `<${randomUUID()}@${FOO.split('@')[1]}>`
@@ -156,25 +157,32 @@ export async function roundTrip(settings: Settings): Promise<{ milliseconds: num
     try {
       for (const message of await session.list()) {
         if (known.has(message.uidl)) continue
-        known.add(message.uidl)
         // Another reader may have deleted it since.
         const header = await session.top(message).catch(() => undefined)
+        if (header) known.add(message.uidl)
         if (!header?.includes(messageId)) continue
         await session.retrieve(message)
         const milliseconds = Math.round(performance.now() - begin)
         await session.delete(message)
         await session.quit()
-        return { milliseconds }
+        return milliseconds
       }
     } finally {
       session.close()
     }
     await sleep(10)
   }
-  throw new Failure(
-    'failed',
-    `The test mail to ${BAR} was accepted and did not arrive in ${DELIVERY / 1000} s. See: npm run logs`,
-  )
+  return undefined
+}
+
+/**
+ * How many messages the server is working off: those in Postfix's incoming and active queues, if it has delivered one since
+ * it was started. Zero where it delivers nothing.
+ */
+export async function backlog(engine: Engine): Promise<number> {
+  if (!(await engine.logged()).some((line) => line.includes('status=sent'))) return 0
+  const { stdout } = await engine.exec(['postqueue', '-j'])
+  return stdout.match(/"queue_name": "(incoming|active)"/g)?.length ?? 0
 }
 
 async function uidlsOf(server: Pop3Server, login: Login): Promise<Set<string>> {
