@@ -1,7 +1,8 @@
 /** Many messages over a few connections: each is reported exactly once, whatever becomes of the connections. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure } from './cli.ts'
-import type { Delivery, Notify, Parcel, SmtpSession } from './smtp.ts'
+import type { Notify, Parcel, SmtpSession } from './smtp.ts'
+import type { Delivery } from './smtp_delivery.ts'
 
 /** A message with its envelope. */
 export interface Outgoing extends Parcel {

@@ -1,6 +1,6 @@
 /**
- * An SMTP client (RFC 5321) whose sessions carry any number of messages, and which tells for each what the server said
- * to it, recipient by recipient and phase by phase.
+ * An SMTP client (RFC 5321) whose sessions carry any number of messages, and which collects for each what the server
+ * said to it; what that means is `smtp_delivery.ts`'s matter.
  *
  * nodemailer composes the messages; its own SMTP client is not used. It turns a lone CR in a message into a line end,
  * forgets which recipients were refused when the message fails later, does not tell how far a broken dialogue had come,
@@ -8,7 +8,8 @@
  */
 import type { Login } from './accounts.ts'
 import { type ExitName, Failure } from './cli.ts'
-import { type Reply, SmtpConnection, type SmtpServer, type Tell } from './smtp_connection.ts'
+import { isPositive, type Reply, SmtpConnection, type SmtpServer, type Tell } from './smtp_connection.ts'
+import { type Delivery, deliveryOf, isDecided } from './smtp_delivery.ts'
 
 /** Who sends and who receives, which the header need not say. An empty sender is the null sender of bounces. */
 export interface Envelope {
@@ -24,32 +25,6 @@ export interface Parcel {
 
 /** When to report to the sender (RFC 3461 section 4.1): `never`, or some of the others. */
 export type Notify = ('never' | 'success' | 'failure' | 'delay')[]
-
-export interface Refusal {
-  recipient: string
-  /** The three-digit reply code. */
-  code: number
-  /** The enhanced status code of RFC 3463, such as 5.1.1, where the reply has one. */
-  enhancedCode: string | null
-  reply: string
-}
-
-/** What became of one message. */
-export interface Delivery {
-  /** `ok`, or the phase that it failed in. */
-  exit: ExitName
-  /** The reply that decided: of acceptance or refusal; null where none came. */
-  reply: string | null
-  /** What the server calls the message in its queue and log. */
-  queueId: string | null
-  /** The recipients that the server took the message for. */
-  accepted: string[]
-  refused: Refusal[]
-  /** What went wrong, as a sentence; null where nothing did. */
-  problem: string | null
-  /** The connection broke before the message was handed over: to send it again cannot double it. */
-  untaken: boolean
-}
 
 export interface DeliveryOptions {
   notify?: Notify | undefined
@@ -133,7 +108,7 @@ export class SmtpSession {
       }
       this.#needsReset = true
       await this.#sendEnvelope(this.#envelopeCommands(parcel.envelope, lines, notify), announced !== undefined, replies)
-      if (!judge(to, replies)) {
+      if (!isDecided(to, replies)) {
         handedOver = true
         connection.sendMessage(lines, this.#announce(following, notify))
         replies.push(await connection.reply('the message', lines.length / SLOWEST))
@@ -143,30 +118,12 @@ export class SmtpSession {
       broken = error
     }
 
-    const verdict = judge(to, replies)
     // A server that closes the connection says 421; one that waits for a message to nobody knows no way back.
-    if (verdict?.reply.code === 421 || (!handedOver && replies.at(-1)?.code === 354)) connection.destroy()
-    const refused = refusalsOf(to, replies)
-    const reply = verdict?.reply.text ?? null
-    if (verdict?.exit === 'ok' || verdict?.exit === 'someRecipients') {
-      this.#needsReset = false
-      const problem = `${connection.where}: ${refused.length} of ${to.length} recipients were refused.`
-      return {
-        exit: verdict.exit,
-        reply,
-        queueId: queueIdOf(verdict.reply.text),
-        accepted: to.filter((_, index) => isPositive(replies[index + 1])),
-        refused,
-        problem: refused.length > 0 ? problem : null,
-        untaken: false,
-      }
-    }
-    const doubt = handedOver ? ' Whether the server took the message is not known.' : ''
-    const problem = verdict ? `${connection.where}: ${verdict.command} refused: ${reply}` : `${broken?.message}${doubt}`
-    // 421 is about the connection, any other reply about the message (RFC 5321 section 3.8).
-    const untaken = !handedOver && !this.usable && (!verdict || verdict.reply.code === 421)
-    const exit = verdict?.exit ?? broken?.exit ?? 'failed'
-    return { exit, reply, queueId: null, accepted: [], refused, problem, untaken }
+    const isLeft = replies.some(({ code }) => code === 421) || (!handedOver && replies.at(-1)?.code === 354)
+    if (isLeft) connection.destroy()
+    const delivery = deliveryOf(to, { replies, handedOver, broken, usable: this.usable, where: connection.where })
+    if (delivery.accepted.length > 0) this.#needsReset = false
+    return delivery
   }
 
   /** Whether the server takes mail of the null envelope sender for a recipient: 2xx to RCPT TO. Nothing is sent. */
@@ -301,39 +258,6 @@ export class SmtpSession {
   }
 }
 
-/**
- * What the replies to MAIL FROM, to each RCPT TO, to DATA and to the message mean, and which of them decides; undefined
- * while the message can still be sent.
- */
-function judge(to: string[], replies: Reply[]): { exit: ExitName; command: string; reply: Reply } | undefined {
-  const [sender, ...others] = replies
-  const recipients = others.slice(0, to.length)
-  const [data, end] = others.slice(to.length)
-  if (sender && !isPositive(sender)) return { exit: 'sender', command: 'MAIL FROM', reply: sender }
-  const last = recipients.at(-1)
-  const isRefused = recipients.length === to.length && !recipients.some(isPositive)
-  if (last && (isRefused || last.code === 421)) return { exit: 'allRecipients', command: 'RCPT TO', reply: last }
-  if (data && data.code !== 354) return { exit: 'message', command: 'DATA', reply: data }
-  if (!end) return undefined
-  if (!isPositive(end)) return { exit: 'message', command: 'the message', reply: end }
-  return { exit: recipients.every(isPositive) ? 'ok' : 'someRecipients', command: 'the message', reply: end }
-}
-
-/** The recipients that were refused by themselves, not because the sender was. */
-function refusalsOf(to: string[], [sender, ...others]: Reply[]): Refusal[] {
-  if (!isPositive(sender)) return []
-  return to.flatMap((recipient, index) => {
-    const reply = others[index]
-    if (!reply || isPositive(reply)) return []
-    const [, enhancedCode = null] = /^\d{3} ([245]\.\d{1,3}\.\d{1,3})(?= |$)/.exec(reply.text) ?? []
-    return [{ recipient, code: reply.code, enhancedCode, reply: reply.text }]
-  })
-}
-
-function isPositive(reply: Reply | undefined): boolean {
-  return reply !== undefined && reply.code >= 200 && reply.code < 300
-}
-
 function base64(text: string): string {
   return Buffer.from(text).toString('base64')
 }
@@ -341,11 +265,6 @@ function base64(text: string): string {
 /** The command as people know it: without address, parameters and mechanism. */
 function nameOf(command: string): string {
   return /^(?:MAIL FROM|RCPT TO|[A-Z]+)/.exec(command)?.[0] ?? command
-}
-
-/** Postfix says "queued as 4XyZ", Exim "id=1abcde-000001-AB". */
-function queueIdOf(reply: string): string | null {
-  return /\bqueued as ([^\s>]+)/i.exec(reply)?.[1] ?? /\bid=(\S+)/.exec(reply)?.[1] ?? null
 }
 
 /** A message with the line ends of SMTP, as a text of one character for each byte: so all other bytes stay. */

@@ -207,3 +207,8 @@ function onOneLine([first = '', ...rest]: string[]): string {
   const more = rest.map((line) => line.slice(4).replace(/^[245]\.\d+\.\d+ /, ''))
   return visibleLine([first.replace(/^(\d{3})-/, '$1 '), ...more].join(' '))
 }
+
+/** Whether a reply says yes: 2xx (RFC 5321 section 4.2.1). */
+export function isPositive(reply: Reply | undefined): boolean {
+  return reply !== undefined && reply.code >= 200 && reply.code < 300
+}

@@ -1,6 +1,6 @@
 /** The sum of many messages: what is shown of them while they are sent and at the end, and the exit code. */
 import { type ExitName, print, progressBar, say } from './cli.ts'
-import type { Delivery } from './smtp.ts'
+import type { Delivery } from './smtp_delivery.ts'
 
 /** How many messages that were not accepted get lines of their own; `--json` has them all. */
 const MOST_LINES = 20
