@@ -46,6 +46,9 @@ export interface RunOptions {
   timeout?: number
 }
 
+/** The ports of all projects of this process: a project may wait a while before its server takes them. */
+const chosen = new Set<number>()
+
 export class Project {
   /** The copy's folder. */
   readonly dir: string
@@ -92,10 +95,11 @@ export class Project {
       MAIL_SERVER_STATE_DIR: this.stateDir,
     }
     for (const name of SERVICE_NAMES) {
-      // Below the ports that the kernel gives to outgoing connections.
+      // Below the ports that the kernel gives to outgoing connections; other test files mostly choose elsewhere.
       let port: number
-      do port = 10_000 + Math.floor(Math.random() * 20_000)
-      while (!(await isFree('127.0.0.1', port)) || Object.values(this.ports).includes(port))
+      do port = 10_000 + (process.pid % 20) * 1_000 + Math.floor(Math.random() * 1_000)
+      while (chosen.has(port) || !(await isFree('127.0.0.1', port)))
+      chosen.add(port)
       this.ports[name] = port
       this.env[SERVICES[name].variable] = String(port)
     }
