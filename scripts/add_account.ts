@@ -1,12 +1,16 @@
 /** npm run add-account: adds, updates, deletes and lists accounts, like docker-mailserver's "setup email". */
-import { parseArgs } from 'node:util'
-import { checkAddress } from './lib/account_address.ts'
-import { addAccount, deleteAccount, updateAccount } from './lib/account_changes.ts'
-import { checkPassword, hashPassword, masterLogin, parseAccounts, parseQuotas } from './lib/accounts.ts'
-import { EXIT, type ExitName, explainExitCodes, Failure, messageOf, print, run, say, table } from './lib/cli.ts'
-import { checkEdit, editConfiguration, type ReadConfiguration, readConfiguration } from './lib/configuration_files.ts'
-import { parseAliases } from './lib/postfix_tables.ts'
-import { Prompter } from './lib/prompts.ts'
+import { checkAddress } from './lib/accounts/account_address.ts'
+import { addAccount, deleteAccount, updateAccount } from './lib/accounts/account_changes.ts'
+import { checkPassword, hashPassword, masterLogin, parseAccounts, parseQuotas } from './lib/accounts/accounts.ts'
+import {
+  checkEdit,
+  editConfiguration,
+  type ReadConfiguration,
+  readConfiguration,
+} from './lib/accounts/configuration_files.ts'
+import { parseAliases } from './lib/accounts/postfix_tables.ts'
+import { Prompter } from './lib/accounts/prompts.ts'
+import { EXIT, type ExitName, explainExitCodes, Failure, messageOf, parse, print, run, say, table } from './lib/cli.ts'
 import { enabledProtocols, HOSTNAME, readServerEnvironment, readSettings, type Settings } from './lib/settings.ts'
 
 const HELP = `Usage: npm run add-account -- ADDRESS [PASSWORD] [options]
@@ -64,8 +68,8 @@ const ACTIONS: Record<'add' | 'update' | 'delete' | 'list', { options: Option[];
 
 const BYTES: Record<string, number> = { B: 1, k: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 }
 
-await run(async () => {
-  const { values, positionals } = parseArgs({ options: OPTIONS, allowPositionals: true })
+export async function main(args: string[]): Promise<ExitName | undefined> {
+  const { values, positionals } = parse(args, OPTIONS, { positionals: true })
   if (values.help) {
     print(HELP)
     return
@@ -92,7 +96,7 @@ await run(async () => {
   } finally {
     terminal.close()
   }
-})
+}
 
 interface StoreValues {
   update?: boolean | undefined
@@ -128,8 +132,8 @@ async function store(settings: Settings, terminal: Prompter, typed: string, valu
 
   const { becomeVirtual } = await editConfiguration((read) => change(read, hash))
 
-  const { bringIntoEffect } = await import('./lib/live_changes.ts')
-  const { acceptsRecipient, canLogIn } = await import('./lib/server.ts')
+  const { bringIntoEffect } = await import('./lib/accounts/live_changes.ts')
+  const { acceptsRecipient, canLogIn } = await import('./lib/server/proof.ts')
   const accepts = (recipient: string) => () => acceptsRecipient(settings, recipient)
   const refuses = (recipient: string) => async () => !(await acceptsRecipient(settings, recipient))
   // Mail to a new domain is accepted before and after, first for the catchall; only the refusal shows the change.
@@ -169,9 +173,9 @@ async function remove(
 ): Promise<ExitName | undefined> {
   const change = (read: ReadConfiguration) => deleteAccount(read, address, values.force ?? false)
   checkEdit(change)
-  const { bringIntoEffect, mailFolder, runningServer } = await import('./lib/live_changes.ts')
-  const { acceptsRecipient, canLogIn } = await import('./lib/server.ts')
-  const { emptyMailbox, usageOf } = await import('./lib/mailboxes.ts')
+  const { bringIntoEffect, mailFolder, runningServer } = await import('./lib/accounts/live_changes.ts')
+  const { acceptsRecipient, canLogIn } = await import('./lib/server/proof.ts')
+  const { emptyMailbox, usageOf } = await import('./lib/server/mailboxes.ts')
   const running = await runningServer(settings)
   const folder = values['keep-mail'] ? undefined : await mailFolder(settings, address, running)
   const usage = running && (await usageOf(settings, address).catch(() => undefined))
@@ -214,8 +218,8 @@ async function remove(
 
 /** Prints the accounts. */
 async function list(settings: Settings, values: { json?: boolean | undefined }) {
-  const { isAnswering } = await import('./lib/server.ts')
-  const { usageOf } = await import('./lib/mailboxes.ts')
+  const { isAnswering } = await import('./lib/server/proof.ts')
+  const { usageOf } = await import('./lib/server/mailboxes.ts')
   const isRunning = await isAnswering(settings)
   const quotas = parseQuotas(readConfiguration('dovecot-quotas.cf'))
   const aliases = parseAliases(readConfiguration('postfix-virtual.cf'))
@@ -316,7 +320,7 @@ function parseQuota(text: string): string {
 /** Whether the server keeps to a quota. IMAP tells it in units of 1,024 bytes (RFC 2087). */
 async function hasQuota(settings: Settings, address: string, quota: string): Promise<boolean> {
   if (!enabledProtocols().imap) return true
-  const { usageOf } = await import('./lib/mailboxes.ts')
+  const { usageOf } = await import('./lib/server/mailboxes.ts')
   const kibibytes = Math.floor((Number.parseInt(quota, 10) * (BYTES[quota.slice(-1)] ?? 0)) / 1024)
   const usage = await usageOf(settings, address).catch(() => undefined)
   return usage !== undefined && (usage.limit ?? 0) === kibibytes * 1024
@@ -346,3 +350,5 @@ function sizeText(bytes: number): string {
   const power = Math.min(units.length - 1, Math.floor(Math.log10(Math.max(1, bytes)) / 3))
   return `${power === 0 ? bytes : (bytes / 1000 ** power).toFixed(1)} ${units[power]}`
 }
+
+await run(import.meta.url, main)

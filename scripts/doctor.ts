@@ -7,9 +7,8 @@ import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline/promises'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
-import type { Check, Context, Level, Result } from './lib/checks/check.ts'
-import { explainExitCodes, Failure, messageOf, print, run, say, step, style } from './lib/cli.ts'
+import { type ExitName, explainExitCodes, Failure, messageOf, parse, print, run, say, step, style } from './lib/cli.ts'
+import type { Check, Context, Level, Result } from './lib/doctor/check.ts'
 
 const HELP = `Usage: npm run doctor [-- --fix] [-- --only NAME ...] [-- --json]
        npx tsx scripts/doctor.ts [--fix] [--only NAME ...] [--json]
@@ -33,16 +32,13 @@ ${explainExitCodes('ok', 'failed', 'usage')}
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)))
 const COLOURS = { ok: 'green', warning: 'yellow', failure: 'red', skipped: 'dim' } as const
 
-await run(async () => {
-  const { values } = parseArgs({
-    options: {
-      help: { type: 'boolean', short: 'h' },
-      json: { type: 'boolean' },
-      fix: { type: 'boolean' },
-      yes: { type: 'boolean', short: 'y' },
-      only: { type: 'string', multiple: true },
-      list: { type: 'boolean' },
-    },
+export async function main(args: string[]): Promise<ExitName | undefined> {
+  const { values } = parse(args, {
+    json: { type: 'boolean' },
+    fix: { type: 'boolean' },
+    yes: { type: 'boolean', short: 'y' },
+    only: { type: 'string', multiple: true },
+    list: { type: 'boolean' },
   })
   if (values.help) {
     print(HELP)
@@ -71,8 +67,8 @@ await run(async () => {
   if (packages && values.fix) await mend(packages)
   if (packages && nodePackages()) return report([packages])
 
-  const { CHECKS } = await import('./lib/checks/all.ts')
-  const { projectContext, runChecks } = await import('./lib/checks/check.ts')
+  const { CHECKS } = await import('./lib/doctor/all.ts')
+  const { projectContext, runChecks } = await import('./lib/doctor/check.ts')
   if (values.list) {
     const { table } = await import('./lib/cli.ts')
     print(table(CHECKS.map(({ name, title }) => [name, title])))
@@ -92,7 +88,7 @@ await run(async () => {
     if (mended.length > 0) results = await step('Checking', () => runAll(checks))
   }
   return report(results)
-})
+}
 
 function chosen(checks: readonly Check[], names: string[]): Check[] {
   const unknown = names.find((name) => !checks.some((check) => check.name === name))
@@ -185,3 +181,5 @@ function toJson(results: Result[], mended: string[], milliseconds: number) {
     })),
   }
 }
+
+await run(import.meta.url, main)

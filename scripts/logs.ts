@@ -1,6 +1,5 @@
 /** npm run logs: shows the mail log and follows it. */
-import { parseArgs } from 'node:util'
-import { explainExitCodes, Failure, print, run } from './lib/cli.ts'
+import { type ExitName, explainExitCodes, Failure, parse, print, run } from './lib/cli.ts'
 
 const HELP = `Usage: npm run logs [-- --lines N]
 
@@ -14,8 +13,8 @@ ${explainExitCodes('ok', 'failed', 'usage')}`
 /** Lines to begin with when the log is followed. */
 const CONTEXT = 20
 
-await run(async () => {
-  const { values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' }, lines: { type: 'string' } } })
+export async function main(args: string[]): Promise<ExitName | undefined> {
+  const { values } = parse(args, { lines: { type: 'string' } })
   if (values.help) {
     print(HELP)
     return
@@ -23,11 +22,13 @@ await run(async () => {
   if (values.lines !== undefined && !/^\d{1,9}$/.test(values.lines)) {
     throw new Failure('usage', `--lines ${values.lines}: not a number of lines.`)
   }
-  const { chooseEngine } = await import('./lib/engine.ts')
+  const { chooseEngine } = await import('./lib/server/engine.ts')
   const { readSettings } = await import('./lib/settings.ts')
   const engine = await chooseEngine(readSettings())
   const follow = values.lines === undefined
   // Ctrl-C goes to the program that shows the log as well; this one lives on to end with 0.
   process.on('SIGINT', () => {})
   await engine.logs({ lines: follow ? CONTEXT : Number(values.lines), follow })
-})
+}
+
+await run(import.meta.url, main)

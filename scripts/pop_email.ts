@@ -1,14 +1,28 @@
 /** npx tsx scripts/pop_email.ts: shows mail over POP3, waits for it, saves it, deletes it. Without an option, all of bar's. */
-import { parseArgs } from 'node:util'
-import { findAccount, masterLogin, readAccounts } from './lib/accounts.ts'
-import { EXIT, explainExitCodes, Failure, messageOf, print, printAll, run, say, step, style, table } from './lib/cli.ts'
-import { CLIENT_OPTIONS, explainClientOptions, resolveClient } from './lib/client_options.ts'
-import { FILTER_OPTIONS, parseCount, parseFilters } from './lib/filters.ts'
-import type { Pop3Message, Pop3Server, Pop3Session } from './lib/pop3.ts'
-import { Folder, saver } from './lib/save.ts'
-import type { Mailbox, Wait } from './lib/search.ts'
-import type { Source } from './lib/views.ts'
-import { visibleLine } from './lib/visible.ts'
+import type { parseArgs } from 'node:util'
+import { findAccount, masterLogin, readAccounts } from './lib/accounts/accounts.ts'
+import {
+  EXIT,
+  type ExitName,
+  explainExitCodes,
+  Failure,
+  messageOf,
+  parse,
+  print,
+  printAll,
+  run,
+  say,
+  step,
+  style,
+  table,
+} from './lib/cli.ts'
+import { CLIENT_OPTIONS, explainClientOptions, resolveClient } from './lib/mail/client_options.ts'
+import { FILTER_OPTIONS, parseCount, parseFilters } from './lib/mail/filters.ts'
+import type { Pop3Message, Pop3Server, Pop3Session } from './lib/mail/pop3.ts'
+import { Folder, saver } from './lib/mail/save.ts'
+import type { Mailbox, Wait } from './lib/mail/search.ts'
+import type { Source } from './lib/mail/views.ts'
+import { visibleLine } from './lib/mail/visible.ts'
 
 const HELP = `Usage: npx tsx scripts/pop_email.ts [options]
 
@@ -88,8 +102,8 @@ const WAIT = { default: 30, max: 86_400 }
 /** How many mails of a mailbox are named when the wait was in vain. */
 const INSTEAD = 10
 
-await run(async () => {
-  const { values } = parseArgs({ options: OPTIONS, args: withWaitValue(process.argv.slice(2)) })
+export async function main(args: string[]): Promise<ExitName | undefined> {
+  const { values } = parse(withWaitValue(args), OPTIONS)
   if (values.help) {
     print(HELP)
     return
@@ -104,9 +118,9 @@ await run(async () => {
   const { server, mailboxes } = await chooseMailboxes(values)
 
   // All is checked; from here on the modules that take time to load are needed.
-  const { Mail } = await import('./lib/mail.ts')
-  const { select, visit } = await import('./lib/search.ts')
-  const { HEADER_VIEWS, listRow, VIEWS } = await import('./lib/views.ts')
+  const { Mail } = await import('./lib/mail/mail.ts')
+  const { select, visit } = await import('./lib/mail/search.ts')
+  const { HEADER_VIEWS, listRow, VIEWS } = await import('./lib/mail/views.ts')
 
   let isDeleting = false
   process.on('SIGINT', () => {
@@ -170,7 +184,7 @@ await run(async () => {
   if (counts.selected === 0 || counts.shown > 0) return
   say(`Nothing to show: ${mails(counts.selected)}, and none has what --${view} asks for.`)
   return 'failed'
-})
+}
 
 type Values = ReturnType<typeof parseArgs<{ options: typeof OPTIONS }>>['values']
 
@@ -232,9 +246,9 @@ async function chooseMailboxes(values: Values): Promise<{ server: Pop3Server; ma
 /** Waits; when it was in vain, says what is there instead. */
 async function isThereInTime(wait: Wait & { seconds: number }): Promise<boolean> {
   const { server, mailboxes, expect, seconds } = wait
-  const { Mail } = await import('./lib/mail.ts')
-  const { visit, waitForMail } = await import('./lib/search.ts')
-  const { listRow } = await import('./lib/views.ts')
+  const { Mail } = await import('./lib/mail/mail.ts')
+  const { visit, waitForMail } = await import('./lib/mail/search.ts')
+  const { listRow } = await import('./lib/mail/views.ts')
 
   const title = `Waiting up to ${seconds} s for ${mails(expect)} in ${nameOf(mailboxes)}`
   const search = waitForMail(wait)
@@ -265,7 +279,7 @@ async function isThereInTime(wait: Wait & { seconds: number }): Promise<boolean>
  */
 async function deleteMails(server: Pop3Server, { account, login }: Mailbox, uidls: Set<string>): Promise<void> {
   if (uidls.size === 0) return
-  const { Pop3Refusal, Pop3Session } = await import('./lib/pop3.ts')
+  const { Pop3Refusal, Pop3Session } = await import('./lib/mail/pop3.ts')
   try {
     const session = await Pop3Session.open(server, login)
     try {
@@ -309,3 +323,5 @@ function nameOf(mailboxes: Mailbox[]): string {
 function mails(count: number): string {
   return `${count} mail${count === 1 ? '' : 's'}`
 }
+
+await run(import.meta.url, main)

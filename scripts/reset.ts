@@ -1,7 +1,6 @@
 /** npm run reset: empties every mailbox and the queue. The accounts stay. */
-import { parseArgs } from 'node:util'
 import { question } from 'zx'
-import { explainExitCodes, Failure, print, run, step } from './lib/cli.ts'
+import { type ExitName, explainExitCodes, Failure, parse, print, run, step } from './lib/cli.ts'
 
 const HELP = `Usage: npm run reset [-- --yes]
 
@@ -12,17 +11,17 @@ Deletes all mail: every message of every account in all folders, and the queue. 
 Exit codes:
 ${explainExitCodes('ok', 'failed', 'usage', 'connection')}`
 
-await run(async () => {
+export async function main(args: string[]): Promise<ExitName | undefined> {
   const options = { help: { type: 'boolean', short: 'h' }, yes: { type: 'boolean', short: 'y' } } as const
-  const { values } = parseArgs({ options })
+  const { values } = parse(args, options)
   if (values.help) {
     print(HELP)
     return
   }
-  const { runningEngine } = await import('./lib/engine.ts')
+  const { runningEngine } = await import('./lib/server/engine.ts')
   const { readSettings } = await import('./lib/settings.ts')
-  const { readAccounts } = await import('./lib/accounts.ts')
-  const { emptyMailbox } = await import('./lib/mailboxes.ts')
+  const { readAccounts } = await import('./lib/accounts/accounts.ts')
+  const { emptyMailbox } = await import('./lib/server/mailboxes.ts')
 
   const settings = readSettings()
   const engine = await runningEngine(settings)
@@ -48,4 +47,6 @@ await run(async () => {
     }
   })
   print(`Deleted: ${deleted} messages in ${accounts.length} mailboxes, ${queued} in the queue. The accounts stay.`)
-})
+}
+
+await run(import.meta.url, main)

@@ -1,14 +1,13 @@
 /** npx tsx scripts/send_email.ts: sends mail over SMTP; with no option the test mail from foo to bar. */
-import { parseArgs } from 'node:util'
-import { type Outgoing, sendAll } from './lib/bulk.ts'
-import { EXIT, explainExitCodes, Failure, print, run, say, style, table } from './lib/cli.ts'
-import { CLIENT_OPTIONS, explainClientOptions, resolveClient } from './lib/client_options.ts'
-import { MAIL_OPTIONS, readMail } from './lib/mail_options.ts'
+import { EXIT, type ExitName, explainExitCodes, Failure, parse, print, run, say, style, table } from './lib/cli.ts'
+import { type Outgoing, sendAll } from './lib/mail/bulk.ts'
+import { CLIENT_OPTIONS, explainClientOptions, resolveClient } from './lib/mail/client_options.ts'
+import { MAIL_OPTIONS, readMail } from './lib/mail/mail_options.ts'
+import { type Notify, SmtpSession } from './lib/mail/smtp.ts'
+import type { Delivery } from './lib/mail/smtp_delivery.ts'
+import { statusOf, Tally } from './lib/mail/tally.ts'
+import { visibleLine } from './lib/mail/visible.ts'
 import { setting } from './lib/settings.ts'
-import { type Notify, SmtpSession } from './lib/smtp.ts'
-import type { Delivery } from './lib/smtp_delivery.ts'
-import { statusOf, Tally } from './lib/tally.ts'
-import { visibleLine } from './lib/visible.ts'
 
 const HELP = `Usage: npx tsx scripts/send_email.ts [options]
 
@@ -74,19 +73,16 @@ Examples:
 
 const MOST_CONNECTIONS = 500
 
-await run(async () => {
-  const { values } = parseArgs({
-    options: {
-      help: { type: 'boolean', short: 'h' },
-      json: { type: 'boolean' },
-      verbose: { type: 'boolean', short: 'v' },
-      'dry-run': { type: 'boolean' },
-      dsn: { type: 'string' },
-      count: { type: 'string' },
-      concurrency: { type: 'string' },
-      ...MAIL_OPTIONS,
-      ...CLIENT_OPTIONS,
-    },
+export async function main(args: string[]): Promise<ExitName | undefined> {
+  const { values } = parse(args, {
+    json: { type: 'boolean' },
+    verbose: { type: 'boolean', short: 'v' },
+    'dry-run': { type: 'boolean' },
+    dsn: { type: 'string' },
+    count: { type: 'string' },
+    concurrency: { type: 'string' },
+    ...MAIL_OPTIONS,
+    ...CLIENT_OPTIONS,
   })
   if (values.help) {
     print(HELP)
@@ -143,7 +139,7 @@ await run(async () => {
   })
   if (count > 1) tally.end(values.json)
   return tally.exit
-})
+}
 
 /** One line of `--json`; its shape is `send_email.schema.json`. */
 function jsonOf(n: number, { envelope, messageId }: Outgoing, delivery: Delivery) {
@@ -218,3 +214,5 @@ function readNotify(text: string | undefined): Notify | undefined {
   }
   return words as Notify
 }
+
+await run(import.meta.url, main)

@@ -2,9 +2,20 @@
  * npm start: brings the mail server up, proves by one mail that it works, and says where it listens. Run again, it
  * brings a changed configuration into effect.
  */
-import { parseArgs } from 'node:util'
-import { BAR, FOO, knownPassword, readAccounts } from './lib/accounts.ts'
-import { explainExitCodes, Failure, messageOf, print, run, say, step, style, table } from './lib/cli.ts'
+import { BAR, FOO, knownPassword, readAccounts } from './lib/accounts/accounts.ts'
+import {
+  type ExitName,
+  explainExitCodes,
+  Failure,
+  messageOf,
+  parse,
+  print,
+  run,
+  say,
+  step,
+  style,
+  table,
+} from './lib/cli.ts'
 
 const HELP = `Usage: npm start
 
@@ -20,23 +31,23 @@ const PATIENCE = { docker: 120_000, native: 20_000 }
 /** Messages on their way that explain why a test mail has not arrived: the server is up and busy. */
 const CROWD = 50
 
-await run(async () => {
-  const { values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' } } })
+export async function main(args: string[]): Promise<ExitName | undefined> {
+  const { values } = parse(args, {})
   if (values.help) {
     print(HELP)
     return
   }
   // Loaded when it is clear that they are needed: --help costs nothing.
-  const { chooseEngine } = await import('./lib/engine.ts')
+  const { chooseEngine } = await import('./lib/server/engine.ts')
   const { enabledProtocols, portRows, readSettings } = await import('./lib/settings.ts')
-  const { backlog, complaintsAfter, roundTrip, waitUntilHealthy } = await import('./lib/server.ts')
+  const { backlog, complaintsAfter, roundTrip, waitUntilHealthy } = await import('./lib/server/proof.ts')
 
   const settings = readSettings()
   const engine = await chooseEngine(settings)
   const wasRunning = await engine.isRunning()
   const begin = performance.now()
   const explained = async (error: unknown): Promise<never> => {
-    const { explain } = await import('./lib/checks/all.ts')
+    const { explain } = await import('./lib/doctor/all.ts')
     throw await explain(error)
   }
   await engine.start().catch(explained)
@@ -85,4 +96,6 @@ await run(async () => {
       [style('bold', 'npm stop'), 'stop the server; mail stays'],
     ]),
   )
-})
+}
+
+await run(import.meta.url, main)

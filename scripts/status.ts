@@ -1,6 +1,5 @@
 /** npm run status: the engine, versions, ports, accounts with their messages, the queue. */
-import { parseArgs } from 'node:util'
-import { explainExitCodes, print, run, table } from './lib/cli.ts'
+import { type ExitName, explainExitCodes, parse, print, run, table } from './lib/cli.ts'
 
 const HELP = `Usage: npm run status [-- --json]
 
@@ -14,16 +13,16 @@ Exit codes:
 ${explainExitCodes('ok', 'failed', 'usage', 'connection')}
   Not running is exit code 1.`
 
-await run(async () => {
-  const { values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' }, json: { type: 'boolean' } } })
+export async function main(args: string[]): Promise<ExitName | undefined> {
+  const { values } = parse(args, { json: { type: 'boolean' } })
   if (values.help) {
     print(HELP)
     return
   }
-  const { chooseEngine } = await import('./lib/engine.ts')
+  const { chooseEngine } = await import('./lib/server/engine.ts')
   const { enabledProtocols, portRows, readSettings } = await import('./lib/settings.ts')
-  const { readAccounts } = await import('./lib/accounts.ts')
-  const { countMessages } = await import('./lib/mailboxes.ts')
+  const { readAccounts } = await import('./lib/accounts/accounts.ts')
+  const { countMessages } = await import('./lib/server/mailboxes.ts')
 
   const settings = readSettings()
   const { bindAddress, ports } = settings
@@ -71,4 +70,6 @@ await run(async () => {
   )
   print()
   print(`Queue: ${queued === 0 ? 'empty' : `${queued} message${queued > 1 ? 's' : ''}`}`)
-})
+}
+
+await run(import.meta.url, main)

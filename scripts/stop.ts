@@ -1,6 +1,5 @@
 /** npm stop: stops the mail server. Mail, queue and accounts stay. */
-import { parseArgs } from 'node:util'
-import { explainExitCodes, print, run } from './lib/cli.ts'
+import { type ExitName, explainExitCodes, parse, print, run } from './lib/cli.ts'
 
 const HELP = `Usage: npm stop
 
@@ -9,13 +8,13 @@ Stops the mail server. Mail, queue and accounts stay; npm start finds them again
 Exit codes:
 ${explainExitCodes('ok', 'failed', 'usage')}`
 
-await run(async () => {
-  const { values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' } } })
+export async function main(args: string[]): Promise<ExitName | undefined> {
+  const { values } = parse(args, {})
   if (values.help) {
     print(HELP)
     return
   }
-  const { chooseEngine } = await import('./lib/engine.ts')
+  const { chooseEngine } = await import('./lib/server/engine.ts')
   const { readSettings } = await import('./lib/settings.ts')
   const engine = await chooseEngine(readSettings())
   const stopped = await engine.stop()
@@ -24,4 +23,6 @@ await run(async () => {
       ? 'The mail server is stopped. Its mail stays; start it again: npm start'
       : 'The mail server was not running.',
   )
-})
+}
+
+await run(import.meta.url, main)

@@ -1,8 +1,8 @@
 /** The delivery table: which mailbox the mail of a recipient ends in. The same for every engine. */
 import { randomUUID } from 'node:crypto'
 import SMTPConnection from 'nodemailer/lib/smtp-connection'
-import { BAR, CATCHALL, FOO, type Login, masterLogin, readAccounts } from '../scripts/lib/accounts.ts'
-import { Pop3Session, type TlsMode } from '../scripts/lib/pop3.ts'
+import { BAR, CATCHALL, FOO, type Login, masterLogin, readAccounts } from '../scripts/lib/accounts/accounts.ts'
+import { Pop3Session, type TlsMode } from '../scripts/lib/mail/pop3.ts'
 import type { Settings } from '../scripts/lib/settings.ts'
 import { until } from './harness.ts'
 

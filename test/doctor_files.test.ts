@@ -1,11 +1,11 @@
 /** The doctor's checks of files: each test breaks one thing, and exactly its check says so, with the fix. */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { FILE_CHECKS } from '../scripts/lib/checks/all.ts'
-import { type Context, projectContext, type Result, runChecks, Skipped } from '../scripts/lib/checks/check.ts'
-import { nodeFindings, packageFindings } from '../scripts/lib/checks/machine.ts'
-import { certificateFinding } from '../scripts/lib/checks/server.ts'
-import { diskFindings, logFindings, queueFindings, quotaFindings } from '../scripts/lib/checks/state.ts'
+import { FILE_CHECKS } from '../scripts/lib/doctor/all.ts'
+import { type Context, projectContext, type Result, runChecks, Skipped } from '../scripts/lib/doctor/check.ts'
+import { nodeFindings, packageFindings } from '../scripts/lib/doctor/machine.ts'
+import { certificateFinding } from '../scripts/lib/doctor/server.ts'
+import { diskFindings, logFindings, queueFindings, quotaFindings } from '../scripts/lib/doctor/state.ts'
 import { readSettings } from '../scripts/lib/settings.ts'
 import { ACCOUNTS, add, BROKEN, FINE, NO_ACCOUNTS, type Setup } from './broken_setups.ts'
 

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import type { Failure } from '../scripts/lib/cli.ts'
-import { behind, type FilterValues, parseFilters } from '../scripts/lib/filters.ts'
-import { Mail } from '../scripts/lib/mail.ts'
+import { behind, type FilterValues, parseFilters } from '../scripts/lib/mail/filters.ts'
+import { Mail } from '../scripts/lib/mail/mail.ts'
 import { mail } from './mailboxes.ts'
 
 const NOW = Date.parse('2026-11-22T12:00:00.500Z')

@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto'
 import { chmodSync, cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { isFree } from '../scripts/lib/ports.ts'
+import { isFree } from '../scripts/lib/server/ports.ts'
 import { ROOT, SERVICE_NAMES, SERVICES, type ServiceName } from '../scripts/lib/settings.ts'
 
 /** For setpriv: another user, who may read everything, since the packages may lie below somebody's closed home. */

@@ -2,7 +2,7 @@
  * Letters to the whole world, made from a seed: addresses of every form that SMTP knows, and all that makes a mail server
  * write to the world by itself, as bounces, aliases, automatic replies and delivery status notifications.
  */
-import { BAR, CATCHALL, FOO, VIRTUAL_DOMAIN } from '../scripts/lib/accounts.ts'
+import { BAR, CATCHALL, FOO, VIRTUAL_DOMAIN } from '../scripts/lib/accounts/accounts.ts'
 import { HOSTNAME } from '../scripts/lib/settings.ts'
 import type { Letter } from './poster.ts'
 

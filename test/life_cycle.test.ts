@@ -4,8 +4,8 @@ import { appendFileSync, chmodSync, existsSync, readFileSync, rmSync, statSync, 
 import { after, before, describe, test } from 'node:test'
 import { ImapFlow } from 'imapflow'
 import { encrypt } from 'unixcrypt'
-import { BAR, CATCHALL, FOO, masterLogin } from '../scripts/lib/accounts.ts'
-import { Pop3Session } from '../scripts/lib/pop3.ts'
+import { BAR, CATCHALL, FOO, masterLogin } from '../scripts/lib/accounts/accounts.ts'
+import { Pop3Session } from '../scripts/lib/mail/pop3.ts'
 import { messagesOf, send, subjectsOf } from './deliveries.ts'
 import { Project, processesOf, type Result, startedProject, until } from './harness.ts'
 

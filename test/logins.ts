@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict'
 import { ImapFlow } from 'imapflow'
 import { createTransport } from 'nodemailer'
-import type { Login } from '../scripts/lib/accounts.ts'
-import { Pop3Session, type TlsMode } from '../scripts/lib/pop3.ts'
+import type { Login } from '../scripts/lib/accounts/accounts.ts'
+import { Pop3Session, type TlsMode } from '../scripts/lib/mail/pop3.ts'
 import type { ServiceName } from '../scripts/lib/settings.ts'
 import { nodemailerOptions, type Where } from './deliveries.ts'
 

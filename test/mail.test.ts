@@ -5,10 +5,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
-import { readHtml } from '../scripts/lib/html.ts'
-import { codeIn, Mail } from '../scripts/lib/mail.ts'
-import { Folder, safeFileName } from '../scripts/lib/save.ts'
-import { jsonLine, visible, visibleLine } from '../scripts/lib/visible.ts'
+import { readHtml } from '../scripts/lib/mail/html.ts'
+import { codeIn, Mail } from '../scripts/lib/mail/mail.ts'
+import { Folder, safeFileName } from '../scripts/lib/mail/save.ts'
+import { jsonLine, visible, visibleLine } from '../scripts/lib/mail/visible.ts'
 
 /** A mail from lines, with CRLF; bytes go in as latin1 characters. */
 const mail = (...lines: string[]) => new Mail(Buffer.from(`${lines.join('\r\n')}\r\n`, 'latin1'))

@@ -1,7 +1,7 @@
 /** For the tests of pop_email: mails, a real server to deliver them to, and sessions of the tests' own. */
 import assert from 'node:assert/strict'
 import { readFileSync, writeFileSync } from 'node:fs'
-import { type Pop3Message, Pop3Session } from '../scripts/lib/pop3.ts'
+import { type Pop3Message, Pop3Session } from '../scripts/lib/mail/pop3.ts'
 import { Project, type Result, type RunOptions, until } from './harness.ts'
 import { sendRaw } from './smtp_raw.ts'
 

@@ -4,8 +4,8 @@
  */
 import { spawn } from 'node:child_process'
 import { text } from 'node:stream/consumers'
-import { FOO } from '../scripts/lib/accounts.ts'
-import { SmtpConnection } from '../scripts/lib/smtp_connection.ts'
+import { FOO } from '../scripts/lib/accounts/accounts.ts'
+import { SmtpConnection } from '../scripts/lib/mail/smtp_connection.ts'
 
 export interface Letter {
   /** Stands in the subject, by which the letter is found again. */

@@ -2,12 +2,12 @@
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { run, say } from '../scripts/lib/cli.ts'
-import { installPackages } from '../scripts/lib/packages.ts'
+import { type ExitName, run, say } from '../scripts/lib/cli.ts'
+import { installPackages } from '../scripts/lib/server/packages.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
 import { COMPILED } from './harness.ts'
 
-await run(async () => {
+async function main(): Promise<ExitName | undefined> {
   if (process.getuid?.() !== 0) {
     say('The tests run Postfix and Dovecot of their own, which needs root: sudo npm test')
     return 'failed'
@@ -15,7 +15,7 @@ await run(async () => {
   await installPackages()
   if (!existsSync(COMPILED)) compile()
   return 'ok'
-})
+}
 
 /** Strips the types; nothing else of the scripts changes. */
 function compile(): void {
@@ -34,3 +34,5 @@ function compile(): void {
   renameSync(join(out, 'scripts'), COMPILED)
   rmSync(out, { recursive: true })
 }
+
+await run(import.meta.url, main)

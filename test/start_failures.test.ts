@@ -4,8 +4,8 @@ import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'no
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
-import { BAR, CATCHALL } from '../scripts/lib/accounts.ts'
-import { mailboxOf } from '../scripts/lib/native_layout.ts'
+import { BAR, CATCHALL } from '../scripts/lib/accounts/accounts.ts'
+import { mailboxOf } from '../scripts/lib/server/native_layout.ts'
 import { send, smtpClient } from './deliveries.ts'
 import { Project, processesOf, type Result, until } from './harness.ts'
 

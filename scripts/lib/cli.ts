@@ -2,6 +2,8 @@
  * How a script of this project talks and ends: results on stdout, talk on stderr, an exit code from one table, and
  * never a stack trace for a mistake that is not ours.
  */
+import { realpathSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import * as util from 'node:util'
 
 /** The exit codes of all scripts. The README shows the same table; `explainExitCodes` prints it for `--help`. */
@@ -41,20 +43,37 @@ export class Failure extends Error {
   }
 }
 
-/** Writes one line of the result to stdout. */
-export function print(line = ''): void {
-  process.stdout.write(`${line}\n`)
+/** What a script reads and writes. The terminal's own streams in `run`; texts in memory in tests. */
+export interface Io {
+  stdin: NodeJS.ReadableStream & { isTTY?: boolean }
+  stdout: NodeJS.WritableStream & { isTTY?: boolean; columns?: number }
+  stderr: NodeJS.WritableStream & { isTTY?: boolean; columns?: number }
+  /** Writes one line of the result to stdout. */
+  print(line?: string): void
+  /** Writes a part of the result to stdout and waits until it is out. */
+  write(result: string | Uint8Array): Promise<void>
+  /** Writes one line of talk to stderr. */
+  say(line?: string): void
 }
 
-/** Writes a part of the result to stdout and waits until it is out; where that fails, `run` ends the process. */
-export function printAll(result: string | Uint8Array): Promise<void> {
-  return new Promise((resolve) => process.stdout.write(result, (error) => !error && resolve()))
+/** A script: gets what stands behind its name on the command line; its outcome is the exit code, `ok` where it gives none. */
+export type Main = (args: string[], io: Io) => Promise<ExitName | undefined>
+
+/** The `Io` of three streams. */
+export function ioOf({ stdin, stdout, stderr }: Pick<Io, 'stdin' | 'stdout' | 'stderr'>): Io {
+  return {
+    stdin,
+    stdout,
+    stderr,
+    print: (line = '') => void stdout.write(`${line}\n`),
+    write: (result) => new Promise((resolve) => stdout.write(result, (error) => !error && resolve())),
+    say: (line = '') => void stderr.write(`${line}\n`),
+  }
 }
 
-/** Writes one line of talk to stderr. */
-export function say(line = ''): void {
-  process.stderr.write(`${line}\n`)
-}
+const TERMINAL = ioOf(process)
+/** `Io.print`, `Io.write` and `Io.say` of this process. */
+export const { print, write: printAll, say } = TERMINAL
 
 /** What any thrown value says in one line, without "Error:" in front. */
 export function messageOf(error: unknown): string {
@@ -64,52 +83,130 @@ export function messageOf(error: unknown): string {
 type StyleFormat = Parameters<typeof util.styleText>[0]
 
 /** Colours text for a terminal; plain where stdout is a pipe, NO_COLOR is set or the terminal is dumb. */
-export function style(format: StyleFormat, text: string, stream: NodeJS.WriteStream = process.stdout): string {
+export function style(format: StyleFormat, text: string, stream: Io['stdout'] = process.stdout): string {
   // Node before 20.12 has no styleText: too old for this project, which the doctor has to be able to say there.
   const plain = !stream.isTTY || process.env.NO_COLOR || process.env.TERM === 'dumb' || !util.styleText
   return plain ? text : util.styleText(format, text)
 }
 
-/**
- * Runs a script's main function and ends the process with the code of its outcome. Options that `parseArgs` refuses
- * are usage errors. Ends only when stdout has been written out, so that a pipe gets all of a result.
- */
-export async function run(main: () => Promise<ExitName | undefined>): Promise<void> {
-  // "... | head" closes the pipe early: that is the reader's wish, not an error.
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') process.exit(EXIT.ok.code)
-    say(`The result could not be written: ${error.message}`)
-    process.exit(EXIT.failed.code)
-  })
-  let exit: ExitName
-  try {
-    exit = (await main()) ?? 'ok'
-  } catch (error) {
-    exit = failureOf(error)
-  }
-  process.exitCode = EXIT[exit].code
-  // Sockets that a library left half open must not keep a finished script alive.
-  process.stdout.write('', () => process.stderr.write('', () => process.exit()))
-}
+type Options = NonNullable<util.ParseArgsConfig['options']>
 
-function failureOf(error: unknown): ExitName {
-  if (error instanceof Failure) {
-    say(style('red', error.message, process.stderr))
-    return error.exit
-  }
-  if (error instanceof Error && String((error as NodeJS.ErrnoException).code).startsWith('ERR_PARSE_ARGS')) {
+/**
+ * `parseArgs` for a script's arguments, with `--help`. What it refuses is a usage Failure that names the nearest option
+ * where one is spelt nearly like that, and the next step.
+ */
+export function parse<T extends Options>(args: string[], options: T, { positionals = false } = {}) {
+  try {
+    const withHelp = { ...options, help: { type: 'boolean', short: 'h' } } as const
+    return util.parseArgs({ args, options: withHelp, allowPositionals: positionals, strict: true })
+  } catch (error) {
+    if (!(error instanceof Error) || !String((error as NodeJS.ErrnoException).code).startsWith('ERR_PARSE_ARGS'))
+      throw error
     // parseArgs adds advice about "--" behind the first sentence, and some of its messages have several lines.
     const fact = error.message
       .split(/\. (?=[A-Z])/)[0]
       ?.replaceAll('\n', ' ')
       .replace(/\.$/, '')
-    say(style('red', `${fact}. See --help.`, process.stderr))
-    return 'usage'
+    const unknown = /^Unknown option '--?([^']+)'/.exec(error.message)?.[1]
+    const nearest = unknown && nearestOf(unknown, Object.keys(options))
+    throw new Failure('usage', nearest ? `${fact}. Did you mean --${nearest}? See --help.` : `${fact}. See --help.`)
   }
+}
+
+/** The name that is spelt most like `word`, with at most `limit` letters other, missing, added or swapped; a third by default. */
+export function nearestOf(
+  word: string,
+  names: readonly string[],
+  limit = Math.max(1, Math.floor(word.length / 3)),
+): string | undefined {
+  const distances = names.map((name) => ({ name, distance: distanceOf(word.toLowerCase(), name.toLowerCase()) }))
+  const nearest = distances.sort((a, b) => a.distance - b.distance)[0]
+  return nearest && nearest.distance <= limit ? nearest.name : undefined
+}
+
+/** Letters to change, to add, to take out or to swap with the next (Damerau's distance, optimal string alignment). */
+function distanceOf(a: string, b: string): number {
+  let [before, last] = [[] as number[], Array.from({ length: b.length + 1 }, (_, column) => column)]
+  for (let row = 1; row <= a.length; row++) {
+    const next = [row]
+    for (let column = 1; column <= b.length; column++) {
+      const same = a[row - 1] === b[column - 1] ? 0 : 1
+      const swapped = row > 1 && column > 1 && a[row - 1] === b[column - 2] && a[row - 2] === b[column - 1]
+      next[column] = Math.min(
+        (last[column] as number) + 1,
+        (next[column - 1] as number) + 1,
+        (last[column - 1] as number) + same,
+        swapped ? (before[column - 2] as number) + 1 : Number.POSITIVE_INFINITY,
+      )
+    }
+    before = last
+    last = next
+  }
+  return last[b.length] as number
+}
+
+/** The oldest Node that runs the scripts; `engines` of package.json and launch.mjs say the same. */
+const OLDEST_NODE = [20, 12] as const
+
+/**
+ * Runs a script's main function and gives its outcome; a failure is said on stderr in one line, and only a bug of ours
+ * shows a stack.
+ */
+export async function outcomeOf(main: Main, args: string[], io: Io): Promise<ExitName> {
+  const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
+  const [oldest, oldestMinor] = OLDEST_NODE
+  if (major < oldest || (major === oldest && minor < oldestMinor)) {
+    io.say(
+      `Node ${process.versions.node} is too old: ${OLDEST_NODE.join('.')} or newer is needed. See https://nodejs.org/`,
+    )
+    return 'failed'
+  }
+  try {
+    return (await main(args, io)) ?? 'ok'
+  } catch (error) {
+    const { text, exit } = explain(error)
+    io.say(error instanceof Failure ? style('red', text, io.stderr) : text)
+    return exit
+  }
+}
+
+function explain(error: unknown): { text: string; exit: ExitName } {
+  if (error instanceof Failure) return { text: error.message, exit: error.exit }
+  if (!(error instanceof Error)) return { text: String(error), exit: 'failed' }
+  const { code } = error as NodeJS.ErrnoException
+  const missing = code === 'ERR_MODULE_NOT_FOUND' && /package '([^']+)'/.exec(error.message)?.[1]
+  if (missing) return { text: `The package ${missing} is not installed. Type: npm ci`, exit: 'failed' }
   // A file that is not there or not ours is the user's matter: one line. Everything else is a bug of ours.
-  const isSystemError = error instanceof Error && 'syscall' in error
-  say(isSystemError || !(error instanceof Error) ? messageOf(error) : `This is a bug of the script:\n${error.stack}`)
-  return 'failed'
+  const text = 'syscall' in error ? error.message : `This is a bug of the script:\n${error.stack}`
+  return { text, exit: 'failed' }
+}
+
+/**
+ * Runs the script when it is the one that was called (`await run(import.meta.url, main)`), and ends the process with the
+ * code of its outcome. Ends only when stdout has been written out, so that a pipe gets all of a result.
+ */
+export async function run(url: string, main: Main): Promise<void> {
+  if (!isCalled(url)) return
+  // "... | head" closes the pipe early: the reader has what it wants.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(EXIT.ok.code)
+    say(`The result could not be written: ${error.message}`)
+    process.exit(EXIT.failed.code)
+  })
+  process.exitCode = EXIT[await outcomeOf(main, process.argv.slice(2), TERMINAL)].code
+  // Sockets that a library left half open must not keep a finished script alive.
+  process.stdout.write('', () => process.stderr.write('', () => process.exit()))
+}
+
+/** Whether this module is the program that node was told to run. */
+function isCalled(url: string): boolean {
+  try {
+    // A test's copy of the scripts has the extension .js.
+    const called = realpathSync(process.argv[1] ?? '')
+    return fileURLToPath(url) === called || fileURLToPath(url).replace(/\.[jt]s$/, '') === called
+  } catch {
+    return false
+  }
 }
 
 const FRAMES = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏']

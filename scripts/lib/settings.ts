@@ -2,12 +2,12 @@
  * The settings: what `.env.example` documents, read from the environment and from `.env`, checked, with defaults.
  * Compose reads the same names from the same places, so both agree about every port.
  */
-import { readFileSync } from 'node:fs'
-import { isIPv4 } from 'node:net'
-import { dirname, join, resolve } from 'node:path'
+import { existsSync, readFileSync } from 'node:fs'
+import { isIP } from 'node:net'
+import { dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { config, parse } from 'dotenv'
-import { Failure } from './cli.ts'
+import { parse } from 'dotenv'
+import { Failure, messageOf, nearestOf, say } from './cli.ts'
 
 /** The project's folder. Everything is found from here, whatever the current directory. */
 export const ROOT = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
@@ -35,7 +35,7 @@ export const SERVICE_NAMES = Object.keys(SERVICES) as ServiceName[]
 export type EngineName = 'auto' | 'docker' | 'native'
 
 export interface Settings {
-  /** The IPv4 address that the ports listen on. */
+  /** The IP address that the ports listen on. */
   bindAddress: string
   /** The address that clients on this machine connect to. */
   host: string
@@ -46,16 +46,61 @@ export interface Settings {
   dmsVersion: string
 }
 
-let fileRead = false
+/** All names that `.env` may have. */
+const NAMES: readonly string[] = [
+  ...Object.values(SERVICES).map(({ variable }) => variable),
+  ...['BIND_ADDRESS', 'MAIL_SERVER_ENGINE', 'MAIL_SERVER_STATE_DIR', 'DMS_VERSION', 'MAIL_HOST', 'MAIL_TIMEOUT'],
+  ...['SMTP', 'POP3'].flatMap((protocol) => ['TLS', 'USER', 'PASSWORD'].map((what) => `${protocol}_${what}`)),
+]
+
+let dotEnv: Record<string, string> | undefined
 
 /**
  * A setting's value: the real environment first, then `.env`. Empty counts as not set, as in Compose's `${X:-...}`.
+ * Throws a usage Failure where `.env` is there and cannot be read.
  */
 export function setting(name: string): string | undefined {
-  // dotenv leaves alone what the environment has already.
-  if (!fileRead) config({ path: join(ROOT, '.env'), quiet: true })
-  fileRead = true
-  return process.env[name] || undefined
+  dotEnv ??= readDotEnv()
+  return process.env[name] || dotEnv[name] || undefined
+}
+
+function readDotEnv(): Record<string, string> {
+  const path = join(ROOT, '.env')
+  if (!existsSync(path)) return {}
+  const values = parse(readText(path, 'Compose reads it as well. Mend it, or begin anew: cp .env.example .env'))
+  for (const name of Object.keys(values)) {
+    const meant = NAMES.includes(name) ? undefined : nearestOf(name, NAMES, name.length < 10 ? 1 : 2)
+    if (meant) say(`.env: ${name} is no setting of this project and has no effect. Did you mean ${meant}?`)
+  }
+  return values
+}
+
+/**
+ * The text of a file that a user may have written. Throws a usage Failure with `advice` where it cannot be read or is
+ * no UTF-8, which is what PowerShell's ">" writes.
+ */
+export function readText(path: string, advice: string): string {
+  const name = relative(process.cwd(), path)
+  let bytes: Buffer
+  try {
+    bytes = readFileSync(path)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    const facts: Record<string, string> = {
+      ENOENT: 'there is no such file',
+      EISDIR: 'it is a folder and not a file',
+      EACCES: 'this user may not read it',
+    }
+    throw new Failure('usage', `${name}: ${facts[code ?? ''] ?? messageOf(error)}. ${advice}`)
+  }
+  if (bytes.includes(0)) throw new Failure('usage', `${name}: it is UTF-16 or binary; save it as UTF-8. ${advice}`)
+  return bytes.toString('utf8').replace(/^\ufeff/, '')
+}
+
+/** The text of a file that comes with the project. Throws a usage Failure that says how to bring it back. */
+export function readProjectFile(...path: string[]): string {
+  const file = join(ROOT, ...path)
+  return readText(file, `Bring it back: git checkout -- ${relative(process.cwd(), file)}`)
 }
 
 /** Reads a port number. `name` is what the user typed it as: a variable or an option. Throws a usage Failure. */
@@ -71,11 +116,8 @@ export function parsePort(name: string, text: string): number {
 /** All settings, checked. Throws a usage Failure that names the variable and its value. */
 export function readSettings(): Settings {
   const bindAddress = setting('BIND_ADDRESS') ?? '127.0.0.1'
-  if (!isIPv4(bindAddress)) {
-    throw new Failure(
-      'usage',
-      `BIND_ADDRESS=${bindAddress}: not an IPv4 address. Use 127.0.0.1, or correct it in .env.`,
-    )
+  if (!isIP(bindAddress)) {
+    throw new Failure('usage', `BIND_ADDRESS=${bindAddress}: not an IP address. Use 127.0.0.1, or correct it in .env.`)
   }
   const engine = setting('MAIL_SERVER_ENGINE') ?? 'auto'
   if (engine !== 'auto' && engine !== 'docker' && engine !== 'native') {
@@ -83,7 +125,7 @@ export function readSettings(): Settings {
   }
   return {
     bindAddress,
-    host: bindAddress === '0.0.0.0' ? '127.0.0.1' : bindAddress,
+    host: { '0.0.0.0': '127.0.0.1', '::': '::1' }[bindAddress] ?? bindAddress,
     ports: readPorts(),
     engine,
     stateDir: resolve(ROOT, setting('MAIL_SERVER_STATE_DIR') ?? '/var/lib/development-mail-server'),
@@ -108,8 +150,11 @@ function readPorts(): Record<ServiceName, number> {
 
 /** The variables of `development-mail-server.env`, which docker-mailserver and the native engine obey. */
 export function readServerEnvironment(): Record<string, string> {
-  return parse(readFileSync(join(ROOT, 'development-mail-server.env')))
+  serverEnvironment ??= parse(readProjectFile('development-mail-server.env'))
+  return serverEnvironment
 }
+
+let serverEnvironment: Record<string, string> | undefined
 
 /** Which protocols the environment file turns on, by docker-mailserver's defaults (POP3 off, IMAP on). */
 export function enabledProtocols(environment = readServerEnvironment()): { smtp: true; pop3: boolean; imap: boolean } {

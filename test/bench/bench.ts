@@ -5,10 +5,9 @@
 import { execFileSync } from 'node:child_process'
 import { appendFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { cpus, totalmem } from 'node:os'
-import { parseArgs } from 'node:util'
-import { BAR, CATCHALL, masterLogin } from '../../scripts/lib/accounts.ts'
-import { EXIT, print, run, say, table } from '../../scripts/lib/cli.ts'
-import { Pop3Session } from '../../scripts/lib/pop3.ts'
+import { BAR, CATCHALL, masterLogin } from '../../scripts/lib/accounts/accounts.ts'
+import { EXIT, type ExitName, parse, print, run, say, table } from '../../scripts/lib/cli.ts'
+import { Pop3Session } from '../../scripts/lib/mail/pop3.ts'
 import { Project } from '../harness.ts'
 import { deliveryTimes, type Growth, measureGrowth } from './growth.ts'
 import { measureHeavyLoad, measureLoad, measureMailDev, measureOneMail } from './load.ts'
@@ -54,15 +53,12 @@ for n in range(1, box.stat()[0] + 1): box.retr(n)
 box.quit()
 print(time.perf_counter() - begin)`
 
-await run(async () => {
-  const { values } = parseArgs({
-    options: {
-      help: { type: 'boolean' },
-      quick: { type: 'boolean' },
-      peers: { type: 'boolean' },
-      plot: { type: 'string' },
-      json: { type: 'boolean' },
-    },
+async function main(args: string[]): Promise<ExitName | undefined> {
+  const { values } = parse(args, {
+    quick: { type: 'boolean' },
+    peers: { type: 'boolean' },
+    plot: { type: 'string' },
+    json: { type: 'boolean' },
   })
   if (values.help) {
     print(HELP)
@@ -114,7 +110,7 @@ await run(async () => {
     print(machine)
     print(table(rows.map(({ what, value, unit }) => [what, String(value).padStart(8), unit])))
   }
-})
+}
 
 async function measureStart(project: Project, add: Add): Promise<void> {
   const healthy: number[] = []
@@ -202,3 +198,5 @@ async function measureScripts(project: Project, add: Add): Promise<void> {
     add(name === 'empty' ? 'an empty script run by tsx' : [name, ...args].join(' '), quantile(runs), 'ms')
   }
 }
+
+await run(import.meta.url, main)

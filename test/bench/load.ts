@@ -1,7 +1,7 @@
 /** Many mails at once: who hands them over, and to which server. */
 import { spawn } from 'node:child_process'
 import { createServer } from 'node:net'
-import { BAR, CATCHALL, FOO } from '../../scripts/lib/accounts.ts'
+import { BAR, CATCHALL, FOO } from '../../scripts/lib/accounts/accounts.ts'
 import { say } from '../../scripts/lib/cli.ts'
 import { type Project, until } from '../harness.ts'
 import {

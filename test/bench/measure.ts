@@ -2,8 +2,8 @@
 import { execFileSync, spawn } from 'node:child_process'
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { BAR, masterLogin } from '../../scripts/lib/accounts.ts'
-import { Pop3Session } from '../../scripts/lib/pop3.ts'
+import { BAR, masterLogin } from '../../scripts/lib/accounts/accounts.ts'
+import { Pop3Session } from '../../scripts/lib/mail/pop3.ts'
 import type { Project } from '../harness.ts'
 
 export const HOST = '127.0.0.1'

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { appendFileSync, mkdirSync, rmSync } from 'node:fs'
 import { after, before, test } from 'node:test'
-import { BAR } from '../../scripts/lib/accounts.ts'
+import { BAR } from '../../scripts/lib/accounts/accounts.ts'
 import { Project, until } from '../harness.ts'
 import { booksOf, Delivered, daemonsOf, deliverAllWaiting, kill, queue, Traffic } from './traffic.ts'
 

@@ -1,0 +1,155 @@
+/**
+ * The accounts of `postfix-accounts.cf` (docker-mailserver's format: `address|{SCHEME}hash`, optional attributes
+ * behind a second `|`), their passwords and quotas, and the master user that opens every mailbox.
+ */
+import { createHash, randomBytes } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { encrypt, verify } from 'unixcrypt'
+import { Failure } from '../cli.ts'
+import { CONFIG_DIR } from '../settings.ts'
+
+export const VIRTUAL_DOMAIN = 'development-virtual.example.com'
+/** Receives the mail of all recipients that have no account. */
+export const CATCHALL = 'catchall@development-mail-server.example.com'
+/** The accounts that the test mail goes between. */
+export const FOO = `foo@${VIRTUAL_DOMAIN}`
+export const BAR = `bar@${VIRTUAL_DOMAIN}`
+
+/** The passwords of the accounts that come with the project. */
+const INITIAL_PASSWORDS: Record<string, string> = {
+  [CATCHALL]: 'catchall',
+  [FOO]: 'foo',
+  [BAR]: 'foo',
+  [`baz@${VIRTUAL_DOMAIN}`]: 'foo',
+}
+
+export interface Account {
+  /** The mailbox's address, which is also the login. */
+  address: string
+  /** Password hash with its scheme in front, `{SHA512-CRYPT}$6$...`. */
+  hash: string
+  /** Dovecot user attributes (`userdb_...=...`), or an empty string. */
+  attributes: string
+  /** Line number in the file, from 1. */
+  line: number
+}
+
+/**
+ * Parses the text of `postfix-accounts.cf`. Comments and empty lines are skipped, as docker-mailserver does. A line
+ * that is no account goes to `onBadLine` as a sentence that names it; without that, it is thrown as a Failure.
+ */
+export function parseAccounts(
+  text: string,
+  file = 'docker-data/mail-server/config/postfix-accounts.cf',
+  onBadLine: (problem: string) => void = (problem) => {
+    throw new Failure('failed', problem)
+  },
+): Account[] {
+  const accounts: Account[] = []
+  for (const [index, line] of text.split(/\r?\n/).entries()) {
+    if (/^\s*(#|$)/.test(line)) continue
+    const [address = '', hash = '', ...attributes] = line.split('|')
+    if (!/^[^\s@:|]+@[^\s@:|]+$/.test(address) || !/^\{[\w.-]+\}\S+$|^\$\S+$/.test(hash)) {
+      onBadLine(`${file} line ${index + 1}: "${line}" is no account; write address|{SCHEME}hash.`)
+      continue
+    }
+    accounts.push({ address, hash, attributes: attributes.join('|'), line: index + 1 })
+  }
+  return accounts
+}
+
+/** The accounts as the configuration folder has them now. */
+export function readAccounts(): Account[] {
+  return parseAccounts(readFileSync(join(CONFIG_DIR, 'postfix-accounts.cf'), 'utf8'))
+}
+
+/**
+ * The account with this address or, where it is the only one, this local part; in any letter case. Throws a usage
+ * Failure with the known ones.
+ */
+export function findAccount(name: string, accounts = readAccounts()): Account {
+  const wanted = name.toLowerCase()
+  const addressOf = ({ address }: Account) => address.toLowerCase()
+  const exact = accounts.find((account) => addressOf(account) === wanted)
+  const byLocalPart = accounts.filter((account) => addressOf(account).split('@')[0] === wanted)
+  const found = exact ?? (byLocalPart.length === 1 ? byLocalPart[0] : undefined)
+  if (found) return found
+  const reason = byLocalPart.length > 1 ? 'several accounts have that name' : 'no such account'
+  const known = accounts.map(({ address }) => `  ${address}`).join('\n')
+  throw new Failure('usage', `--account ${name}: ${reason}. Known accounts:\n${known}`)
+}
+
+/** Initial passwords and the hashes they were tried on: a try takes 5,000 rounds of SHA-512, and several ask. */
+const tried = new Map<string, boolean>()
+
+/** The account's initial password, where it still is the password; undefined where only its owner knows it. */
+export function knownPassword(account: Account): string | undefined {
+  const password = INITIAL_PASSWORDS[account.address.toLowerCase()]
+  const hash = account.hash.replace(/^\{SHA512-CRYPT\}/i, '')
+  if (!password || !hash.startsWith('$6$')) return undefined
+  const attempt = `${password} ${hash}`
+  const isIt = tried.get(attempt) ?? verify(password, hash)
+  tried.set(attempt, isIt)
+  return isIt ? password : undefined
+}
+
+/** Longest password in bytes. */
+const LONGEST_PASSWORD = 1000
+/** Longest password in bytes that crypt(3) takes; libxcrypt answers longer ones with an error. */
+const LONGEST_CRYPT = 511
+
+/** Throws a Failure when a password could not be used over POP3. Its text names the reason and never the password. */
+export function checkPassword(password: string): void {
+  const reason = reasonAgainst(password)
+  if (reason) throw new Failure('failed', `The password cannot be used: ${reason}.`)
+}
+
+function reasonAgainst(password: string): string | undefined {
+  const length = Buffer.byteLength(password)
+  if (length === 0) return 'it is empty'
+  if (length > LONGEST_PASSWORD) return `it has ${length} bytes, and ${LONGEST_PASSWORD} are the limit`
+  if (/[\r\n\0]/.test(password)) return 'it has a line break or NUL, which no POP3 command can carry'
+  if (password.trim() !== password) return 'it begins or ends with a space, which POP3 clients trim away'
+  return undefined
+}
+
+/**
+ * A password's hash as Dovecot reads it: {SHA512-CRYPT}, or {SSHA512} where the password is too long for crypt(3) or
+ * has a multiple of 64 bytes, SHA-512's own size, which unixcrypt 3.0 hashes unlike crypt(3).
+ */
+export function hashPassword(password: string): string {
+  const length = Buffer.byteLength(password)
+  if (length <= LONGEST_CRYPT && length % 64 !== 0) return `{SHA512-CRYPT}${encrypt(password)}`
+  const salt = randomBytes(16)
+  const digest = createHash('sha512').update(password).update(salt).digest()
+  return `{SSHA512}${Buffer.concat([digest, salt]).toString('base64')}`
+}
+
+/** Parses the text of `dovecot-quotas.cf` (`address:size`): sizes as they stand there, by address in lower case. */
+export function parseQuotas(text: string): Map<string, string> {
+  const quotas = new Map<string, string>()
+  for (const line of text.split(/\r?\n/)) {
+    const [, address, size] = /^\s*([^#:\s][^:]*?)\s*:\s*(.*?)\s*$/.exec(line) ?? []
+    // docker-mailserver takes the first of several lines.
+    if (address && size && !quotas.has(address.toLowerCase())) quotas.set(address.toLowerCase(), size)
+  }
+  return quotas
+}
+
+/** A login: what SMTP AUTH, POP3 and IMAP ask for. */
+export interface Login {
+  user: string
+  password: string
+}
+
+/**
+ * The login that opens an account's mailbox without its password: Dovecot's master user behind
+ * `auth_master_user_separator`. Refused by the server when the account does not exist.
+ */
+export function masterLogin(address: string): Login {
+  const file = join(CONFIG_DIR, 'dovecot-master-users')
+  const [, user, password] = /^([^:#\s]+):\{PLAIN\}([^:\s]+)/m.exec(readFileSync(file, 'utf8')) ?? []
+  if (!user || !password) throw new Failure('failed', `${file}: no line "user:{PLAIN}password" for the master user.`)
+  return { user: `${address}*${user}`, password }
+}

@@ -1,0 +1,34 @@
+/**
+ * What npm's scripts run: "node scripts/lib/launch.mjs start" runs scripts/start.ts, by tsx where Node cannot strip types
+ * itself. Plain JavaScript, so that an old Node gets as far as to say that it is too old, and a checkout without its
+ * packages what to type.
+ */
+import { dirname, join } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+
+// The oldest Node with util.styleText; package.json's "engines" says the same.
+const OLDEST = '20.12'
+
+const [name, ...args] = process.argv.slice(2)
+const script = join(dirname(dirname(fileURLToPath(import.meta.url))), `${name}.ts`)
+const [major, minor] = process.versions.node.split('.').map(Number)
+const [oldest, oldestMinor] = OLDEST.split('.').map(Number)
+
+if (major < oldest || (major === oldest && minor < oldestMinor)) {
+  fail(`Node ${process.versions.node} is too old: ${OLDEST} or newer is needed. See https://nodejs.org/`)
+} else {
+  process.argv = [process.argv[0], script, ...args]
+  const tsx = process.features.typescript ? Promise.resolve() : import('tsx')
+  tsx.then(
+    () => import(pathToFileURL(script).href),
+    (error) => {
+      if (error.code !== 'ERR_MODULE_NOT_FOUND') throw error
+      fail('The packages are not installed. Type: npm ci')
+    },
+  )
+}
+
+function fail(sentence) {
+  console.error(sentence)
+  process.exitCode = 1
+}

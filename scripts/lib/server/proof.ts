@@ -1,0 +1,207 @@
+/** The server as its clients see it: does every protocol answer, and does a mail really arrive. */
+import { randomUUID } from 'node:crypto'
+import { connect } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { BAR, FOO, knownPassword, type Login, masterLogin, readAccounts } from '../accounts/accounts.ts'
+import { Failure } from '../cli.ts'
+import { Pop3Session } from '../mail/pop3.ts'
+import type { Pop3Server } from '../mail/pop3_wire.ts'
+import { SmtpSession } from '../mail/smtp.ts'
+import { enabledProtocols, SERVICES, type Settings } from '../settings.ts'
+import type { Engine } from './engine.ts'
+
+/** What a greeting begins with: RFC 5321 section 4.2, RFC 1939 section 4, RFC 3501 section 7.1. */
+const GREETINGS = { smtp: '220', pop3: '+OK', imap: '* OK' } as const
+/** Milliseconds for a greeting; the whole start may take longer. */
+const GREETING = 2_000
+/** Milliseconds for a daemon's line to reach the log. */
+const LOGGED = 1_000
+/** Milliseconds for a test mail to arrive. */
+const DELIVERY = 30_000
+
+/** The login of an account: its own where the password is known, else the master user's. */
+export function loginOf(address: string): Login {
+  const account = readAccounts().find((candidate) => candidate.address === address)
+  const password = account && knownPassword(account)
+  return password ? { user: address, password } : masterLogin(address)
+}
+
+/** Connects and gives the first line that the server says, or undefined when none comes within `timeout` ms. */
+export function greetingOf(host: string, port: number, timeout = GREETING): Promise<string | undefined> {
+  return new Promise((resolve) => {
+    const socket = connect({ host, port, timeout })
+    let text = ''
+    const end = (greeting?: string) => {
+      socket.destroy()
+      resolve(greeting)
+    }
+    socket.on('data', (chunk) => {
+      text += chunk.toString('latin1')
+      if (text.includes('\r\n')) end(text.split('\r\n')[0])
+    })
+    socket
+      .once('timeout', () => end())
+      .once('error', () => end())
+      .once('close', () => end())
+  })
+}
+
+/** Whether the server answers now: SMTP, and POP3 and IMAP as far as the environment file turns them on. */
+export async function isAnswering(settings: Settings): Promise<boolean> {
+  const enabled = enabledProtocols()
+  const names = (['smtp', 'pop3', 'imap'] as const).filter((name) => enabled[name])
+  const greetings = names.map(async (name) => {
+    const greeting = await greetingOf(settings.host, settings.ports[name])
+    return greeting?.startsWith(GREETINGS[name]) ?? false
+  })
+  return (await Promise.all(greetings)).every((ok) => ok)
+}
+
+/** Whether the server accepts mail for an address: a reply of 2xx to RCPT TO on port 25. */
+export async function acceptsRecipient(settings: Settings, address: string): Promise<boolean> {
+  const server = { host: settings.host, port: settings.ports.smtp, tls: 'none', timeout: DELIVERY } as const
+  try {
+    const session = await SmtpSession.open(server, { login: undefined, loginWasChosen: false })
+    const accepts = await session.accepts(address)
+    await session.close()
+    return accepts
+  } catch {
+    return false
+  }
+}
+
+/** Whether a login opens a mailbox, over POP3 or, where that is off, over IMAP. False also when nobody answers. */
+export async function canLogIn(settings: Settings, login: Login): Promise<boolean> {
+  const enabled = enabledProtocols()
+  try {
+    if (enabled.pop3) {
+      const server = { host: settings.host, port: settings.ports.pop3, tls: 'none', timeout: DELIVERY } as const
+      await (await Pop3Session.open(server, login)).quit()
+    } else if (enabled.imap) {
+      const { overImap } = await import('./mailboxes.ts')
+      await overImap(settings, login, async () => {})
+    }
+    return true
+  } catch (error) {
+    if (error instanceof Failure) return false
+    throw error
+  }
+}
+
+/**
+ * Waits until SMTP, POP3 and IMAP greet, as far as the environment file turns them on. Throws a Failure with what the
+ * daemons complained about when they do not within `patience` milliseconds, or at once when the server went down.
+ */
+export async function waitUntilHealthy(engine: Engine, settings: Settings, patience: number): Promise<void> {
+  const enabled = enabledProtocols()
+  const waiting = new Set((['smtp', 'pop3', 'imap'] as const).filter((name) => enabled[name]))
+  const deadline = Date.now() + patience
+  // A broken setting lets the master live and kills each of its children: no greeting, and a line in the log.
+  let nextLook = Date.now() + 1_000
+  for (;;) {
+    await Promise.all(
+      [...waiting].map(async (name) => {
+        const greeting = await greetingOf(settings.host, settings.ports[name])
+        if (greeting?.startsWith(GREETINGS[name])) waiting.delete(name)
+      }),
+    )
+    if (waiting.size === 0) return
+    const isLate = Date.now() > deadline
+    if (isLate || Date.now() > nextLook) {
+      const running = await engine.isRunning()
+      const complaints = await engine.complaints()
+      if (isLate || !running || complaints.some((line) => /\b(fatal|panic)\b/.test(line))) {
+        const names = [...waiting]
+          .map((name) => `${SERVICES[name].protocol} on port ${settings.ports[name]}`)
+          .join(', ')
+        const reason = complaints.length > 0 ? `:\n${complaints.join('\n')}` : '. See: npm run logs'
+        throw new Failure('failed', `No answer from ${names}${running ? '' : '; the server went down'}${reason}`)
+      }
+      nextLook = Date.now() + 1_000
+    }
+    await sleep(30)
+  }
+}
+
+/** What the daemons complained about. Their lines reach the log a moment after a client has seen the failure. */
+export async function complaintsAfter(engine: Engine): Promise<string[]> {
+  const deadline = Date.now() + LOGGED
+  for (;;) {
+    const complaints = await engine.complaints()
+    if (complaints.length > 0 || Date.now() > deadline) return complaints
+    await sleep(50)
+  }
+}
+
+/**
+ * Sends a mail from foo to bar over SMTP, reads it back over POP3, compares, and deletes it. Gives the milliseconds
+ * from the connection to SMTP until the mail was read; undefined where the mail was accepted and has not arrived when
+ * patience ends. Throws a Failure that says how far it came.
+ */
+export async function roundTrip(settings: Settings): Promise<number | undefined> {
+  const smtp = { host: settings.host, port: settings.ports.smtp, tls: 'none', timeout: DELIVERY } as const
+  const pop3 = { host: settings.host, port: settings.ports.pop3, tls: 'none', timeout: DELIVERY } as const
+  const messageId = `<${randomUUID()}@${FOO.split('@')[1]}>`
+  const [senderLogin, recipientLogin] = [loginOf(FOO), loginOf(BAR)]
+  // What is there already is not looked at, and of what comes every message, however many they are.
+  const known = await uidlsOf(pop3, recipientLogin)
+  const begin = performance.now()
+  const sender = await SmtpSession.open(smtp, { login: senderLogin, loginWasChosen: true })
+  const envelope = { from: FOO, to: [BAR] }
+  const { exit, problem } = await sender.deliver({ envelope, bytes: Buffer.from(testMail(messageId)) })
+  await sender.close()
+  if (problem) throw new Failure(exit, problem)
+  while (performance.now() - begin < DELIVERY) {
+    // A session sees the mailbox as it was at login (RFC 1939 section 5), so each look is a new one.
+    const session = await Pop3Session.open(pop3, recipientLogin)
+    try {
+      for (const message of await session.list()) {
+        if (known.has(message.uidl)) continue
+        // Another reader may have deleted it since.
+        const header = await session.top(message).catch(() => undefined)
+        if (header) known.add(message.uidl)
+        if (!header?.includes(messageId)) continue
+        await session.retrieve(message)
+        const milliseconds = Math.round(performance.now() - begin)
+        await session.delete(message)
+        await session.quit()
+        return milliseconds
+      }
+    } finally {
+      session.close()
+    }
+    await sleep(10)
+  }
+  return undefined
+}
+
+/**
+ * How many messages the server is working off: those in Postfix's incoming and active queues, if it has delivered one since
+ * it was started. Zero where it delivers nothing.
+ */
+export async function backlog(engine: Engine): Promise<number> {
+  if (!(await engine.logged()).some((line) => line.includes('status=sent'))) return 0
+  const { stdout } = await engine.exec(['postqueue', '-j'])
+  return stdout.match(/"queue_name": "(incoming|active)"/g)?.length ?? 0
+}
+
+async function uidlsOf(server: Pop3Server, login: Login): Promise<Set<string>> {
+  const session = await Pop3Session.open(server, login)
+  try {
+    return new Set((await session.list()).map(({ uidl }) => uidl))
+  } finally {
+    session.close()
+  }
+}
+
+function testMail(messageId: string): string {
+  const date = new Date().toUTCString().replace('GMT', '+0000')
+  return `From: ${FOO}
+To: ${BAR}
+Subject: Test mail of npm start
+Date: ${date}
+Message-ID: ${messageId}
+
+This mail is deleted as soon as it was read.
+`
+}
