@@ -1,49 +1,39 @@
-/** All checks of the doctor, in the order that they are shown. */
+/** All checks of the doctor, in the order that they are shown, and what they say about a start that failed. */
 import { Failure } from '../cli.ts'
-import { type Check, projectContext, runChecks } from './check.ts'
-import { composeChecks } from './compose.ts'
-import { configurationChecks } from './configuration.ts'
-import { environmentChecks } from './environment.ts'
-import { fenceFiles, fenceServer } from './fence.ts'
+import { type Check, runChecks } from './check.ts'
+import { Facts } from './facts.ts'
 import { machineChecks } from './machine.ts'
 import { mailChecks } from './mail.ts'
+import { composeChecks } from './rules_compose.ts'
+import { environmentChecks } from './rules_environment.ts'
+import { postfixChecks } from './rules_postfix.ts'
+import { tableChecks } from './rules_tables.ts'
 import { serverChecks } from './server.ts'
 import { stateChecks } from './state.ts'
 
-/** Those that look at files alone. */
-export const FILE_CHECKS: readonly Check[] = [
-  ...composeChecks,
-  ...environmentChecks,
-  ...configurationChecks,
-  fenceFiles,
-]
-
 export const CHECKS: readonly Check[] = [
   ...machineChecks,
-  ...FILE_CHECKS,
-  fenceServer,
+  ...composeChecks,
+  ...environmentChecks,
+  ...tableChecks,
+  ...postfixChecks,
   ...serverChecks,
-  ...mailChecks,
   ...stateChecks,
+  ...mailChecks,
 ]
 
 /** What can keep a server from starting. */
-const START_CHECKS = new Set([...machineChecks, ...FILE_CHECKS].map(({ name }) => name).concat('ports', 'logs'))
+const START = new Set([...machineChecks, ...composeChecks, ...environmentChecks, ...tableChecks, ...postfixChecks].map(({ name }) => name).concat('ports'))
 
 /** Milliseconds that explaining may take. */
-const EXPLANATION = 5_000
+const EXPLANATION = 10_000
 
 /** An error of a start, with what the doctor says about it below. Words that the error has already are not repeated. */
 export async function explain(error: unknown): Promise<unknown> {
   if (!(error instanceof Failure) || error.exit !== 'failed') return error
-  const checks = CHECKS.filter(({ name }) => START_CHECKS.has(name))
-  const results = (await Promise.all(runChecks(checks, projectContext(), EXPLANATION))).flat()
-  const said = error.message.split('\n')
+  const results = await runChecks(CHECKS.filter(({ name }) => START.has(name)), new Facts(), EXPLANATION)
   const lines = results
     .filter(({ level, evidence }) => level === 'failure' && !error.message.includes(evidence))
-    .map(({ check, evidence, fix }) => {
-      const repeated = said.find((line) => line !== '' && evidence.endsWith(`: ${line}`))
-      return `${check}: ${repeated ? evidence.slice(0, -repeated.length - 2) : evidence}\n  fix: ${fix}`
-    })
-  return lines.length === 0 ? error : new Failure('failed', [...said, 'npm run doctor says:', ...lines].join('\n'))
+    .map(({ check, evidence, fix }) => `${check}: ${evidence}${fix ? `\n  fix: ${fix}` : ''}`)
+  return lines.length === 0 ? error : new Failure('failed', [error.message, 'npm run doctor says:', ...lines].join('\n'))
 }

@@ -1,23 +1,22 @@
-/** What a check of the doctor is, what it may look at, and running many of them at the same time. */
-import { chownSync, existsSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
-import { join, relative } from 'node:path'
+/** What a check of the doctor is, and running all of them: each trouble is told once, at its cause. */
 import { Failure, messageOf } from '../cli.ts'
-import type { Engine, EngineChoice } from '../server/engine.ts'
-import { CONFIG_DIR, ROOT, readSettings, type Settings, setting } from '../settings.ts'
+import { Facts } from './facts.ts'
 
-/** `skipped`: cannot be judged, because of something that another check reports. */
+/** `skipped`: cannot be judged, or follows from what another check reports. */
 export type Level = 'ok' | 'warning' | 'failure' | 'skipped'
 
 export interface Finding {
   level: Level
   /** What was seen, in one line. */
   evidence: string
-  /** The command to type or the line to write, for a warning or a failure. */
-  fix?: string
+  /** The command to type or the line to write; only where the cause is certain and this heals it. */
+  fix?: string | undefined
   /** Does what `fix` says, where that is safe, and gives one line about what was done. */
   mend?: () => Promise<string> | string
   /** What to ask before `mend`, where it does more than a small change of a file. */
   question?: string
+  /** The checks that have to fail while this is so: what they report then is no trouble of its own. */
+  explains?: readonly string[]
 }
 
 export interface Check {
@@ -25,7 +24,7 @@ export interface Check {
   name: string
   /** What is true when the check is ok. */
   title: string
-  run(context: Context): Finding[] | Promise<Finding[]>
+  run(facts: Facts): Finding[] | Promise<Finding[]>
 }
 
 export interface Result extends Finding {
@@ -34,39 +33,16 @@ export interface Result extends Finding {
   milliseconds: number
 }
 
-/** The project's files by their path from its root, with `/`. */
-export interface Files {
-  /** The file's text; undefined where there is none. */
-  read(name: string): string | undefined
-  /** The names of all configuration files. */
-  list(): string[]
-  /** Replaces a file in one step by what `change` makes of its text. */
-  edit(name: string, change: (text: string) => string): Promise<void>
-}
+/** Names for what a cause explains. */
+export const EXPLAINS = {
+  /** Mail is refused or does not arrive. */
+  mail: ['mail-virtual', 'mail-foreign', 'mail-unknown', 'queue', 'log'],
+  /** Nobody answers, or not as he should. */
+  answers: ['answers', 'logins', 'mail-virtual', 'mail-foreign', 'mail-unknown', 'queue', 'log', 'live'],
+} as const
 
-/** What checks look at. Everything that another check reports as missing throws `Skipped`. */
-export interface Context {
-  files: Files
-  platform: NodeJS.Platform
-  /** A variable of `.env` or the environment. */
-  setting(name: string): string | undefined
-  settings(): Settings
-  choice(): Promise<EngineChoice>
-  /** The engine that is to be used, running or not. */
-  engine(): Promise<Engine>
-  /** The engine with its server up. */
-  server(): Promise<Engine>
-}
-
-/** The configuration folder's path from the project's root. */
-export const CONFIG = relative(ROOT, CONFIG_DIR).replaceAll('\\', '/')
-export const ENV_FILE = 'development-mail-server.env'
-export const COMPOSE_FILE = 'docker-compose.yml'
-
-/** Milliseconds for one question to Docker or to a program of the server. */
-export const ANSWER = 2_000
-/** Milliseconds until a check is cut off. */
-const LIMIT = 8_000
+/** Milliseconds until a check is given up. A loaded machine takes its time, so this is long, and no failure. */
+const LIMIT = 30_000
 /** Findings of one check that are shown; a thousand bad lines are one problem. */
 const SHOWN = 5
 
@@ -77,12 +53,12 @@ export function ok(evidence: string): Finding {
   return { level: 'ok', evidence }
 }
 
-export function warning(evidence: string, fix: string, mend?: Finding['mend']): Finding {
-  return { level: 'warning', evidence, fix, ...(mend ? { mend } : {}) }
+export function warning(evidence: string, fix?: string, more: Partial<Finding> = {}): Finding {
+  return { level: 'warning', evidence, fix, ...more }
 }
 
-export function failure(evidence: string, fix: string, mend?: Finding['mend']): Finding {
-  return { level: 'failure', evidence, fix, ...(mend ? { mend } : {}) }
+export function failure(evidence: string, fix?: string, more: Partial<Finding> = {}): Finding {
+  return { level: 'failure', evidence, fix, ...more }
 }
 
 /** The problems found or, where there are none, one ok. */
@@ -90,99 +66,50 @@ export function verdict(problems: Finding[], evidence: string): Finding[] {
   return problems.length > 0 ? problems : [ok(evidence)]
 }
 
-/** The context of this project on this machine. */
-export function projectContext(): Context {
-  const choice = once(async () => {
-    const { explainEngine } = await import('../server/engine.ts')
-    return explainEngine(context.settings(), ANSWER)
-  })
-  const running = once(async () => (await context.engine()).isRunning())
-  const context: Context = {
-    files: projectFiles,
-    platform: process.platform,
-    setting,
-    settings() {
-      try {
-        return readSettings()
-      } catch (error) {
-        throw error instanceof Failure ? new Skipped('the settings are wrong, see "settings"') : error
-      }
-    },
-    choice,
-    async engine() {
-      const { engine } = await choice()
-      if (!engine) throw new Skipped('there is no engine, see "engine"')
-      return engine
-    },
-    async server() {
-      const engine = await context.engine()
-      if (!(await running())) throw new Skipped('the server is not running, see "running"')
-      if (engine.name === 'native' && process.getuid?.() !== 0) throw new Skipped('only root can ask, see "root"')
-      return engine
-    },
+/** Runs all checks at the same time. One that throws does not touch the others. */
+export async function runChecks(checks: readonly Check[], facts = new Facts(), limit = LIMIT): Promise<Result[]> {
+  try {
+    return settle((await Promise.all(checks.map((check) => runCheck(check, facts, limit)))).flat())
+  } finally {
+    facts.forget()
   }
-  return context
 }
 
-const projectFiles: Files = {
-  read(name) {
-    const path = join(ROOT, name)
-    return existsSync(path) && statSync(path).isFile() ? readFileSync(path, 'utf8') : undefined
-  },
-  list() {
-    const names = existsSync(CONFIG_DIR) ? readdirSync(CONFIG_DIR, { withFileTypes: true }) : []
-    const configuration = names.filter((entry) => entry.isFile()).map(({ name }) => `${CONFIG}/${name}`)
-    return [COMPOSE_FILE, ENV_FILE, ...configuration.sort()]
-  },
-  async edit(name, change) {
-    const folder = `${CONFIG}/`
-    if (name.startsWith(folder)) {
-      const { editConfiguration } = await import('../accounts/configuration_files.ts')
-      const own = name.slice(folder.length)
-      await editConfiguration((read) => ({ files: [[own, change(read(own))]] }))
-      return
-    }
-    const path = join(ROOT, name)
-    const { mode, uid, gid } = statSync(path)
-    writeFileSync(`${path}.tmp`, change(readFileSync(path, 'utf8')), { mode })
-    // Run as root, the file stays its owner's.
-    chownSync(`${path}.tmp`, uid, gid)
-    renameSync(`${path}.tmp`, path)
-  },
-}
-
-/**
- * Begins all checks at once and gives their results in the order of the list. A check that throws or that does not
- * end within the limit is a failure of its own and does not touch the others.
- */
-export function runChecks(checks: readonly Check[], context: Context, limit = LIMIT): Promise<Result[]>[] {
-  return checks.map((check) => runCheck(check, context, limit))
-}
-
-async function runCheck(check: Check, context: Context, limit: number): Promise<Result[]> {
+async function runCheck(check: Check, facts: Facts, limit: number): Promise<Result[]> {
   const begin = performance.now()
   let timer: NodeJS.Timeout | undefined
-  const cutOff = new Promise<Finding[]>((resolve) => {
-    const hung = failure(`cut off: no result within ${limit / 1000} s`, 'Look at what does not answer: npm run logs')
-    timer = setTimeout(() => resolve([hung]), limit)
+  const late = new Promise<Finding[]>((resolve) => {
+    const said = `slow: no result within ${limit / 1000} s; this machine or what the check asks is busy`
+    timer = setTimeout(() => resolve([warning(said)]), limit)
   })
-  let milliseconds = limit
-  const attempted = attempt(check, context).then((findings) => {
-    milliseconds = Math.round(performance.now() - begin)
-    return findings
-  })
-  const findings = await Promise.race([attempted, cutOff])
+  const findings = await Promise.race([attempt(check, facts), late])
   clearTimeout(timer)
+  const milliseconds = Math.round(performance.now() - begin)
   return shorten(findings).map((finding) => ({ check: check.name, title: check.title, milliseconds, ...finding }))
 }
 
-async function attempt(check: Check, context: Context): Promise<Finding[]> {
+async function attempt(check: Check, facts: Facts): Promise<Finding[]> {
   try {
-    return await check.run(context)
+    return await check.run(facts)
   } catch (error) {
     if (error instanceof Skipped) return [{ level: 'skipped', evidence: error.message }]
-    return [failure(messageOf(error), 'Look at the log: npm run logs')]
+    if (error instanceof Failure) return [failure(error.message)]
+    // A check that breaks is our fault, and says nothing about the server.
+    return [warning(`this check broke: ${messageOf(error)}`)]
   }
+}
+
+/** Symptoms step back behind the failure that explains them. */
+function settle(results: Result[]): Result[] {
+  const causes = results.filter(({ level, explains }) => level === 'failure' && explains)
+  return results.map((result) => {
+    const cause = causes.find((other) => other !== result && other.explains?.includes(result.check))
+    // Two causes that explain each other both stay: neither is the other's symptom.
+    const isMutual = cause && result.explains?.includes(cause.check)
+    if (!cause || isMutual || result.level === 'ok' || result.level === 'skipped') return result
+    const { check, title, milliseconds } = result
+    return { check, title, milliseconds, level: 'skipped', evidence: `follows from "${cause.check}": ${result.evidence}` }
+  })
 }
 
 function shorten(findings: Finding[]): Finding[] {
@@ -197,13 +124,4 @@ function oneLine(text: string): string {
   const line = text.trim().replace(/\s*[\r\n]+\s*/g, ' | ')
   const visible = line.replace(/[\p{Cc}\p{Cf}]/gu, (c) => `\\x${(c.codePointAt(0) ?? 0).toString(16).padStart(2, '0')}`)
   return visible.length > 400 ? `${visible.slice(0, 399)}…` : visible
-}
-
-/** A function whose work is done at most once, by whoever asks first. */
-function once<T>(work: () => Promise<T>): () => Promise<T> {
-  let result: Promise<T> | undefined
-  return () => {
-    result ??= work()
-    return result
-  }
 }

@@ -1,210 +1,270 @@
-/** Mail really flows: test mails are sent, read back, and removed again. */
+/** Mail really flows: two test mails are sent, read back and removed; where one is lost, its cause is looked for. */
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { BAR, CATCHALL, FOO, type Login } from '../accounts/accounts.ts'
-import { Failure, messageOf } from '../cli.ts'
-import { type Pop3Message, Pop3Session } from '../mail/pop3.ts'
+import { BAR, CATCHALL, FOO, type Login, masterLogin } from '../accounts/accounts.ts'
+import { messageOf } from '../cli.ts'
+import { Pop3Session } from '../mail/pop3.ts'
 import { SmtpSession } from '../mail/smtp.ts'
-import type { Engine } from '../server/engine.ts'
 import { enabledProtocols } from '../settings.ts'
-import { type Check, CONFIG, type Context, failure, ok, Skipped } from './check.ts'
-import { accountLines, environmentOf, MAIN_CF } from './files.ts'
-import { Probe } from './probe.ts'
-import { parseIndexed } from './routing.ts'
-import { loginFor } from './server.ts'
+import { type Check, EXPLAINS, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
+import { ANSWER, type Facts, inConfig } from './facts.ts'
+import { answering } from './server.ts'
+import { causeIn, explained, fixOf } from './rules_log.ts'
+import { domainsOf, MAIN_CF } from './rules_postfix.ts'
+import { talk, Unexpected } from './talk.ts'
 
-/** Milliseconds for a test mail to arrive. */
-const DELIVERY = 4_000
-/** Milliseconds that the server may stay silent. */
-const SILENCE = 3_000
+/** Milliseconds for a test mail to arrive while the server is at work on it: a loaded machine takes its time. */
+const DELIVERY = 20_000
+/** Milliseconds until the queue and the log are asked where the mail is. */
+const IMPATIENCE = 1_000
 /** How many of the newest messages are looked at for the test mail. */
 const NEWEST = 50
 
 interface TestMail {
+  to: string
   /** The random part of its Message-ID. */
   id: string
   /** How Postfix calls it. */
   queueId: string
-  /** When the connection to SMTP began, by performance.now(). */
   begin: number
 }
 
-/** The account's login. Throws `Skipped` where the account is not there. */
-function loginOf(context: Context, address: string): Login {
-  const account = accountLines(context.files).accounts.find((candidate) => candidate.address === address)
-  if (!account) throw new Skipped(`there is no account ${address}`)
-  return loginFor(account)
+/** Whether an account is there, for mail to go to. */
+function assertAccount(facts: Facts, address: string): void {
+  if (!(facts.read(inConfig('postfix-accounts.cf')) ?? '').includes(`${address}|`)) throw new Skipped(`there is no account ${address}`)
 }
 
-async function send(context: Context, to: string): Promise<TestMail> {
-  const { host, ports } = context.settings()
-  const server = { host, port: ports.smtp, tls: 'none', timeout: SILENCE } as const
+/** Sends a test mail. Throws a Failure with the server's words where it is not taken. */
+async function send(facts: Facts, to: string, login?: Login): Promise<TestMail> {
+  const { host, ports } = facts.settings()
+  const server = { host, port: ports.smtp, tls: 'none', timeout: ANSWER } as const
   const id = `doctor-${randomBytes(8).toString('hex')}`
   const begin = performance.now()
-  const fields = [`From: ${FOO}`, `To: ${to}`, `Message-ID: <${id}@development-virtual.example.com>`]
-  const subject = 'Subject: Test mail of npm run doctor'
-  const message = [...fields, subject, '', 'This mail is deleted as soon as it was read.', ''].join('\r\n')
-  const foo = accountLines(context.files).accounts.find(({ address }) => address === FOO)
-  const login = foo && loginFor(foo)
-  // A login that fails is the matter of other checks; most servers take the mail without one.
-  const session = await SmtpSession.open(server, { login, loginWasChosen: true }).catch((error) => {
-    if (!(error instanceof Failure) || error.exit !== 'login') throw error
-    return SmtpSession.open(server, { login: undefined, loginWasChosen: false })
-  })
-  const { exit, problem, queueId } = await session.deliver({
-    envelope: { from: FOO, to: [to] },
-    bytes: Buffer.from(message),
-  })
+  const fields = [`From: ${FOO}`, `To: ${to}`, `Message-ID: <${id}@development-virtual.example.com>`, 'Subject: Test mail of npm run doctor']
+  const bytes = Buffer.from([...fields, '', 'This mail is deleted as soon as it was read.', ''].join('\r\n'))
+  const session = await SmtpSession.open(server, { login, loginWasChosen: login !== undefined })
+  const { problem, queueId } = await session.deliver({ envelope: { from: FOO, to: [to] }, bytes })
   await session.close()
-  if (problem) throw new Failure(exit, problem)
-  return { id, begin, queueId: queueId ?? '' }
+  if (problem) throw new Error(problem)
+  return { to, id, begin, queueId: queueId ?? '' }
 }
 
-/**
- * Waits for a mail over POP3 and gives its header: one that matches `wanted` or, at the end of the wait, any copy of the
- * mail; undefined when there is none. Deletes all copies if asked to.
- */
-async function readByPop3(context: Context, login: Login, mail: TestMail, remove: boolean, wanted = /^/) {
-  const { host, ports } = context.settings()
-  const server = { host, port: ports.pop3, tls: 'none', timeout: SILENCE } as const
-  for (;;) {
-    const isLast = performance.now() - mail.begin > DELIVERY
-    // A session sees the mailbox as it was at login (RFC 1939 section 5), so each look is a new one.
-    const session = await Pop3Session.open(server, login)
-    try {
-      const found: { message: Pop3Message; header: string }[] = []
-      for (const message of (await session.list()).reverse().slice(0, NEWEST)) {
-        const header = (await session.top(message)).toString('latin1')
-        if (header.includes(mail.id)) found.push({ message, header })
-      }
-      const right = found.find(({ header }) => wanted.test(header)) ?? (isLast ? found[0] : undefined)
-      if (right && remove) for (const { message } of found) await session.delete(message)
-      await session.quit()
-      if (right || isLast) return right?.header
-    } finally {
-      session.close()
+/** Looks once for the mail over POP3, and gives its header. A session sees the mailbox as it was at login (RFC 1939 section 5). */
+async function look(facts: Facts, login: Login, mail: TestMail, isLast: boolean): Promise<string | undefined> {
+  const { host, ports } = facts.settings()
+  const session = await Pop3Session.open({ host, port: ports.pop3, tls: 'none', timeout: ANSWER }, login)
+  try {
+    let right: string | undefined
+    for (const message of (await session.list()).slice(-NEWEST).reverse()) {
+      // Another reader may have deleted it since.
+      const header = (await session.top(message).catch(() => undefined))?.toString('latin1')
+      if (!header?.includes(mail.id)) continue
+      right ??= header
+      if (isLast) await session.delete(message)
     }
-    await sleep(20)
+    await session.quit()
+    return right
+  } finally {
+    session.close()
   }
 }
 
-/** Finds a mail over IMAP and deletes it. True when it was there. */
-async function takeByImap(context: Context, login: Login, mail: TestMail): Promise<boolean> {
-  const { overImap } = await import('../server/mailboxes.ts')
-  return overImap(context.settings(), login, async (client) => {
-    await client.mailboxOpen('INBOX')
-    const found = await client.search({ header: { 'message-id': mail.id } }, { uid: true })
-    if (!found || found.length === 0) return false
-    await client.messageDelete(found, { uid: true })
-    return true
-  })
+/** Finds the mail over IMAP and deletes it (RFC 3501). Gives whether it was there. */
+async function takeByImap(facts: Facts, { user, password }: Login, mail: TestMail): Promise<boolean> {
+  const { host, ports } = facts.settings()
+  const quoted = (text: string) => `"${text.replace(/(["\\])/g, '\\$1')}"`
+  const steps = [
+    { expect: /^\* OK/, otherwise: 'IMAP does not greet' },
+    { say: `a LOGIN ${quoted(user)} ${quoted(password)}`, expect: /^a OK/m, otherwise: 'the login over IMAP is refused' },
+    { say: 'b SELECT INBOX', expect: /^b OK/m, otherwise: 'INBOX cannot be opened over IMAP' },
+    { say: `c SEARCH HEADER Message-ID ${mail.id}`, expect: /^c OK/m, otherwise: 'IMAP finds nothing' },
+  ]
+  const { replies } = await talk(host, ports.imap, steps, ANSWER)
+  const found = /^\* SEARCH ([\d ]+)/m.exec(replies.at(-1) ?? '')?.[1]?.trim().replaceAll(' ', ',')
+  if (!found) return false
+  const end = [{ say: `d STORE ${found} +FLAGS.SILENT (\\Deleted)`, expect: /^d OK/m, otherwise: 'IMAP deletes nothing' }, { say: 'e EXPUNGE', expect: /^e OK/m, otherwise: 'IMAP deletes nothing' }]
+  await talk(host, ports.imap, [...steps.slice(0, 3), ...end], ANSWER)
+  return true
+}
+
+/** Follows a mail that was accepted. Gives its header, or what became of it instead. */
+async function follow(facts: Facts, login: Login, mail: TestMail, seen: (login: Login, mail: TestMail) => Promise<string | undefined>): Promise<string | Finding> {
+  let sentAt = 0
+  for (let wait = 30; ; wait = Math.min(wait * 1.5, 500)) {
+    await sleep(wait)
+    const header = await seen(login, mail)
+    if (header !== undefined) return header
+    const waited = performance.now() - mail.begin
+    if (waited < IMPATIENCE) continue
+    const fate = await fateOf(facts, mail)
+    if (fate.is === 'sent') sentAt ||= waited
+    const isLost = fate.is === 'stuck' || (sentAt > 0 && waited - sentAt > 3_000)
+    if (!isLost && waited < DELIVERY) continue
+    await takeBack(facts, mail)
+    const seconds = (waited / 1000).toFixed(1)
+    const is = `the mail to ${mail.to} was accepted`
+    if (!isLost && fate.is === 'moving') return warning(`slow: ${is} and is still on its way after ${seconds} s`)
+    return failure(`${is} and did not arrive: ${explained(fate.said)}`, fixOf(fate.said), { explains: ['queue', 'log'] })
+  }
+}
+
+interface Queued {
+  queue_name: string
+  queue_id: string
+  sender: string
+  recipients: { address: string; delay_reason?: string }[]
+}
+
+async function queueOf(facts: Facts): Promise<Queued[]> {
+  const engine = await facts.server()
+  const { stdout, stderr, exitCode } = await engine.exec(['postqueue', '-j'], { timeout: ANSWER })
+  if (exitCode !== 0) throw new Unexpected(`postqueue -j: ${stderr.trim() || 'no answer'}`)
+  return stdout.split('\n').filter((line) => line.startsWith('{')).map((line) => JSON.parse(line) as Queued)
+}
+
+/** Where a mail is that did not arrive yet: the queue and the log say it. */
+async function fateOf(facts: Facts, { queueId }: TestMail): Promise<{ is: 'moving' | 'sent' | 'stuck'; said: string }> {
+  const engine = await facts.server()
+  const lines = await engine.logged()
+  const queued = (await queueOf(facts)).find(({ queue_id }) => queue_id === queueId)
+  const last = lines.findLast((line) => line.includes(`${queueId}:`) && /status=/.test(line)) ?? ''
+  if (queued?.queue_name === 'hold') return { is: 'stuck', said: 'it is on hold in the queue' }
+  const reason = queued?.recipients.find(({ delay_reason }) => delay_reason)?.delay_reason
+  const cause = causeIn(lines)
+  if (queued?.queue_name === 'deferred') return { is: 'stuck', said: reason ?? cause ?? 'it was deferred without a reason' }
+  if (/status=bounced/.test(last)) return { is: 'stuck', said: `it bounced: ${last.replace(/^.*?status=bounced/, '')}` }
+  if (/status=sent/.test(last)) return { is: 'sent', said: `it went elsewhere: ${last.replace(/^.*?: to=/, 'to=')}` }
+  return { is: 'moving', said: reason ?? cause ?? 'nothing is logged about it' }
 }
 
 /** Takes a mail that did not arrive out of the queue, lest it arrives later. */
-async function takeBack(engine: Engine, { queueId }: TestMail): Promise<void> {
-  if (queueId !== '') await engine.exec(['postsuper', '-d', queueId], { timeout: SILENCE })
+async function takeBack(facts: Facts, { queueId }: TestMail): Promise<void> {
+  if (queueId !== '') await (await facts.server()).exec(['postsuper', '-d', queueId], { timeout: ANSWER })
 }
 
 const since = (begin: number) => `${Math.round(performance.now() - begin)} ms`
-const LATE = `was accepted and did not arrive within ${DELIVERY / 1000} s`
 
 const virtual: Check = {
   name: 'mail-virtual',
   title: 'A mail from foo to bar arrives and is read over POP3 and IMAP',
-  async run(context) {
-    const engine = await context.server()
-    const { pop3, imap } = enabledProtocols(environmentOf(context.files))
-    const login = loginOf(context, BAR)
-    const mail = await send(context, BAR)
-    const times: string[] = []
-    if (pop3) {
-      const header = await readByPop3(context, login, mail, !imap)
-      if (header === undefined) {
-        await takeBack(engine, mail)
-        return [failure(`the mail to ${BAR} ${LATE}`, 'Look for its reason: npm run logs')]
-      }
-      times.push(`read over POP3 after ${since(mail.begin)}`)
-    }
-    if (imap) {
-      let found = false
-      do {
-        found = await takeByImap(context, login, mail)
-        if (!found) await sleep(20)
-      } while (!found && performance.now() - mail.begin < DELIVERY)
-      if (!found) {
-        if (pop3) await readByPop3(context, login, mail, true)
-        else await takeBack(engine, mail)
-        return [failure(`the mail to ${BAR} is not to be seen over IMAP`, 'Look for its reason: npm run logs')]
-      }
-      times.push(`over IMAP after ${since(mail.begin)}`)
-    }
-    return [ok(`${times.join(', ')}; deleted`)]
-  },
+  run: (facts) => tellFlow(facts, 'virtual', async () => {
+    await answering(facts)
+    const { pop3, imap } = enabledProtocols(facts.environment())
+    if (!pop3 && !imap) throw new Skipped('POP3 and IMAP are off, see "environment"')
+    assertAccount(facts, FOO)
+    assertAccount(facts, BAR)
+    const { loginOf } = await import('../server/proof.ts')
+    const mail = await send(facts, BAR, loginOf(FOO))
+    const login = loginOf(BAR)
+    const byImap = async () => ((await takeByImap(facts, login, mail)) ? 'found' : undefined)
+    const found = await follow(facts, login, mail, pop3 ? () => look(facts, login, mail, !imap) : byImap)
+    if (typeof found !== 'string') return [found]
+    const read = `read over ${pop3 ? 'POP3' : 'IMAP'} after ${since(mail.begin)}`
+    if (!pop3 || !imap) return [ok(read)]
+    if (await byImap().catch(async (error) => {
+      await look(facts, login, mail, true)
+      throw error
+    })) return [ok(`${read}, over IMAP after ${since(mail.begin)}`)]
+    await look(facts, login, mail, true)
+    return [failure(`the mail to ${BAR} is there over POP3, and not over IMAP`)]
+  }),
 }
 
 const foreign: Check = {
-  name: 'mail-catchall',
-  title: 'A mail to a foreign address ends in catchall and keeps its envelope recipient',
-  async run(context) {
-    const engine = await context.server()
-    if (!enabledProtocols(environmentOf(context.files)).pop3) throw new Skipped('POP3 is off, see "env-protocols"')
-    const login = loginOf(context, CATCHALL)
+  name: 'mail-foreign',
+  title: 'A mail to a foreign address, without a login, ends in catchall with its envelope recipient',
+  run: (facts) => tellFlow(facts, 'foreign', async () => {
+    await answering(facts)
+    if (!enabledProtocols(facts.environment()).pop3) throw new Skipped('POP3 is off, see "environment"')
+    assertAccount(facts, CATCHALL)
     const random = randomBytes(4).toString('hex')
     // A reserved name (RFC 2606): even a server that lets mail out has nowhere to send this one.
-    const recipient = `someone-${random}@${random}.example`
-    const mail = await send(context, recipient)
-    const named = new RegExp(`^(Delivered-To|X-Original-To): <?${recipient}>?\\s*$`, 'im')
-    const header = await readByPop3(context, login, mail, true, named)
-    if (header === undefined) {
-      await takeBack(engine, mail)
-      return [
-        failure(
-          `the mail to ${recipient} ${LATE} in catchall`,
-          'npm run doctor -- --only catchall --only fence-server',
-        ),
-      ]
-    }
-    const time = since(mail.begin)
-    if (named.test(header)) return [ok(`${recipient} ends in catchall after ${time}, named in Delivered-To; deleted`)]
-    const fix = `Write into ${MAIN_CF}: prepend_delivered_header = command, file, forward`
-    return [failure(`the mail to ${recipient} is in catchall, and its header does not name that address`, fix)]
-  },
+    const mail = await send(facts, `someone-${random}@${random}.example`)
+    const login = masterLogin(CATCHALL)
+    const found = await follow(facts, login, mail, () => look(facts, login, mail, true))
+    if (typeof found !== 'string') return [found]
+    if (new RegExp(`^(X-Original-To|Delivered-To): <?${mail.to}>?\\s*$`, 'im').test(found)) return [ok(`${mail.to} ends in catchall after ${since(mail.begin)}`)]
+    return [failure(`the mail to ${mail.to} is in catchall, and no X-Original-To names that address`)]
+  }),
+}
+
+/** Runs a test, and tells those that wait for it whether mail flows. Words of the server are what went wrong. */
+async function tellFlow(facts: Facts, name: string, test: () => Promise<Finding[]>): Promise<Finding[]> {
+  const result = test().catch((error): Finding[] => {
+    if (error instanceof Skipped || !(error instanceof Error) || error instanceof TypeError) throw error
+    return [failure(explained(messageOf(error)), fixOf(messageOf(error)), { explains: ['queue', 'log'] })]
+  })
+  facts.mailFlows.set(name, result.then(([finding]) => finding?.level === 'ok', () => false))
+  return result
 }
 
 const unknown: Check = {
   name: 'mail-unknown',
   title: 'An unknown user of a virtual mailbox domain gets 550',
-  async run(context) {
-    await context.server()
+  async run(facts) {
+    await answering(facts)
     const domain = BAR.slice(BAR.indexOf('@') + 1)
-    const { accounts } = accountLines(context.files)
-    const hasDomain = accounts.some(({ address }) => address.endsWith(`@${domain}`))
-    const virtualAliases = parseIndexed(context.files.read(`${CONFIG}/postfix-virtual.cf`) ?? '')
-    if (!hasDomain || virtualAliases.has(`@${domain}`)) throw new Skipped(`${domain} takes any address, or none`)
-    const { host, ports } = context.settings()
+    const takesAll = facts.lines(inConfig('postfix-virtual.cf')).some(({ text }) => text.toLowerCase().startsWith(`@${domain} `))
+    if (!domainsOf(facts).includes(domain) || takesAll) throw new Skipped(`${domain} takes any address, or none`)
+    const { host, ports } = facts.settings()
     const recipient = `nobody-${randomBytes(4).toString('hex')}@${domain}`
-    const begin = performance.now()
-    const probe = await Probe.open({ host, port: ports.smtp, implicit: false, timeout: SILENCE })
+    const taken = { expect: /^2\d\d/m, otherwise: 'SMTP refuses the test' }
+    const steps = [taken, { ...taken, say: 'EHLO localhost' }, { ...taken, say: `MAIL FROM:<${FOO}>` }, { say: `RCPT TO:<${recipient}>`, expect: /./, otherwise: 'SMTP does not answer RCPT TO' }]
     try {
-      await probe.reply()
-      let reply: string[] = []
-      for (const command of ['EHLO localhost', `MAIL FROM:<${FOO}>`, `RCPT TO:<${recipient}>`]) {
-        probe.send(command)
-        reply = await probe.reply()
-      }
-      const time = since(begin)
-      probe.send('QUIT')
-      await probe.line().catch(() => '')
-      const last = reply.at(-1) ?? ''
-      if (/^550/.test(last)) return [ok(`${last.slice(0, 9)} for ${recipient} after ${time}`)]
-      const fix = `Write into ${MAIN_CF}: smtpd_recipient_restrictions = reject_unlisted_recipient, permit_mynetworks, permit_sasl_authenticated, reject_unauth_destination`
-      return [failure(`RCPT TO:<${recipient}> got "${last}", not 550`, fix)]
+      const reply = (await talk(host, ports.smtp, steps, ANSWER)).replies.at(-1) ?? ''
+      if (reply.startsWith('550')) return [ok(`${reply.slice(0, 9)} for ${recipient}`)]
+      return [failure(`RCPT TO:<${recipient}> got "${reply}", not 550: ${/^2/.test(reply) ? `see smtpd_recipient_restrictions and virtual_alias_domains in ${MAIN_CF}` : explained(reply)}`)]
     } catch (error) {
-      return [failure(`SMTP on ${host}:${ports.smtp}: ${messageOf(error)}`, 'npm run logs')]
-    } finally {
-      probe.close()
+      if (error instanceof Unexpected) return [failure(explained(error.message))]
+      throw error
     }
   },
 }
 
-export const mailChecks: Check[] = [virtual, foreign, unknown]
+const queue: Check = {
+  name: 'queue',
+  title: 'No mail is stuck in the queue',
+  async run(facts) {
+    const engine = await answering(facts)
+    const flows = (await Promise.all(facts.mailFlows.values())).every((isOk) => isOk)
+    const { stateDir } = facts.settings()
+    const command = (program: string, ...args: string[]) => (engine.name === 'docker' ? ['docker', 'exec', 'development-mail-server', program, ...args] : [program, '-c', `${stateDir}/postfix`, ...args]).join(' ')
+    return queueFindings(await queueOf(facts), flows, command)
+  },
+}
+
+/** Judges what waits in the queue. `flows`: whether mail arrives now, so that another try helps. */
+export function queueFindings(mails: readonly Queued[], flows: boolean, command: (...words: [string, ...string[]]) => string): Finding[] {
+  const problems = new Map<string, { mails: Queued[]; address: string }>()
+  for (const mail of mails.filter(({ queue_name }) => queue_name === 'deferred' || queue_name === 'hold')) {
+    const { address = '', delay_reason } = mail.recipients.find((one) => one.delay_reason) ?? mail.recipients[0] ?? {}
+    const reason = mail.queue_name === 'hold' ? 'on hold' : (delay_reason ?? 'no reason given')
+    const same = problems.get(reason)
+    if (same) same.mails.push(mail)
+    else problems.set(reason, { mails: [mail], address })
+  }
+  const findings = [...problems].map(([reason, { mails: stuck, address }]) => {
+    const which = stuck.length === 1 ? `${stuck[0]?.queue_id} to ${address}` : `${stuck.length} mails, the first to ${address}`
+    if (reason === 'on hold') return failure(`${which}: on hold, which nothing but this ends`, command('postsuper', '-H', 'ALL'))
+    return failure(`waits: ${which}: ${explained(reason)}`, flows ? command('postqueue', '-f') : undefined)
+  })
+  return verdict(findings, mails.length === 0 ? 'empty' : `${mails.length} on their way`)
+}
+
+const log: Check = {
+  name: 'log',
+  title: 'The log says nothing that would explain a trouble',
+  async run(facts) {
+    const engine = await facts.engine()
+    const isUp = await facts.isRunning()
+    const flows = isUp && (await Promise.all(facts.mailFlows.values())).every((isOk) => isOk)
+    const lines = (await engine.logged()).filter((line) => line !== '')
+    if (lines.length === 0) throw new Skipped('there is no log yet')
+    // What mail proves wrong is over.
+    const cause = flows || isUp ? undefined : causeIn(lines)
+    return cause ? [warning(`the log of the last start: ${cause}`)] : [ok(`${lines.length} lines since the last start`)]
+  },
+}
+
+export const mailChecks: Check[] = [virtual, foreign, unknown, queue, log]
+void EXPLAINS

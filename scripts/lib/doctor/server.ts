@@ -1,314 +1,329 @@
-/** The server as its clients see it: ports, greetings, TLS, AUTH, logins. */
-import type { PeerCertificate } from 'node:tls'
-import { type Account, knownPassword, type Login, masterLogin } from '../accounts/accounts.ts'
+/** The server as its clients see it, and whether it is the one that the files describe. */
+import { createPrivateKey, X509Certificate } from 'node:crypto'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { type Account, parseAccounts } from '../accounts/accounts.ts'
 import { type Failure, messageOf } from '../cli.ts'
-import { Pop3Session } from '../mail/pop3.ts'
-import { holdersOf, isFree } from '../server/ports.ts'
-import { enabledProtocols, SERVICE_NAMES, SERVICES, type ServiceName, type Settings } from '../settings.ts'
-import { type Check, CONFIG, type Context, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
-import { accountLines, environmentOf, MAIN_CF } from './files.ts'
-import { Probe } from './probe.ts'
+import type { Engine } from '../server/engine.ts'
+import { $ } from '../server/shell.ts'
+import { CONTAINER, enabledProtocols, ROOT, SERVICE_NAMES, SERVICES, type ServiceName, type Settings } from '../settings.ts'
+import { type Check, EXPLAINS, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
+import { ANSWER, CONFIG, type Facts, inConfig } from './facts.ts'
+import { causeIn } from './rules_log.ts'
+import { MAIN_CF } from './rules_postfix.ts'
+import { type Step, talk, Unexpected } from './talk.ts'
 
-/** Milliseconds until a greeting is slow. */
-const SLOW = 1_000
-/** Milliseconds for one conversation with a port. */
-const CONVERSATION = 4_000
 /** Days before its end that a certificate is warned about. */
 const EXPIRES_SOON = 14
-/** How many accounts log in at the same time, and how many at all. */
+/** Accounts that log in at the same time, and at all. */
 const LOGINS = { together: 4, most: 40 }
+/** Milliseconds from which on a greeting may be a wait for the DNS. */
+const SLOW = 3_000
 
 /** The services that the environment file turns on. */
-function servicesOf({ files }: Context): ServiceName[] {
-  const environment = environmentOf(files)
+export function servicesOf(facts: Facts): ServiceName[] {
+  const environment = facts.environment()
   const enabled = enabledProtocols(environment)
-  const tls = Boolean(environment.SSL_TYPE)
   return SERVICE_NAMES.filter((name) => {
-    if (/^(pop3|imap)s$/.test(name) && !tls) return false
+    if (/^(pop3|imap)s$/.test(name) && !environment.SSL_TYPE) return false
     return name.startsWith('pop3') ? enabled.pop3 : name.startsWith('imap') ? enabled.imap : true
   })
 }
 
-const labelOf = (name: ServiceName, settings: Settings) => `${SERVICES[name].protocol} on port ${settings.ports[name]}`
+const labelOf = (name: ServiceName, { ports }: Settings) => `${SERVICES[name].protocol} on port ${ports[name]}`
 
-/** Opens a conversation; `implicit` TLS where the service and the environment file have it. */
-function openProbe(context: Context, name: ServiceName): Promise<Probe> {
-  const { host, ports } = context.settings()
-  const implicit = SERVICES[name].tls === 'implicit' && Boolean(environmentOf(context.files).SSL_TYPE)
-  return Probe.open({ host, port: ports[name], implicit, timeout: CONVERSATION })
+const start: Check = {
+  name: 'start',
+  title: 'npm start takes the files as they are',
+  async run(facts) {
+    const engine = await facts.engine()
+    facts.environment()
+    if (engine.name === 'docker') return [ok('docker-mailserver takes any')]
+    const { refusal } = await facts.made()
+    return refusal ? [failure(refusal.message, undefined, { explains: ['live'] })] : [ok('tried: Postfix and Dovecot read them')]
+  },
 }
 
 const running: Check = {
   name: 'running',
   title: 'The server is running',
-  async run(context) {
-    const engine = await context.engine()
-    if (await engine.isRunning()) return [ok(`engine: ${engine.name}`)]
-    return [failure('the server is not running', 'npm start')]
+  async run(facts) {
+    const engine = await facts.engine()
+    if (await facts.isRunning()) return [ok(`engine: ${engine.name}`)]
+    const refused = engine.name === 'native' && process.getuid?.() === 0 ? (await facts.made()).refusal : undefined
+    const half = await engine.half()
+    const evidence = half ?? 'the server is not running'
+    return [failure(refused ? `${evidence}; npm start refuses the files` : evidence, refused ? undefined : 'npm start', { explains: ['live'] })]
   },
+}
+
+const processes: Check = {
+  name: 'processes',
+  title: 'No daemon of the server is stopped',
+  async run(facts) {
+    const engine = await facts.server()
+    const stopped = await stoppedOf(facts, engine)
+    if (stopped === undefined) return verdict([], 'all of them run')
+    return [failure(stopped.what, stopped.fix, { explains: EXPLAINS.answers })]
+  },
+}
+
+/** What was stopped by a signal, or paused, and what wakes it. */
+async function stoppedOf(facts: Facts, engine: Engine): Promise<{ what: string; fix: string } | undefined> {
+  if (engine.name === 'docker') {
+    const { stdout } = await $({ timeout: ANSWER })`docker container inspect --format ${'{{.State.Paused}}'} ${CONTAINER}`
+    return stdout.trim() === 'true' ? { what: 'the container is paused', fix: `docker unpause ${CONTAINER}` } : undefined
+  }
+  const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name) && statOf(name)[1] === 'T' && engine.owns({ pid: Number(name), name: '' }))
+  if (pids.length === 0) return undefined
+  const names = [...new Set(pids.map((pid) => statOf(pid)[0]))].join(', ')
+  void facts
+  return { what: `stopped by a signal (SIGSTOP): ${names}`, fix: `kill -CONT ${pids.join(' ')}` }
+}
+
+/** A process's name and state. */
+function statOf(pid: string): [name: string, state: string] {
+  try {
+    const [, name = '', state = ''] = /\((.*)\) (\S)/s.exec(readFileSync(`/proc/${pid}/stat`, 'utf8')) ?? []
+    return [name, state]
+  } catch {
+    return ['', '']
+  }
+}
+
+/** The server, up and able to answer: one that is stopped keeps everybody waiting. */
+export async function answering(facts: Facts): Promise<Engine> {
+  const engine = await facts.server()
+  if (await stoppedOf(facts, engine)) throw new Skipped('daemons are stopped, see "processes"')
+  return engine
 }
 
 const ports: Check = {
   name: 'ports',
   title: 'The ports are free, or the server holds them',
-  async run(context) {
-    const settings = context.settings()
-    const engine = (await context.choice()).engine
-    const isRunning = (await engine?.isRunning()) ?? false
-    const problems: Finding[] = []
-    const services = servicesOf(context)
+  async run(facts) {
+    const settings = facts.settings()
+    const { holdersOf, isFree } = await import('../server/ports.ts')
+    const { engine } = await facts.choice()
+    const isUp = engine ? await facts.isRunning() : false
+    if (!isUp && (await engine?.half())) throw new Skipped('half of the server runs, see "running"')
+    const services = servicesOf(facts)
     const holders = holdersOf(services.map((name) => settings.ports[name]))
+    const problems: Finding[] = []
+    const closed: string[] = []
     for (const name of services) {
       const port = settings.ports[name]
       const holder = holders.get(port)
-      if (await isFree(settings.bindAddress, port)) continue
-      if (isRunning && (!holder || engine?.owns(holder))) continue
-      const who = holder ? `${holder.name} (pid ${holder.pid})` : 'another process'
-      const stop = holder ? `, or stop it: kill ${holder.pid}` : ''
+      if (await isFree(settings.bindAddress, port)) {
+        if (isUp) closed.push(`${port} (${SERVICES[name].protocol})`)
+        continue
+      }
+      if (isUp && (!holder || engine?.owns(holder) || process.getuid?.() !== 0)) continue
       const { variable, protocol } = SERVICES[name]
-      const evidence = `Port ${port} (${protocol}) on ${settings.bindAddress} is in use by ${who}`
-      problems.push(failure(evidence, `Write ${variable}=${await freePort(settings, port)} into .env${stop}`))
+      const right = `${variable}=${await freePort(settings, port, isFree)}`
+      // What the environment says wins over .env.
+      const fix = process.env[variable] ? `export ${right}` : `Write into .env: ${right}`
+      const who = holder ? `${holder.name} (pid ${holder.pid})` : 'another process'
+      problems.push(failure(`port ${port} (${protocol}) on ${settings.bindAddress} is in use by ${who}`, fix, { explains: EXPLAINS.answers }))
     }
-    return verdict(problems, isRunning ? 'held by the server' : 'free')
+    if (closed.length > 0) problems.push(failure(`nothing listens on ${closed.join(', ')}: the server was started with other ports, or services, than now`, 'npm start', { explains: EXPLAINS.answers }))
+    return verdict(problems, isUp ? 'held by the server' : 'free')
   },
 }
 
-async function freePort({ bindAddress, ports: taken }: Settings, from: number): Promise<number> {
-  const isTaken = (port: number) => Object.values(taken).includes(port)
+async function freePort({ bindAddress, ports: taken }: Settings, from: number, isFree: (host: string, port: number) => Promise<boolean>): Promise<number> {
   let port = 10_000 + (from % 10_000)
-  while (isTaken(port) || !(await isFree(bindAddress, port))) port++
+  while (Object.values(taken).includes(port) || !(await isFree(bindAddress, port))) port++
   return port
 }
 
-const greetings: Check = {
-  name: 'greetings',
-  title: 'Every port greets within a second',
-  async run(context) {
-    await context.server()
-    const settings = context.settings()
-    const services = servicesOf(context)
-    const begin = performance.now()
-    for (;;) {
-      const greeted = await Promise.all(services.map((name) => greet(context, name)))
-      const problems = greeted.flatMap(({ problem }) => problem ?? [])
-      // Dovecot asks no DNS: what its ports take as well is the machine's own slowness, and no port's fault.
-      const busy = Math.min(
-        ...greeted.filter(({ name }) => /^(pop3|imap)/.test(name)).map(({ milliseconds }) => milliseconds),
-      )
-      const slow = greeted.filter(({ milliseconds }) => milliseconds - (Number.isFinite(busy) ? busy : 0) >= SLOW)
-      // A busy machine is slow now and then, a wait for the DNS is each time.
-      if (problems.length === 0 && slow.length > 0 && performance.now() - begin < CONVERSATION) continue
-      const slowest = Math.max(...greeted.map(({ milliseconds }) => milliseconds))
-      const evidence = `${services.length} ports on ${settings.host}, the slowest after ${slowest} ms`
-      const warnings = slow.filter(({ problem }) => !problem).map((one) => slowFinding(context, one))
-      return verdict([...problems, ...warnings], evidence)
-    }
-  },
-}
-
-interface Greeting {
-  name: ServiceName
-  milliseconds: number
-  problem?: Finding
-}
-
-const speaksSmtp = (name: ServiceName) => /^(smtp|sub)/.test(name)
-const RESTART = 'npm start, then: npm run logs'
-const DNS = 'most often a wait for reverse DNS'
-const NO_LOOKUP = `Write into ${MAIN_CF}: smtpd_peername_lookup = no, then: npm start`
-
-function slowFinding(context: Context, { name, milliseconds }: Greeting): Finding {
-  const why = speaksSmtp(name) ? `, ${DNS}` : ''
-  const evidence = `${labelOf(name, context.settings())} greets after ${milliseconds} ms${why}`
-  return warning(evidence, speaksSmtp(name) ? NO_LOOKUP : 'Look at the log: npm run logs')
-}
-
-async function greet(context: Context, name: ServiceName): Promise<Greeting> {
-  const label = labelOf(name, context.settings())
-  const begin = performance.now()
-  let probe: Probe | undefined
-  try {
-    probe = await openProbe(context, name)
-    const greeting = await probe.line()
-    const milliseconds = Math.round(performance.now() - begin)
-    probe.send(name.startsWith('imap') ? 'a LOGOUT' : 'QUIT')
-    await probe.line().catch(() => '')
-    if (/^(220[ -]|\+OK|\* OK)/.test(greeting)) return { name, milliseconds }
-    return { name, milliseconds, problem: failure(`${label} greets with "${greeting}"`, 'npm run logs') }
-  } catch (error) {
-    const milliseconds = Math.round(performance.now() - begin)
-    const isSilent = probe !== undefined && milliseconds >= CONVERSATION - 100 && speaksSmtp(name)
-    const evidence = `${label}: ${messageOf(error)}${isSilent ? `, ${DNS}` : ''}`
-    return { name, milliseconds, problem: failure(evidence, isSilent ? NO_LOOKUP : RESTART) }
-  } finally {
-    probe?.close()
+/** What each service is told, and what it has to answer. `tls`: whether the environment file turns TLS on. */
+function dialogue(name: ServiceName, tls: boolean): Step[] {
+  const greets = (expect: RegExp): Step => ({ expect, otherwise: 'it does not greet' })
+  const auth: Step = { say: 'EHLO localhost', expect: /^250[- ]AUTH[ =].*\bPLAIN\b/im, otherwise: 'it does not offer AUTH PLAIN' }
+  const secured = (...steps: Step[]) => (tls ? steps : [])
+  switch (name) {
+    case 'smtp':
+      return [greets(/^220[ -]/), auth]
+    case 'submission':
+      return [greets(/^220[ -]/), auth, ...secured({ say: 'STARTTLS', expect: /^220/, otherwise: 'STARTTLS is refused' }, 'tls', auth)]
+    case 'submissions':
+      return [...secured('tls'), greets(/^220[ -]/), auth]
+    case 'pop3':
+      return [greets(/^\+OK/), ...secured({ say: 'STLS', expect: /^\+OK/, otherwise: 'STLS is refused' }, 'tls')]
+    case 'imap':
+      return [greets(/^\* OK/), ...secured({ say: 'a STARTTLS', expect: /^a OK/m, otherwise: 'STARTTLS is refused' }, 'tls')]
+    case 'pop3s':
+      return ['tls', greets(/^\+OK/)]
+    case 'imaps':
+      return ['tls', greets(/^\* OK/)]
   }
 }
 
-const tls: Check = {
-  name: 'tls',
-  title: 'STARTTLS and implicit TLS work on every port',
-  async run(context) {
-    await context.server()
-    const { SSL_TYPE } = environmentOf(context.files)
-    if (!SSL_TYPE) return [ok('TLS is off (SSL_TYPE is empty)')]
-    const fix =
-      SSL_TYPE === 'snakeoil' ? RESTART : 'Write SSL_TYPE=snakeoil into development-mail-server.env, then: npm start'
-    const services = servicesOf(context)
-    const problems = await Promise.all(
+const answers: Check = {
+  name: 'answers',
+  title: 'Every port greets, offers its logins, and speaks TLS where it should',
+  async run(facts) {
+    const engine = await answering(facts)
+    const settings = facts.settings()
+    const environment = facts.environment()
+    const tls = Boolean(environment.SSL_TYPE)
+    const services = servicesOf(facts)
+    const problems: Finding[] = []
+    const times = await Promise.all(
       services.map(async (name) => {
+        const begin = performance.now()
         try {
-          await handshake(context, name)
-          return []
+          const { certificate } = await talk(settings.host, settings.ports[name], dialogue(name, tls), ANSWER)
+          if (certificate && /^(submissions|imaps)$/.test(name)) problems.push(...certificateFinding(labelOf(name, settings), certificate.valid_from, certificate.valid_to))
         } catch (error) {
-          const how = SERVICES[name].tls === 'implicit' ? 'implicit TLS' : 'STARTTLS'
-          const evidence = `${labelOf(name, context.settings())}: ${how} failed: ${messageOf(error)}`
-          return [failure(evidence, fix)]
+          if (!(error instanceof Unexpected)) throw error
+          problems.push(failure(`${labelOf(name, settings)}: ${error.message}`, undefined, { explains: ['mail-virtual', 'mail-foreign', 'mail-unknown', 'logins', 'queue', 'log'] }))
         }
+        return { name, milliseconds: Math.round(performance.now() - begin) }
       }),
     )
-    return verdict(problems.flat(), `${services.length} ports`)
-  },
-}
-
-/** Gets TLS on a port, by STARTTLS (RFC 3207, RFC 2595) where it is not implicit. Gives the certificate. */
-async function handshake(context: Context, name: ServiceName): Promise<PeerCertificate> {
-  const probe = await openProbe(context, name)
-  const expect = (line: string, wanted: RegExp) => {
-    if (!wanted.test(line)) throw new Error(`the server says "${line}"`)
-  }
-  try {
-    await (name.startsWith('s') ? probe.reply() : probe.line())
-    if (SERVICES[name].tls !== 'implicit') {
-      if (name === 'pop3') {
-        probe.send('STLS')
-        expect(await probe.line(), /^\+OK/)
-      } else if (name === 'imap') {
-        probe.send('a STARTTLS')
-        expect((await probe.linesUntil(/^a /)).at(-1) ?? '', /^a OK/)
-      } else {
-        probe.send('EHLO localhost')
-        await probe.reply()
-        probe.send('STARTTLS')
-        expect((await probe.reply()).at(-1) ?? '', /^220/)
-      }
-      await probe.startTls()
-    }
-    const certificate = probe.certificate()
-    probe.send(name.startsWith('imap') ? 'b LOGOUT' : 'QUIT')
-    await probe.line().catch(() => '')
-    return certificate
-  } finally {
-    probe.close()
-  }
-}
-
-const certificate: Check = {
-  name: 'certificate',
-  title: 'The certificates are valid by their dates',
-  async run(context) {
-    const engine = await context.server()
-    if (!environmentOf(context.files).SSL_TYPE) return [ok('TLS is off (SSL_TYPE is empty)')]
-    const { stateDir } = context.settings()
-    const isOwn = engine.name === 'native' && environmentOf(context.files).SSL_TYPE === 'snakeoil'
-    const fix = isOwn
-      ? `rm ${stateDir}/tls/certificate.pem && npm stop && npm start`
-      : `Put a new certificate into ${CONFIG}/ssl, then: npm stop && npm start`
-    // Postfix and Dovecot each have one of their own.
-    const services = servicesOf(context)
-    const looked = (['smtp', 'imaps', 'pop3s'] as const).filter((name) => services.includes(name)).slice(0, 2)
-    const findings = await Promise.all(
-      looked.map(async (name) => {
-        try {
-          const { valid_from, valid_to } = await handshake(context, name)
-          return certificateFinding(labelOf(name, context.settings()), valid_from, valid_to, fix)
-        } catch {
-          // That is for the check "tls" to say.
-          return ok('no handshake')
-        }
-      }),
-    )
-    const problems = findings.filter(({ level }) => level !== 'ok')
-    return verdict(problems, findings[0]?.evidence ?? '')
+    const cause = problems.some(({ level }) => level === 'failure') ? causeIn(await engine.logged()) : undefined
+    if (cause) for (const problem of problems.filter(({ level }) => level === 'failure')) problem.evidence += `; the log says ${cause}`
+    // What all of them take is the machine's own slowness.
+    const quickest = Math.min(...times.map(({ milliseconds }) => milliseconds))
+    const slow = times.filter(({ milliseconds }) => milliseconds > SLOW && milliseconds > 4 * quickest)
+    for (const { name, milliseconds } of slow.slice(0, problems.length > 0 ? 0 : 1)) problems.push(warning(`slow: ${labelOf(name, settings)} took ${(milliseconds / 1000).toFixed(1)} s to answer`))
+    return verdict(problems, `${services.length} ports on ${settings.host}, the slowest after ${Math.max(...times.map(({ milliseconds }) => milliseconds))} ms`)
   },
 }
 
 /** Judges a certificate by its dates, as Node prints them. */
-export function certificateFinding(where: string, from: string, to: string, fix: string, now = Date.now()): Finding {
-  const day = 86_400_000
-  const left = Math.floor((Date.parse(to) - now) / day)
-  if (Date.parse(from) > now)
-    return failure(`${where}: the certificate begins on ${from}; is the clock right? date`, fix)
-  if (left < 0) return failure(`${where}: the certificate ended on ${to}`, fix)
-  if (left < EXPIRES_SOON) return warning(`${where}: the certificate ends on ${to}`, fix)
-  return ok(`until ${to}`)
+export function certificateFinding(where: string, from: string, to: string, now = Date.now()): Finding[] {
+  const left = Math.floor((Date.parse(to) - now) / 86_400_000)
+  if (Date.parse(from) > now) return [failure(`${where}: the certificate begins on ${from}; is the clock right?`)]
+  if (left < 0) return [failure(`${where}: the certificate ended on ${to}`)]
+  return left < EXPIRES_SOON ? [warning(`${where}: the certificate ends on ${to}`)] : []
 }
 
-const auth: Check = {
-  name: 'auth',
-  title: 'AUTH is offered on ports 25 and 587',
-  async run(context) {
-    await context.server()
-    if (environmentOf(context.files).SMTP_ONLY === '1') throw new Skipped('SMTP_ONLY=1: nobody can check a password')
-    const problems = await Promise.all(
-      (['smtp', 'submission'] as const).map(async (name) => {
-        const probe = await openProbe(context, name)
-        try {
-          await probe.reply()
-          probe.send('EHLO localhost')
-          const extensions = await probe.reply()
-          probe.send('QUIT')
-          await probe.line().catch(() => '')
-          if (extensions.some((line) => /^250[- ]AUTH[ =].*PLAIN/i.test(line))) return []
-          const lines = 'smtpd_sasl_auth_enable = yes and smtpd_tls_auth_only = no'
-          const evidence = `${labelOf(name, context.settings())} does not offer AUTH PLAIN without TLS`
-          return [failure(evidence, `Write into ${MAIN_CF}: ${lines}, then: npm start`)]
-        } finally {
-          probe.close()
-        }
-      }),
-    )
-    return verdict(problems.flat(), 'AUTH PLAIN')
+const certificate: Check = {
+  name: 'certificate',
+  title: 'Key and certificate belong together',
+  async run(facts) {
+    const engine = await facts.server()
+    if (!facts.environment().SSL_TYPE) return [ok('TLS is off (SSL_TYPE is empty)')]
+    const names = ['smtpd_tls_chain_files', 'smtpd_tls_key_file', 'smtpd_tls_cert_file']
+    const set = await facts.running(...names)
+    const paths = [...new Set(names.flatMap((name) => (set.get(name)?.value ?? '').split(/[\s,]+/)).filter((path) => path.startsWith('/')))]
+    const { stateDir } = facts.settings()
+    const isMade = paths.some((path) => path.startsWith(`${stateDir}/tls/`))
+    const fix = isMade ? `rm ${stateDir}/tls/*.pem && npm stop && npm start` : undefined
+    const more = { explains: EXPLAINS.answers }
+    const texts = await Promise.all(paths.map((path) => engine.readFile(path)))
+    const missing = paths.find((_, index) => texts[index] === undefined)
+    if (missing) return [failure(`${missing} is not there, and TLS needs it`, fix, more)]
+    const text = texts.join('\n')
+    try {
+      const key = createPrivateKey(/-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]+-----END [A-Z ]*PRIVATE KEY-----/.exec(text)?.[0] ?? '')
+      const found = new X509Certificate(text.slice(text.indexOf('-----BEGIN CERTIFICATE')))
+      if (!found.checkPrivateKey(key)) return [failure(`the key of ${paths.join(' and ')} is that of another certificate`, fix, more)]
+      return verdict(certificateFinding('TLS', found.validFrom, found.validTo).map((problem) => ({ ...problem, fix })), `until ${found.validTo}`)
+    } catch (error) {
+      return [failure(`${paths.join(', ')}: this is no key with its certificate: ${messageOf(error)}`, fix, more)]
+    }
   },
-}
-
-/** The login that opens an account: with its own password where that is known, else the master user's. */
-export function loginFor(account: Account): Login {
-  const password = knownPassword(account)
-  return password ? { user: account.address, password } : masterLogin(account.address)
 }
 
 const logins: Check = {
   name: 'logins',
   title: 'Every account can log in',
-  async run(context) {
-    await context.server()
-    const { host, ports: all } = context.settings()
-    if (!enabledProtocols(environmentOf(context.files)).pop3) throw new Skipped('POP3 is off, see "env-protocols"')
-    const accounts = accountLines(context.files).accounts
+  async run(facts) {
+    await answering(facts)
+    const { host, ports: all } = facts.settings()
+    if (!enabledProtocols(facts.environment()).pop3) throw new Skipped('POP3 is off, see "environment"')
+    const { Pop3Session } = await import('../mail/pop3.ts')
+    const { loginOf } = await import('../server/proof.ts')
+    const accounts = parseAccounts(facts.read(inConfig('postfix-accounts.cf')) ?? '', undefined, () => {})
     const waiting = accounts.slice(0, LOGINS.most)
     const count = waiting.length
-    const problems: Finding[] = []
+    const problems: { finding: Finding; account: Account }[] = []
     const worker = async () => {
       for (let account = waiting.shift(); account; account = waiting.shift()) {
         try {
-          const server = { host, port: all.pop3, tls: 'none', timeout: CONVERSATION } as const
-          const session = await Pop3Session.open(server, loginFor(account))
-          await session.quit()
+          const server = { host, port: all.pop3, tls: 'none', timeout: ANSWER } as const
+          await (await Pop3Session.open(server, loginOf(account.address))).quit()
         } catch (error) {
-          const isRefused = (error as Failure).exit === 'login'
-          const update = `npm run add-account -- --update ${account.address}`
-          const fix = isRefused
-            ? `npm start, which brings accounts into effect; else a new password: ${update}`
-            : 'npm run logs'
-          problems.push(failure(messageOf(error), fix))
+          const fix = (error as Failure).exit === 'login' ? `npm run add-account -- --update ${account.address}` : undefined
+          problems.push({ account, finding: failure(messageOf(error), fix, { explains: [] }) })
         }
       }
     }
     await Promise.all(Array.from({ length: LOGINS.together }, worker))
-    const known = accounts.filter((account) => knownPassword(account)).length
-    return verdict(problems, `${count} of ${accounts.length} accounts over POP3, ${known} with their initial password`)
+    // Where nobody gets in, no account is at fault.
+    if (problems.length === count && count > 1) return [failure(`no account can log in: ${problems[0]?.finding.evidence}`, undefined, { explains: ['mail-virtual', 'mail-foreign', 'queue'] })]
+    return verdict(problems.map(({ finding }) => finding), `${count} of ${accounts.length} accounts over POP3`)
   },
 }
 
-export const serverChecks: Check[] = [running, ports, greetings, tls, certificate, auth, logins]
+const live: Check = {
+  name: 'live',
+  title: 'The running server is the one that the files describe',
+  async run(facts) {
+    const engine = await facts.server()
+    return engine.name === 'native' ? liveNative(facts) : liveDocker(facts, engine)
+  },
+}
+
+/** npm start would change the files in the state folder that differ from what it makes now. */
+async function liveNative(facts: Facts): Promise<Finding[]> {
+  const { folder, refusal } = await facts.made()
+  if (refusal) throw new Skipped('npm start refuses the files, see "start"')
+  const { stateDir } = facts.settings()
+  const parts = ['config', 'postfix', 'dovecot']
+  const namesIn = (dir: string) => parts.flatMap((part) => (existsSync(join(dir, part)) ? (readdirSync(join(dir, part), { recursive: true }) as string[]).map((name) => join(part, name)) : []))
+  const generated = /^postfix\/(aliases|.*\.db|.*lock|prng_exch)|~$|\.tmp$|\.lock$/
+  const names = [...new Set([...namesIn(folder), ...namesIn(stateDir).filter((name) => name.startsWith('config/'))])]
+  const changed = names.filter((name) => !generated.test(name) && textOf(join(folder, name)) !== textOf(join(stateDir, name)))
+  if (changed.length === 0) return [ok(`${names.length} files are as npm start would make them`)]
+  const own = changed.filter((name) => name.startsWith('config/')).map((name) => `${CONFIG}/${name.slice('config/'.length)}`)
+  const evidence = own.length > 0 ? `${own.join(', ')}: changed since the server read it` : `not as the files say: ${changed.map((name) => differenceOf(join(stateDir, name), join(folder, name)) ?? `${stateDir}/${name}`).join(', ')}`
+  const explains = [...EXPLAINS.answers.filter((name) => name !== 'live'), 'way-out']
+  return [failure(evidence, 'npm start', { explains })]
+}
+
+/** A file's text; postconf(1) writes the lines of main.cf in no order. */
+function textOf(path: string): string | undefined {
+  try {
+    const text = readFileSync(path, 'utf8')
+    return path.endsWith('/main.cf') ? text.split('\n').sort().join('\n') : text
+  } catch {
+    return undefined
+  }
+}
+
+/** The first setting that differs, where it can be told without showing a secret. */
+function differenceOf(is: string, should: string): string | undefined {
+  if (!is.endsWith('main.cf')) return undefined
+  const right = (textOf(should) ?? '').split('\n')
+  const wrong = (textOf(is) ?? '').split('\n').find((line) => !right.includes(line))
+  return wrong === undefined ? undefined : `${is}: ${wrong}`
+}
+
+async function liveDocker(facts: Facts, engine: Engine): Promise<Finding[]> {
+  const problems: Finding[] = []
+  const set = facts.parameters(MAIN_CF)
+  const is = await facts.running(...[...set.keys()].filter((name) => name !== 'smtpd_sasl_auth_enable'))
+  const plain = (value: string) => value.replace(/\s+/g, ' ').trim()
+  for (const [name, { value }] of is) {
+    const right = set.get(name)?.value
+    if (right !== undefined && plain(right) !== plain(value)) problems.push(failure(`the running Postfix has ${name} = ${value}, and ${MAIN_CF} says ${right}`, 'npm start', { explains: EXPLAINS.mail }))
+  }
+  const userdb = (await engine.readFile('/etc/dovecot/userdb')) ?? ''
+  for (const { address, hash } of parseAccounts(facts.read(inConfig('postfix-accounts.cf')) ?? '', undefined, () => {})) {
+    if (userdb === '' || userdb.includes(`${address}:${hash}:`)) continue
+    problems.push(failure(`the running server has another password for ${address}, or no such account, than ${inConfig('postfix-accounts.cf')}`, 'npm stop && npm start', { explains: ['logins', ...EXPLAINS.mail] }))
+  }
+  const { stdout } = await $({ timeout: ANSWER })`docker container inspect --format ${'{{json .Config.Env}}'} ${CONTAINER}`
+  const env: string[] = stdout.startsWith('[') ? JSON.parse(stdout) : []
+  const other = Object.entries(facts.environment()).find(([name, value]) => env.length > 0 && env.some((line) => line.startsWith(`${name}=`)) && !env.includes(`${name}=${value}`))
+  if (other) problems.push(failure(`the container was made with another ${other[0]} than ${other[0]}=${other[1]} now`, 'npm start'))
+  return verdict(problems, `${is.size} parameters, the accounts and the environment are those of the files`)
+}
+
+export const serverChecks: Check[] = [start, running, processes, ports, live, answers, certificate, logins]
+void ROOT
