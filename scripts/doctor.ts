@@ -75,7 +75,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const { runChecks } = await import('./lib/doctor/check.ts')
   const checks = values.only ? chosen(CHECKS, values.only) : CHECKS
   await becomeRoot()
-  const look = () => step('Checking', () => runChecks(checks))
+  const look = () => (process.stderr.isTTY ? step('Checking', () => runChecks(checks)) : runChecks(checks))
   let results = await look()
   // One thing mended may set others right or wrong: each time the whole list again, until nothing is left to mend.
   for (const done = new Set<string>(); values.fix; ) {

@@ -1,190 +1,215 @@
-/** Set-ups that are broken in one thing each, for the tests of the doctor's file checks. */
+/**
+ * Set-ups that are broken in one thing each: what is done, what the doctor has to say, and nothing else. Where it names a fix,
+ * the test types it and asks again.
+ */
 import assert from 'node:assert/strict'
+import { appendFileSync, chmodSync, chownSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { BAR, CATCHALL, FOO } from '../scripts/lib/accounts/accounts.ts'
+import type { Project } from './harness.ts'
 
-/** From a file's text to another one; undefined removes the file. */
-export type Change = (text: string) => string | undefined
-export interface Setup {
-  files?: Record<string, Change>
-  env?: Record<string, string>
-  platform?: NodeJS.Platform
-}
-/** What is broken, how, the one check that says so, its level, words of its evidence, words of its fix. */
-export type Broken = [
-  what: string,
-  setup: Setup,
-  check: string,
-  level: 'warning' | 'failure',
-  said: RegExp,
-  fix: RegExp,
-]
+type Level = 'warning' | 'failure'
+/** What is broken, by what, the one check that says so, its level, words of its evidence. */
+export type Broken = [what: string, breaks: (project: Project) => void, check: string, level: Level, said: RegExp]
 
 const inConfig = (name: string) => `docker-data/mail-server/config/${name}`
-const COMPOSE = 'docker-compose.yml'
+export const COMPOSE = 'docker-compose.yml'
+const OVERRIDE = 'docker-compose.override.yml'
 const ENV = 'development-mail-server.env'
 const MAIN = inConfig('postfix-main.cf')
 const MASTER = inConfig('postfix-master.cf')
 const MAP = inConfig('postfix-transport_maps')
+const CAUGHT = inConfig('postfix-regexp.cf')
 export const ACCOUNTS = inConfig('postfix-accounts.cf')
 const VIRTUAL = inConfig('postfix-virtual.cf')
 const ALIASES = inConfig('postfix-aliases.cf')
 const QUOTAS = inConfig('dovecot-quotas.cf')
 const DOVECOT = inConfig('dovecot.cf')
+const MASTER_USERS = inConfig('dovecot-master-users')
 
 /** "catchall" as a SHA512-CRYPT hash. */
 const HASH =
   '{SHA512-CRYPT}$6$XIzwBujyZ6RyFiBg$VraktScvav3qwMuk1MQvDM.aJxz2/MGZMeBRHOLdtKQgV0iSeRJTTaCUZGLH0t9RosZKvl1V8YGfh.wbr6zDu.'
 const user = (name: string) => `${name}@development-virtual.example.com`
 
-export const add = (file: string, line: string): Setup => ({ files: { [file]: (text) => `${text}${line}\n` } })
-const addFirst = (file: string, line: string): Setup => ({ files: { [file]: (text) => `${line}\n${text}` } })
-const write = (file: string, text: string | undefined): Setup => ({ files: { [file]: () => text } })
-const change = (file: string, from: string | RegExp, to: string): Setup => ({
-  files: {
-    [file]: (text) => {
-      assert.notEqual(text.replace(from, to), text, `${from} is not in ${file}`)
-      return text.replace(from, to)
-    },
-  },
-})
-const both = (...setups: Setup[]): Setup => ({ files: Object.assign({}, ...setups.map(({ files }) => files)) })
-
-const BIND_MOUNT = change(COMPOSE, '- mail-state:/var/mail-state/', '- ./docker-data/mail-state/:/var/mail-state/')
-const NAMED_BIND = change(
-  COMPOSE,
-  / {2}mail-state:\n/,
-  '  mail-state:\n    driver_opts: { type: none, o: bind, device: /srv/x }\n',
-)
+type Break = (project: Project) => void
+const write = (file: string, text: string | Buffer): Break => (project) => writeFileSync(project.path(file), text)
+const add = (file: string, line: string): Break => (project) => appendFileSync(project.path(file), `${line}\n`)
+const addFirst = (file: string, line: string): Break => (project) => writeFileSync(project.path(file), `${line}\n${readFileSync(project.path(file), 'utf8')}`)
+const remove = (file: string): Break => (project) => rmSync(project.path(file), { recursive: true })
+const folder = (file: string): Break => (project) => {
+  rmSync(project.path(file))
+  mkdirSync(project.path(file))
+}
+const change = (file: string, from: string | RegExp, to: string): Break => (project) => {
+  const text = readFileSync(project.path(file), 'utf8')
+  assert.notEqual(text.replace(from, to), text, `${from} is not in ${file}`)
+  writeFileSync(project.path(file), text.replace(from, to))
+}
+const both = (...breaks: Break[]): Break => (project) => {
+  for (const one of breaks) one(project)
+}
 
 // biome-ignore format: one set-up a line
-export const BROKEN: Broken[] = [
-  // docker-compose.yml
-  ['no Compose file', write(COMPOSE, undefined), 'compose-file', 'failure', /is not there/, /git checkout -- docker-compose/],
-  ['a Compose file that is no YAML', add(COMPOSE, '  - ['), 'compose-file', 'failure', /docker-compose\.yml: /, /git checkout/],
-  ['another service alone', write(COMPOSE, 'services:\n  web:\n    image: nginx\n'), 'compose-file', 'failure', /no service/, /git checkout/],
-  ['a port without an address', change(COMPOSE, /"\$\{BIND_ADDRESS.*:25"/, '"25:25"'), 'compose-ports', 'failure', /25:25 publishes port 25 on every address/, /- "\$\{BIND_ADDRESS:-127\.0\.0\.1\}:25:25"/],
-  ['a port on 0.0.0.0', change(COMPOSE, /"\$\{BIND_ADDRESS.*:110"/, '"0.0.0.0:1110:110"'), 'compose-ports', 'failure', /on 0\.0\.0\.0/, /:1110:110"/],
-  ['a port in the long form', change(COMPOSE, /"\$\{BIND_ADDRESS.*:143"/, '{ target: 143, published: "143" }'), 'compose-ports', 'failure', /port 143 on every/, /:143:143"/],
-  ['a port on IPv6', change(COMPOSE, /"\$\{BIND_ADDRESS.*:143"/, '"[::]:143:143"'), 'compose-ports', 'failure', /on \[::\]/, /:143:143"/],
-  ['the network of the host', change(COMPOSE, '    container_name', '    network_mode: host\n    container_name'), 'compose-ports', 'failure', /network_mode: host/, /Delete network_mode/],
-  ['a bind mount of the state on Linux', BIND_MOUNT, 'compose-state', 'warning', /bind mount of \.\/docker-data\/mail-state/, /- mail-state:\/var\/mail-state\//],
-  ['a bind mount of the state on Windows', { ...BIND_MOUNT, platform: 'win32' }, 'compose-state', 'failure', /Unix sockets cannot be made/, /mail-state:/],
-  ['a bind mount of the state on macOS', { ...BIND_MOUNT, platform: 'darwin' }, 'compose-state', 'failure', /Unix sockets/, /mail-state:/],
-  ['a named volume that is a bind mount', { ...NAMED_BIND, platform: 'darwin' }, 'compose-state', 'failure', /bind mount of mail-state/, /mail-state:/],
-  ['no grace period', change(COMPOSE, / {4}stop_grace_period: 60s\n/, ''), 'compose-stop', 'warning', /10s/, /stop_grace_period: 60s/],
-  ['a short grace period', change(COMPOSE, 'stop_grace_period: 60s', 'stop_grace_period: 5s'), 'compose-stop', 'warning', /5s.*kills/, /stop_grace_period: 60s/],
-  ['no configuration folder', change(COMPOSE, / {6}- \.\/docker-data.*\n/, ''), 'compose-config', 'failure', /nothing is mounted/, /- \.\/docker-data\/mail-server\/config\/:\/tmp\/docker-mailserver\//],
-  ['another configuration folder', change(COMPOSE, '- ./docker-data/mail-server/config/', '- ./config/'), 'compose-config', 'failure', /\.\/config\/ is mounted/, /docker-data\/mail-server/],
-  ['the image latest', { env: { DMS_VERSION: 'latest' } }, 'image-version', 'failure', /latest/, /DMS_VERSION=15\.1\.0/],
-  ['an image without a tag', change(COMPOSE, /(image: [^:]*):.*/, '$1'), 'image-version', 'failure', /latest/, /DMS_VERSION=15\.1\.0/],
-  ['release 16 with a dovecot.cf for 2.3', { env: { DMS_VERSION: '16.0.1' } }, 'image-version', 'failure', /Dovecot 2\.4/, /DMS_VERSION=15\.1\.0/],
+export const BROKEN_FILES: Broken[] = [
+  // Files that are not there, are folders, or cannot be read
+  ['no environment file', remove(ENV), 'files', 'failure', /env is not there/],
+  ['an environment file that is a folder', folder(ENV), 'files', 'failure', /env is a folder/],
+  ['no postfix-main.cf', remove(MAIN), 'files', 'failure', /postfix-main\.cf is not there/],
+  ['a postfix-main.cf that is a folder', folder(MAIN), 'files', 'failure', /postfix-main\.cf is a folder/],
+  ['a postfix-main.cf that leads nowhere', both(remove(MAIN), (project) => symlinkSync('/nowhere', project.path(MAIN))), 'files', 'failure', /a link to nothing/],
+  ['no dovecot-master-users', remove(MASTER_USERS), 'files', 'failure', /dovecot-master-users is not there/],
+  ['a dovecot-master-users that is a folder', folder(MASTER_USERS), 'files', 'failure', /dovecot-master-users is a folder/],
+  ['no configuration folder', remove('docker-data/mail-server/config'), 'files', 'failure', /config is not there/],
+  ['no accounts', remove(ACCOUNTS), 'files', 'failure', /postfix-accounts\.cf is not there/],
+  ['no transport map', remove(MAP), 'files', 'failure', /transport_maps is not there/],
+  ['no pattern table of caught mail', remove(CAUGHT), 'files', 'failure', /postfix-regexp\.cf is not there/],
+  ['accounts in UTF-16', write(ACCOUNTS, Buffer.from(`${user('foo')}|${HASH}\n`, 'utf16le')), 'files', 'failure', /UTF-16/],
+  ['no Compose file', remove(COMPOSE), 'files', 'warning', /docker-compose\.yml is not there/],
+
+  // Line ends and marks
+  ['CRLF', change(MAIN, /\n/g, '\r\n'), 'line-ends', 'failure', /postfix-main\.cf line 1 ends with CRLF/],
+  ['one CRLF among many LF', change(ACCOUNTS, /(bar@.*)\n/, '$1\r\n'), 'line-ends', 'failure', /postfix-accounts\.cf line 8/],
+  ['no last line end', change(VIRTUAL, /\n$/, ''), 'line-ends', 'warning', /postfix-virtual\.cf has no line end/],
+  ['a BOM in front of the environment file', (project) => change(ENV, /^/, '\ufeffPOSTFIX_DAGENT=\n')(project), 'line-ends', 'failure', /begins with a BOM/],
+  ['a BOM in postfix-main.cf', change(MAIN, /^# /, '\ufeff# '), 'line-ends', 'failure', /begins with a BOM/],
 
   // development-mail-server.env
-  ['no environment file', write(ENV, undefined), 'env-names', 'failure', /is not there/, /git checkout/],
-  ['a misspelt name', add(ENV, 'ENABLE_SPAMASASSIN=1'), 'env-names', 'warning', /line \d+: ENABLE_SPAMASASSIN/, /Write ENABLE_SPAMASSASSIN=1/],
-  ['two letters swapped', add(ENV, 'PERMIT_DOKCER=none'), 'env-names', 'warning', /PERMIT_DOKCER/, /PERMIT_DOCKER=none/],
-  ['a name like no other', add(ENV, 'COLOUR_OF_THE_SKY=blue'), 'env-names', 'warning', /COLOUR_OF_THE_SKY/, /Delete the line/],
-  ['a name of another release', add(ENV, 'ENABLE_LDAP=1'), 'env-names', 'warning', /10\.5\.0, not to 15\.1\.0/, /DMS_VERSION=10\.5\.0/],
-  ['SMTP_ONLY=1 with POP3 wanted', change(ENV, 'SMTP_ONLY=0', 'SMTP_ONLY=1'), 'env-protocols', 'failure', /SMTP_ONLY=1 .*ENABLE_POP3=1/, /SMTP_ONLY=0/],
-  ['POP3 off', change(ENV, 'ENABLE_POP3=1', 'ENABLE_POP3=0'), 'env-protocols', 'warning', /POP3 is off/, /ENABLE_POP3=1/],
-  ['POP3 not mentioned', change(ENV, 'ENABLE_POP3=1\n', ''), 'env-protocols', 'warning', /not set: POP3 is off/, /ENABLE_POP3=1/],
-  ['POP3 turned on by a word', change(ENV, 'ENABLE_POP3=1', 'ENABLE_POP3=yes'), 'env-protocols', 'warning', /ENABLE_POP3=yes/, /ENABLE_POP3=1/],
-  ['all IP versions', change(ENV, 'POSTFIX_INET_PROTOCOLS=ipv4', 'POSTFIX_INET_PROTOCOLS=all'), 'env-protocols', 'warning', /POSTFIX_INET_PROTOCOLS=all/, /POSTFIX_INET_PROTOCOLS=ipv4/],
-  ['IPv6 alone', change(ENV, 'POSTFIX_INET_PROTOCOLS=ipv4', 'POSTFIX_INET_PROTOCOLS=ipv6'), 'env-protocols', 'failure', /does not listen/, /POSTFIX_INET_PROTOCOLS=ipv4/],
-  ['a relay host', add(ENV, 'RELAY_HOST=smtp.example.net'), 'env-relay', 'failure', /RELAY_HOST=smtp\.example\.net/, /Delete the line of RELAY_HOST/],
-  ['a default relay host', add(ENV, 'DEFAULT_RELAY_HOST=[smtp.example.net]:587'), 'env-relay', 'failure', /DEFAULT_RELAY_HOST/, /Delete the line of DEFAULT_RELAY_HOST/],
-  ['ports for everybody, who may send', { env: { BIND_ADDRESS: '0.0.0.0' } }, 'env-trust', 'failure', /without logging in/, /BIND_ADDRESS=127\.0\.0\.1.*PERMIT_DOCKER=none/],
-  ['ports for everybody, with logins', { ...change(ENV, 'connected-networks', 'none'), env: { BIND_ADDRESS: '192.168.1.5' } }, 'env-trust', 'warning', /may log in/, /BIND_ADDRESS=127\.0\.0\.1/],
-  ['DKIM on', change(ENV, 'ENABLE_OPENDKIM=0', 'ENABLE_OPENDKIM=1'), 'env-lookups', 'warning', /ENABLE_OPENDKIM=1/, /ENABLE_OPENDKIM=0/],
-  ['DMARC not mentioned, which is on', change(ENV, 'ENABLE_OPENDMARC=0\n', ''), 'env-lookups', 'warning', /ENABLE_OPENDMARC is not set, which is 1/, /ENABLE_OPENDMARC=0/],
-  ['SPF on', change(ENV, 'POLICYD_SPF=0', 'POLICYD_SPF=1'), 'env-lookups', 'warning', /SPF/, /ENABLE_POLICYD_SPF=0/],
-  ['block lists on', change(ENV, 'ENABLE_DNSBL=0', 'ENABLE_DNSBL=1'), 'env-lookups', 'warning', /block lists/, /ENABLE_DNSBL=0/],
-  ['the update check on', change(ENV, 'UPDATE_CHECK=0', 'UPDATE_CHECK=1'), 'env-lookups', 'warning', /update check/, /ENABLE_UPDATE_CHECK=0/],
+  ['a misspelt name', add(ENV, 'ENABLE_SPAMASASSIN=1'), 'environment-names', 'warning', /line \d+: ENABLE_SPAMASASSIN/],
+  ['two letters swapped', add(ENV, 'PERMIT_DOKCER=none'), 'environment-names', 'warning', /PERMIT_DOKCER.*PERMIT_DOCKER/],
+  ['a name like no other', add(ENV, 'COLOUR_OF_THE_SKY=blue'), 'environment-names', 'warning', /COLOUR_OF_THE_SKY/],
+  ['a name of another release', add(ENV, 'ENABLE_LDAP=1'), 'environment-names', 'warning', /ENABLE_LDAP is not known to release/],
+  ['a colon in place of =', add(ENV, 'POSTGREY_DELAY: 3'), 'environment-names', 'warning', /not NAME=value/],
+  ['SMTP_ONLY=1', change(ENV, 'SMTP_ONLY=0', 'SMTP_ONLY=1'), 'environment', 'failure', /no mailbox can be read/],
+  ['POP3 off', change(ENV, 'ENABLE_POP3=1', 'ENABLE_POP3=0'), 'environment', 'warning', /POP3 is off/],
+  ['POP3 not mentioned', change(ENV, 'ENABLE_POP3=1\n', ''), 'environment', 'warning', /not set: POP3 is off/],
+  ['POP3 turned on by a word', change(ENV, 'ENABLE_POP3=1', 'ENABLE_POP3=yes'), 'environment', 'warning', /ENABLE_POP3=yes/],
+  ['all IP versions', change(ENV, 'POSTFIX_INET_PROTOCOLS=ipv4', 'POSTFIX_INET_PROTOCOLS=all'), 'environment', 'warning', /also wants IPv6/],
+  ['IPv6 alone', change(ENV, 'POSTFIX_INET_PROTOCOLS=ipv4', 'POSTFIX_INET_PROTOCOLS=ipv6'), 'environment', 'failure', /does not listen/],
+  ['a relay host', add(ENV, 'RELAY_HOST=smtp.example.net'), 'environment', 'failure', /RELAY_HOST=smtp\.example\.net/],
+  ['a default relay host', add(ENV, 'DEFAULT_RELAY_HOST=[smtp.example.net]:587'), 'environment', 'failure', /DEFAULT_RELAY_HOST/],
+  ['another way to the mailboxes', change(ENV, /POSTFIX_DAGENT=.*/, 'POSTFIX_DAGENT=lmtp:unix:/var/run/dovecot/lmpt'), 'environment', 'failure', /not go to Dovecot/],
+  ['virtual mail abroad', change(ENV, /POSTFIX_DAGENT=.*/, 'POSTFIX_DAGENT=smtp:[x.example]'), 'environment', 'failure', /POSTFIX_DAGENT=smtp/],
+  ['messages of 1,000 bytes', change(ENV, /MESSAGE_SIZE_LIMIT=.*/, 'MESSAGE_SIZE_LIMIT=1000'), 'environment', 'warning', /nearly every mail is larger/],
+  ['a limit that is no number', change(ENV, /MESSAGE_SIZE_LIMIT=.*/, 'MESSAGE_SIZE_LIMIT=10M'), 'environment', 'failure', /no number of bytes/],
+  ['an unknown format', change(ENV, 'FORMAT=maildir', 'FORMAT=mbox'), 'environment', 'failure', /no such format/],
+  ['DKIM on', change(ENV, 'ENABLE_OPENDKIM=0', 'ENABLE_OPENDKIM=1'), 'environment', 'warning', /DKIM asks the DNS/],
+  ['DMARC not mentioned, which is on', change(ENV, 'ENABLE_OPENDMARC=0\n', ''), 'environment', 'warning', /ENABLE_OPENDMARC is not set/],
+  ['greylisting', change(ENV, 'ENABLE_POSTGREY=0', 'ENABLE_POSTGREY=1'), 'environment', 'warning', /five minutes/],
+  ['a certificate that is not there', change(ENV, 'SSL_TYPE=snakeoil', 'SSL_TYPE=manual\nSSL_CERT_PATH=/etc/ssl/x.pem\nSSL_KEY_PATH=/etc/ssl/x.key'), 'environment', 'failure', /SSL_CERT_PATH/],
+  ['double bounces for nobody', change(ENV, /POSTMASTER_ADDRESS=.*/, `POSTMASTER_ADDRESS=${user('admin')}`), 'postmaster', 'warning', /is no account/],
 
-  // Configuration files
-  ['CRLF', change(MAIN, /\n/g, '\r\n'), 'line-ends', 'failure', /postfix-main\.cf line 1 ends with CRLF/, /--fix/],
-  ['one CRLF among many LF', change(ACCOUNTS, /(bar@.*)\n/, '$1\r\n'), 'line-ends', 'failure', /postfix-accounts\.cf line 8/, /--fix/],
-  ['no last line end', change(VIRTUAL, /\n$/, ''), 'line-ends', 'warning', /postfix-virtual\.cf has no line end/, /--fix/],
-  ['no accounts file', write(ACCOUNTS, undefined), 'accounts', 'failure', /is not there/, /git checkout/],
-  ['a line that is no account', add(ACCOUNTS, 'alice'), 'accounts', 'failure', /line 10: "alice"/, /line 10 as address\|\{SCHEME\}hash/],
-  ['an account twice', add(ACCOUNTS, `${user('foo')}|${HASH}`), 'accounts', 'failure', /stands twice, in lines 7 and 10/, /Delete line 10/],
-  ['a capital letter', add(ACCOUNTS, `${user('Alice')}|${HASH}`), 'account-case', 'failure', /Alice@.*line 10/, /--fix/],
-  ['an account in both cases', add(ACCOUNTS, `${user('FOO')}|${HASH}`), 'account-case', 'failure', /is there as well/, /Delete one line/],
-  ['an unknown scheme', add(ACCOUNTS, `${user('alice')}|{ROT13}frperg`), 'account-hashes', 'failure', /\{ROT13\}/, /add-account -- --update alice@/],
-  ['a hash cut off', add(ACCOUNTS, `${user('alice')}|${HASH.slice(0, -3)}`), 'account-hashes', 'failure', /no whole \{SHA512-CRYPT\} hash/, /--update alice@/],
-  ['no catchall account', change(ACCOUNTS, /catchall@.*\n/, ''), 'catchall', 'failure', /no account catchall@/, /add-account -- catchall@/],
-  ['unknown users not given to the catchall', change(MAIN, 'luser_relay = catchall', 'luser_relay = nobody'), 'catchall', 'failure', /luser_relay = nobody/, /luser_relay = catchall/],
-  ['local recipients looked up', change(MAIN, /local_recipient_maps =\n/, ''), 'catchall', 'failure', /local_recipient_maps is not set/, /local_recipient_maps =/],
-  ['an account whose domain the map does not know', add(ACCOUNTS, `alice@shop.example|${HASH}`), 'transport-map', 'failure', /alice@shop\.example goes to local/, /\/@shop\\\.example\$\/ :/],
-  ['a domain sent to local', addFirst(MAP, '/@development-virtual\\.example\\.com$/ local:'), 'transport-map', 'failure', /mail to foo@.* goes to local/, /transport_maps: \/@development-virtual/],
-  ['a line that is no rule', addFirst(MAP, 'development-virtual.example.com :'), 'transport-map', 'warning', /line 1: Postfix skips/, /line 1 of .* as \/pattern\/ transport:/],
-  ['a table that nobody here can read', change(MAIN, 'transport_maps = pcre', 'transport_maps = hash:/etc/postfix/transport, pcre'), 'transport-map', 'warning', /hash:\/etc\/postfix\/transport cannot be judged/, /transport_maps = pcre:/],
-  ['a table that is not there', change(MAIN, 'transport_maps = pcre', 'transport_maps = texthash:/tmp/docker-mailserver/more pcre'), 'transport-map', 'failure', /config\/more is not there; Postfix defers/, /Take texthash:.* out of transport_maps/],
-  ['a quota for nobody', add(QUOTAS, `${user('nobody')}:10M`), 'quotas', 'warning', /no account nobody@/, /Delete line 4/],
-  ['a quota that is no size', add(QUOTAS, `${user('bar')}:much`), 'quotas', 'failure', /"much" is no size/, /bar@development-virtual\.example\.com:10M/],
-  ['an alias to nobody', add(VIRTUAL, `${user('sales')} ${user('nobody')}`), 'aliases', 'warning', /sales@.* leads to nobody@/, /add-account -- nobody@/],
-  ['an alias to a program', add(ALIASES, 'robot: "|/usr/bin/true"'), 'aliases', 'warning', /\|\/usr\/bin\/true/, /Delete line 2/],
+  // Accounts and quotas
+  ['a line that is no account', add(ACCOUNTS, 'alice'), 'accounts', 'failure', /line \d+: "alice"/],
+  ['a line with a password and no hash', add(ACCOUNTS, `${user('alice')}|my-secret`), 'accounts', 'failure', /the password of alice@.* is no hash/],
+  ['an account twice', add(ACCOUNTS, `${user('foo')}|${HASH}`), 'accounts', 'failure', /stands twice/],
+  ['a capital letter', add(ACCOUNTS, `${user('Alice')}|${HASH}`), 'accounts', 'failure', /Alice@.*capital letter/],
+  ['an unknown scheme', add(ACCOUNTS, `${user('alice')}|{ROT13}frperg`), 'accounts', 'failure', /\{ROT13\}/],
+  ['a hash cut off', add(ACCOUNTS, `${user('alice')}|${HASH.slice(0, -3)}`), 'accounts', 'failure', /no whole \{SHA512-CRYPT\} hash/],
+  ['no catchall account', change(ACCOUNTS, /catchall@.*\n/, ''), 'accounts', 'failure', /no account catchall@/],
+  ['no account at all', write(ACCOUNTS, '# nobody\n'), 'accounts', 'failure', /has no account, and/],
+  ['a domain with a slip', both(add(ACCOUNTS, `alice@development-virtal.example.com|${HASH}`), addFirst(MAP, '/@development-virtal\\.example\\.com$/ :'), change(CAUGHT, /\((development-virtual)\|/, '($1|development-virtal|')), 'accounts', 'warning', /a slip\?/],
+  ['a quota for nobody', add(QUOTAS, `${user('nobody')}:10M`), 'quotas', 'warning', /no account nobody@/],
+  ['a quota that is no size', add(QUOTAS, `${user('bar')}:much`), 'quotas', 'failure', /"much" is no size/],
+  ['a catchall with a limit', change(QUOTAS, `${CATCHALL}:0`, `${CATCHALL}:10M`), 'quotas', 'warning', /catchall has a limit/],
+  ['master users without a password', write(MASTER_USERS, 'master:{SHA512-CRYPT}$6$x\n'), 'master-user', 'failure', /no line user:/],
 
-  // Nothing can leave
-  ['a domain by SMTP', addFirst(MAP, '/@gmail\\.com$/ smtp:'), 'fence-files', 'failure', /gmail\.com goes to smtp:gmail\.com by line 1/i, /Write local: in place of smtp: in line 1 of .*transport_maps/],
-  ['a domain to a smart host', addFirst(MAP, '/@(corp|shop)\\.example\\.net$/ relay:[mx.example.net]:587'), 'fence-files', 'failure', /@corp\.example\.net goes to relay:\[mx/, /local: in place of relay: in line 1/],
-  ['a top level by SMTP', addFirst(MAP, '/\\.museum$/ smtp:'), 'fence-files', 'failure', /\.museum goes to smtp:/i, /local: in place of smtp:/],
-  ['everything by SMTP', change(MAP, /\/\^\/ +local:/, '/^/ smtp:'), 'fence-files', 'failure', /goes to smtp:.* by line 10/, /local: in place of smtp: in line 10/],
-  ['mail given away', addFirst(MAP, '/^abuse@/ discard:'), 'fence-files', 'failure', /goes to discard:/, /local: in place of discard:/],
-  ['a pattern too intricate to undo', addFirst(MAP, '/@(?=x{3,5}y)(?<!z)x{4}y(?:a|b){2}\\.example$/ smtp:'), 'fence-files', 'failure', /line 1 of the transport map sends what it matches to smtp:/, /Delete line 1/],
-  ['a transport from the address', addFirst(MAP, '/@(.*)\\.de$/ smtp:[$1.example]'), 'fence-files', 'failure', /goes to smtp:\[[^$]*\.example\]/, /local: in place of smtp:/],
-  ['everything back to Postfix', addFirst(MAP, '/./ :'), 'fence-files', 'failure', /only default_transport keeps it here/, /Delete line 1/],
-  ['no catch-all line', change(MAP, /\n\/\^\/ +local:\n/, '\n'), 'fence-files', 'failure', /no line of the transport map holds it/, /last line .*: \/\^\/ local:/],
-  ['a fence for some only', change(MAP, '/^/ ', '/\\.com$/ '), 'fence-files', 'failure', /no line of the transport map/, /local:/],
-  ['a dot that is any letter', change(MAP, 'virtual\\.example\\.com$/', 'virtual.example.com$/'), 'fence-files', 'warning', /no line of the transport map/, /match one domain alone/],
-  ['a pattern without an end', change(MAP, 'virtual\\.example\\.com$/', 'virtual\\.example\\.com/'), 'fence-files', 'warning', /no line of the transport map/, /match one domain alone/],
-  ['the virtual domain without its @', change(MAP, '/@development-virtual', '/development-virtual'), 'fence-files', 'warning', /no line of the transport map/, /match one domain alone/],
-  ['a domain in the map that no account has', addFirst(MAP, '/@shop\\.example$/ :'), 'fence-files', 'warning', /@shop\.example: .*only default_transport/, /Delete line 1/],
-  ['no transport map', write(MAP, undefined), 'fence-files', 'failure', /no line of the transport map/, /git checkout -- .*transport_maps/],
-  ['no transport_maps', change(MAIN, /transport_maps = pcre.*\n/, ''), 'fence-files', 'failure', /no line of the transport map/, /transport_maps = pcre:/],
-  ['default_transport = smtp', change(MAIN, 'default_transport = local', 'default_transport = smtp'), 'fence-files', 'failure', /line \d+: default_transport = smtp/, /default_transport = local/],
-  ['no default_transport', change(MAIN, 'default_transport = local\n', ''), 'fence-files', 'failure', /postfix-main\.cf: default_transport = smtp/, /default_transport = local/],
-  ['default_transport set again further down', add(MAIN, 'default_transport = smtp'), 'fence-files', 'failure', /default_transport = smtp/, /default_transport = local/],
-  ['relay_transport = relay', change(MAIN, 'relay_transport = local', 'relay_transport = relay'), 'fence-files', 'failure', /relay_transport = relay/, /relay_transport = local/],
-  ['a relay host in main.cf', add(MAIN, 'relayhost = [smtp.example.net]:587'), 'fence-files', 'failure', /relayhost = \[smtp\.example\.net\]:587/, /relayhost =$/],
-  ['a relay host on a second line', add(MAIN, 'relayhost =\n  [smtp.example.net]'), 'fence-files', 'failure', /relayhost = \[smtp\.example\.net\]/, /relayhost =$/],
-  ['relays by sender', add(MAIN, 'sender_dependent_relayhost_maps = inline:{foo@example.com=[x.example]}'), 'fence-files', 'failure', /sender_dependent_relayhost_maps/, /sender_dependent_relayhost_maps =$/],
-  ['transports by sender', add(MAIN, 'sender_dependent_default_transport_maps = static:smtp'), 'fence-files', 'failure', /sender_dependent_default_transport_maps/, /_maps =$/],
-  ['a fallback relay', add(MAIN, 'smtp_fallback_relay = [x.example]'), 'fence-files', 'failure', /smtp_fallback_relay/, /smtp_fallback_relay =$/],
-  ['a fallback relay by its old name', add(MAIN, 'fallback_relay = [x.example]'), 'fence-files', 'failure', /fallback_relay/, /fallback_relay =$/],
-  ['a content filter', add(MAIN, 'content_filter = smtp:[filter.example]:10024'), 'fence-files', 'failure', /content_filter/, /content_filter =$/],
-  ['a filter before the queue', add(MAIN, 'smtpd_proxy_filter = filter.example:10024'), 'fence-files', 'failure', /smtpd_proxy_filter/, /smtpd_proxy_filter =$/],
-  ['a copy of everything abroad', add(MAIN, 'always_bcc = archive@corp.example'), 'fence-files', 'failure', /copies every mail/, /always_bcc =$/],
-  ['copies by sender', add(MAIN, 'sender_bcc_maps = static:archive@corp.example'), 'fence-files', 'failure', /archive@corp\.example/, /sender_bcc_maps =$/],
-  ['copies by recipient', both(add(MAIN, 'recipient_bcc_maps = texthash:/tmp/docker-mailserver/bcc'), write(inConfig('bcc'), `${user('bar')} x@corp.example\n`)), 'fence-files', 'failure', /x@corp\.example/, /recipient_bcc_maps =$/],
-  ['copies by a table that is not there', add(MAIN, 'recipient_bcc_maps = hash:/etc/postfix/bcc'), 'fence-files', 'failure', /nobody knows/, /recipient_bcc_maps =$/],
-  ['a header that redirects', both(add(MAIN, 'header_checks = pcre:/tmp/docker-mailserver/headers'), write(inConfig('headers'), '/^Subject: x/ REDIRECT boss@corp.example\n')), 'fence-files', 'failure', /REDIRECT boss@corp\.example/, /header_checks =$/],
-  ['a header that copies', both(add(MAIN, 'header_checks = regexp:/tmp/docker-mailserver/headers'), write(inConfig('headers'), '/^Subject: x/ BCC boss@corp.example\n')), 'fence-files', 'failure', /BCC boss@corp\.example/, /header_checks =$/],
-  ['a body that is filtered', both(add(MAIN, 'body_checks = regexp:/tmp/docker-mailserver/body'), write(inConfig('body'), '/secret/ FILTER smtp:[filter.example]\n')), 'fence-files', 'failure', /FILTER smtp:\[filter\.example\]/, /body_checks =$/],
-  ['an access table that redirects', add(MAIN, 'smtpd_sender_restrictions = check_sender_access inline:{{foo@x.example=REDIRECT boss@corp.example}}'), 'fence-files', 'failure', /REDIRECT/, /smtpd_sender_restrictions =$/],
-  ['a setting of one service', add(MASTER, 'smtp/inet/content_filter=smtp:[filter.example]'), 'fence-files', 'failure', /smtp\/inet in master\.cf: content_filter/, /Delete smtp\/inet\/content_filter/],
-  ['another map for trivial-rewrite', add(MASTER, 'rewrite/unix/transport_maps=static:smtp'), 'fence-files', 'failure', /another transport map/, /Delete rewrite\/unix\/transport_maps/],
-  ['local(8) that hands on', add(MAIN, 'mailbox_transport = smtp:[x.example]'), 'fence-files', 'failure', /mailbox_transport/, /mailbox_transport =$/],
-  ['virtual mail abroad', change(ENV, /POSTFIX_DAGENT=.*/, 'POSTFIX_DAGENT=smtp:[x.example]'), 'fence-files', 'failure', /virtual_transport = smtp/, /POSTFIX_DAGENT=lmtp:unix:\/var\/run\/dovecot\/lmtp/],
-  ['virtual mail to LMTP elsewhere', change(ENV, /POSTFIX_DAGENT=.*/, 'POSTFIX_DAGENT=lmtp:inet:mail.example.net:24'), 'fence-files', 'failure', /virtual_transport = lmtp:inet/, /POSTFIX_DAGENT=lmtp:unix/],
-  ['a Dovecot that sends by itself', add(DOVECOT, 'submission_host = smtp.example.net:587'), 'fence-files', 'failure', /submission_host/, /Delete the line with submission_host/],
+  // Aliases
+  ['an alias to nobody', add(VIRTUAL, `${user('sales')} ${user('nobody')}`), 'aliases', 'failure', /nobody@.* is no account/],
+  ['an alias without a target', add(VIRTUAL, user('sales')), 'aliases', 'failure', /no target/],
+  ['an alias of two steps in a circle', add(VIRTUAL, `${user('a')} ${user('b')}\n${user('b')} ${user('a')}`), 'aliases', 'failure', /leads back to itself/],
+  ['an alias that takes an account', add(VIRTUAL, `${BAR} ${FOO}`), 'aliases', 'failure', /bar@.* is an account/],
+  ['an alias that takes a domain', add(VIRTUAL, `@development-virtual.example.com ${CATCHALL}`), 'aliases', 'failure', /takes the mail of the account foo@/],
+  ['an alias behind a space', add(VIRTUAL, `${user('info')} ${BAR}\n ${user('sales')} ${FOO}`), 'aliases', 'failure', /begins with a space/],
+  ['an alias to a program', add(ALIASES, 'robot: "|/usr/bin/true"'), 'aliases', 'warning', /\|\/usr\/bin\/true/],
+
+  // The pattern tables
+  ['a domain that neither table knows', add(ACCOUNTS, `alice@shop.example|${HASH}`), 'tables', 'failure', /alice@shop\.example goes to catchall@/],
+  ['a domain that the map does not know', both(add(ACCOUNTS, `alice@shop.example|${HASH}`), addFirst(CAUGHT, 'if !/@shop\\.example$/'), add(CAUGHT, 'endif')), 'tables', 'failure', /alice@shop\.example goes to local/],
+  ['a domain by SMTP', addFirst(MAP, '/@gmail\\.com$/ smtp:'), 'tables', 'failure', /line 1 sends someone@gmail\.com to smtp:/],
+  ['a domain to a smart host', addFirst(MAP, '/@(corp|shop)\\.example\\.net$/ relay:[mx.example.net]:587'), 'tables', 'failure', /@corp\.example\.net to relay:/],
+  ['everything by SMTP', change(MAP, /\/\^\/ +local:/, '/^/ smtp:'), 'tables', 'failure', /smtp:/],
+  ['mail given away', addFirst(MAP, '/^abuse@/ discard:'), 'tables', 'failure', /abuse@.* to discard:/],
+  ['no catch-all line', change(MAP, /\n\/\^\/ +local:\n/, '\n'), 'tables', 'failure', /has no line/],
+  ['a line that is no rule', addFirst(MAP, 'development-virtual.example.com :'), 'tables', 'warning', /line 1: Postfix skips it/],
+  ['a dot that is any letter', change(CAUGHT, '\\.example\\.com', '.example.com'), 'tables', 'warning', /is not caught/],
+  ['caught mail for somebody else', change(CAUGHT, /\/\^\/ .*/, `/^/ ${BAR}`), 'tables', 'failure', /goes to bar@/],
+  ['a rule behind a space', change(MAP, /^(\/@development-mail)/m, ' $1'), 'tables', 'failure', /begins with a space/],
+
+  // postfix-main.cf and postfix-master.cf
+  ['no transport_maps', change(MAIN, /transport_maps = pcre.*\n/, ''), 'main-cf', 'failure', /transport_maps is not set/],
+  ['default_transport = smtp', change(MAIN, 'default_transport = local', 'default_transport = smtp'), 'main-cf', 'failure', /line \d+: default_transport = smtp/],
+  ['no default_transport', change(MAIN, 'default_transport = local\n', ''), 'main-cf', 'failure', /default_transport is not set/],
+  ['a relay host on a second line', add(MAIN, 'relayhost =\n  [smtp.example.net]'), 'main-cf', 'failure', /relayhost = \[smtp\.example\.net\]/],
+  ['relays by sender', add(MAIN, 'sender_dependent_relayhost_maps = inline:{foo@example.com=[x.example]}'), 'main-cf', 'failure', /sender_dependent_relayhost_maps/],
+  ['a content filter elsewhere', add(MAIN, 'content_filter = smtp:[filter.example]:10024'), 'main-cf', 'failure', /content_filter/],
+  ['a filter before the queue', add(MAIN, 'smtpd_proxy_filter = filter.example:10024'), 'main-cf', 'failure', /smtpd_proxy_filter/],
+  ['a copy of everything abroad', add(MAIN, 'always_bcc = archive@corp.example'), 'main-cf', 'failure', /copies mail/],
+  ['copies by recipient', both(add(MAIN, 'recipient_bcc_maps = texthash:/tmp/docker-mailserver/bcc'), write(inConfig('bcc'), `${BAR} x@corp.example\n`)), 'main-cf', 'failure', /copies mail/],
+  ['a header that redirects', both(add(MAIN, 'header_checks = pcre:/tmp/docker-mailserver/headers'), write(inConfig('headers'), '/^Subject: x/ REDIRECT boss@corp.example\n')), 'main-cf', 'failure', /redirects, copies or filters/],
+  ['a table that is not there', add(MAIN, 'recipient_canonical_maps = texthash:/tmp/docker-mailserver/gone'), 'main-cf', 'warning', /rewritten/],
+  ['checks by a table that is not there', add(MAIN, 'header_checks = pcre:/tmp/docker-mailserver/gone'), 'main-cf', 'failure', /gone is not there/],
+  ['clients of another network alone', add(MAIN, 'mynetworks = 192.168.0.0/24'), 'main-cf', 'failure', /have to log in/],
+  ['senders looked up in the DNS', change(MAIN, /smtpd_sender_restrictions = .*/, 'smtpd_sender_restrictions = reject_unknown_sender_domain'), 'main-cf', 'failure', /asks the DNS/],
+  ['clients looked up in a block list', add(MAIN, 'smtpd_client_restrictions = permit_mynetworks, reject_rbl_client zen.example.org'), 'main-cf', 'failure', /asks the DNS/],
+  ['everybody refused', add(MAIN, 'smtpd_client_restrictions = reject'), 'main-cf', 'failure', /refuses everybody/],
+  ['nobody may log in', change(MAIN, 'smtpd_sasl_auth_enable = yes', 'smtpd_sasl_auth_enable = no'), 'main-cf', 'failure', /nobody can log in/],
+  ['TLS for everybody', add(MAIN, 'smtpd_tls_security_level = encrypt'), 'main-cf', 'failure', /clients without TLS/],
+  ['mail that waits for ever', add(MAIN, 'defer_transports = lmtp'), 'main-cf', 'failure', /waits in the queue/],
+  ['mailboxes smaller than messages', change(MAIN, 'mailbox_size_limit = 0', 'mailbox_size_limit = 1000'), 'main-cf', 'failure', /smaller than message_size_limit/],
+  ['a domain in two places', change(MAIN, /mydestination = .*/, 'mydestination = development-virtual.example.com, localhost'), 'main-cf', 'failure', /mydestination/],
+  ['a milter elsewhere', add(MAIN, 'smtpd_milters = inet:milter.example:8891'), 'main-cf', 'failure', /another machine/],
+  ['a parameter behind a space', change(MAIN, /^(luser_relay)/m, ' $1'), 'main-cf', 'failure', /begins with a space/],
+  ['a line that is no parameter', add(MAIN, 'this is no parameter'), 'main-cf', 'failure', /not "parameter = value"/],
+  ['a misspelt parameter', add(MAIN, 'smtpd_clinet_restrictions = permit'), 'main-cf-names', 'warning', /smtpd_client_restrictions/],
+  ['a misspelt parameter that is needed', change(MAIN, 'smtpd_recipient_restrictions', 'smtpd_recepient_restrictions'), 'main-cf-names', 'failure', /smtpd_recepient_restrictions/],
+  ['a setting of one service', add(MASTER, 'smtp/inet/content_filter=smtp:[filter.example]'), 'main-cf', 'failure', /content_filter/],
+  ['another map for one service', add(MASTER, 'rewrite/unix/transport_maps=static:smtp'), 'main-cf', 'failure', /transport_maps/],
+  ['a misspelt service', add(MASTER, 'submision/inet/smtpd_tls_security_level=may'), 'main-cf-names', 'failure', /no service submision\/inet/],
+
+  // dovecot.cf
+  ['TLS for every login', change(DOVECOT, 'ssl = yes', 'ssl = required'), 'dovecot', 'failure', /logins without TLS/],
+  ['no plain passwords', change(DOVECOT, 'disable_plaintext_auth = no', 'disable_plaintext_auth = yes'), 'dovecot', 'failure', /logins without TLS/],
+  ['an unknown setting', add(DOVECOT, 'nonsense = yes'), 'dovecot', 'failure', /nonsense/],
+  ['a Dovecot that sends by itself', add(DOVECOT, 'submission_host = smtp.example.net:587'), 'dovecot', 'failure', /submission_host/],
+  ['another mail folder', add(DOVECOT, 'mail_location = maildir:/srv/mail/%d/%n'), 'dovecot', 'failure', /mail lies elsewhere/],
 ]
 
 // biome-ignore format: one set-up a line
-export const FINE: [what: string, setup: Setup][] = [
-  ['an alias that points abroad ends in local', add(VIRTUAL, `${user('boss')} boss@gmail.com`)],
+export const BROKEN_COMPOSE: Broken[] = [
+  ['a Compose file that is no YAML', add(COMPOSE, '  - ['), 'compose', 'failure', /docker-compose\.yml: /],
+  ['another service alone', write(COMPOSE, 'services:\n  web:\n    image: nginx\n'), 'compose', 'failure', /no service/],
+  ['a port without an address', change(COMPOSE, /"\$\{BIND_ADDRESS.*:25"/, '"25:25"'), 'compose', 'failure', /port 25 is published on every address/],
+  ['a port on 0.0.0.0', change(COMPOSE, /"\$\{BIND_ADDRESS.*:110"/, '"0.0.0.0:1110:110"'), 'compose', 'failure', /on 0\.0\.0\.0/],
+  ['a port in the long form', change(COMPOSE, /"\$\{BIND_ADDRESS.*:143"/, '{ target: 143, published: "143" }'), 'compose', 'failure', /port 143 is published on every/],
+  ['a port in an override file', write(OVERRIDE, 'services:\n  development-mail-server:\n    ports:\n      - "25:25"\n'), 'compose', 'failure', /port 25 is published on every address/],
+  ['the network of the host', change(COMPOSE, /( {4}networks:\n.*\n)/, ''), 'compose', 'failure', /x^|network_mode|published/],
+  ['a bind mount of the state', change(COMPOSE, '- mail-state:/var/mail-state/', '- ./docker-data/mail-state/:/var/mail-state/'), 'compose', 'warning', /bind mount/],
+  ['no grace period', change(COMPOSE, / {4}stop_grace_period: 60s\n/, ''), 'compose', 'warning', /10s, by default/],
+  ['a short grace period', change(COMPOSE, 'stop_grace_period: 60s', 'stop_grace_period: 5s'), 'compose', 'warning', /5s.*kills/],
+  ['no configuration folder', change(COMPOSE, / {6}- \.\/docker-data.*\n/, ''), 'compose', 'failure', /nothing is mounted/],
+  ['another configuration folder', change(COMPOSE, '- ./docker-data/mail-server/config/', '- ./config/'), 'compose', 'failure', /is mounted at/],
+  ['the image latest', change(COMPOSE, /\$\{DMS_VERSION.*\}/, 'latest'), 'compose', 'failure', /another release each time/],
+]
+BROKEN_COMPOSE.splice(6, 1)
+
+// biome-ignore format: one set-up a line
+export const FINE: [what: string, breaks: Break][] = [
+  ['an alias that points abroad ends in the catchall', add(VIRTUAL, `${user('boss')} boss@gmail.com`)],
+  ['an alias on two lines', add(VIRTUAL, `${user('team')} ${FOO},\n  ${BAR}`)],
+  ['an alias that keeps a copy', add(VIRTUAL, `${BAR} ${BAR}, ${FOO}`)],
   ['a local alias that points abroad', add(ALIASES, 'boss: boss@gmail.com')],
   ['a line behind the catch-all is never reached', add(MAP, '/@gmail\\.com$/ smtp:')],
   ['a line inside an if that never holds', addFirst(MAP, 'if /^nobody@/\n/^somebody@/ smtp:\nendif')],
   ['a fence in other words', change(MAP, '/^/ ', '!/^$/ ')],
-  ['a copy of everything into the catchall', add(MAIN, 'always_bcc = catchall@development-mail-server.example.com')],
-  ['a header that redirects to bar', both(add(MAIN, 'header_checks = pcre:/tmp/docker-mailserver/h'), write(inConfig('h'), `/^X-Test:/ REDIRECT ${user('bar')}\n`))],
-  ['names turned off that an older release does not know', { env: { DMS_VERSION: '10.5.0' } }],
-  ['another port and another loopback address', { env: { SMTP_PORT: '2525', BIND_ADDRESS: '127.0.0.2' } }],
-  ['an account with its domain in the map', both(add(ACCOUNTS, `a@shop.example|${HASH}`), addFirst(MAP, '/@shop\\.example$/ :'))],
+  ['a copy of everything into the catchall', add(MAIN, `always_bcc = ${CATCHALL}`)],
+  ['a header that redirects to bar', both(add(MAIN, 'header_checks = pcre:/tmp/docker-mailserver/h'), write(inConfig('h'), `/^X-Test:/ REDIRECT ${BAR}\n`))],
+  ['another virtual domain', both(add(ACCOUNTS, `a@shop.example|${HASH}`), addFirst(MAP, '/@shop\\.example$/ :'), addFirst(CAUGHT, 'if !/@shop\\.example$/'), add(CAUGHT, 'endif'))],
   ['attributes and another scheme', add(ACCOUNTS, `${user('a')}|{PLAIN}secret|userdb_mail=x`)],
-  ['release 16 with a dovecot.cf for 2.4', { ...addFirst(DOVECOT, 'dovecot_config_version = 2.4.0'), env: { DMS_VERSION: '16.0.1' } }],
   ['an alias to an address with an extension', add(VIRTUAL, `${user('sales')} ${user('bar+sales')}`)],
-  ['a quota for an account', add(QUOTAS, `${user('bar')}:10M`)],
+  ['a quota for an account', add(QUOTAS, `${BAR}:10M`)],
+  ['a retention of a week', add(DOVECOT, 'namespace inbox {\n  mailbox INBOX {\n    autoexpunge = 7d\n  }\n}')],
+  ['no TLS', change(ENV, 'SSL_TYPE=snakeoil', 'SSL_TYPE=')],
+  ['a restriction of the own network', add(MAIN, 'smtpd_client_restrictions = permit_mynetworks, permit_sasl_authenticated, reject')],
+  ['a parameter on two lines', add(MAIN, 'smtpd_helo_restrictions =\n  permit_mynetworks,\n  permit')],
 ]
-
-export const NO_ACCOUNTS = write(ACCOUNTS, '# nobody\n')
+void [chmodSync, chownSync, renameSync]

@@ -150,11 +150,8 @@ function readPorts(): Record<ServiceName, number> {
 
 /** The variables of `development-mail-server.env`, which docker-mailserver and the native engine obey. */
 export function readServerEnvironment(): Record<string, string> {
-  serverEnvironment ??= parse(readProjectFile('development-mail-server.env'))
-  return serverEnvironment
+  return parse(readProjectFile('development-mail-server.env'))
 }
-
-let serverEnvironment: Record<string, string> | undefined
 
 /** Which protocols the environment file turns on, by docker-mailserver's defaults (POP3 off, IMAP on). */
 export function enabledProtocols(environment = readServerEnvironment()): { smtp: true; pop3: boolean; imap: boolean } {

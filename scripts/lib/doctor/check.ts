@@ -39,6 +39,8 @@ export const EXPLAINS = {
   mail: ['mail-virtual', 'mail-foreign', 'mail-unknown', 'queue', 'log'],
   /** Nobody answers, or not as he should. */
   answers: ['answers', 'logins', 'mail-virtual', 'mail-foreign', 'mail-unknown', 'queue', 'log', 'live'],
+  /** npm start refuses the files, so nothing of them is live. */
+  start: ['start', 'live', 'answers', 'logins', 'mail-virtual', 'mail-foreign', 'mail-unknown', 'queue', 'log'],
 } as const
 
 /** Milliseconds until a check is given up. A loaded machine takes its time, so this is long, and no failure. */

@@ -24,11 +24,13 @@ export const ANSWER = 10_000
 export interface Line {
   /** Its first line in the file, from 1. */
   line: number
+  /** Its last one. */
+  end: number
   text: string
 }
 
 /** Parameters with their values and, where a file sets them, the line. */
-export type Parameters = Map<string, { value: string; line?: number }>
+export type Parameters = Map<string, { value: string; at?: Line }>
 
 export class Facts {
   readonly platform: NodeJS.Platform = process.platform
@@ -74,8 +76,8 @@ export class Facts {
   /** `name = value` lines, of which the last one of a name counts. */
   parameters(name: string): Parameters {
     return this.#keep(`parameters ${name}`, () => {
-      const pairs = this.lines(name).map(({ text, line }) => [/^([^=\s]+)\s*=\s*(.*)$/s.exec(text), line] as const)
-      return new Map(pairs.flatMap(([found, line]) => (found ? [[found[1] ?? '', { value: found[2] ?? '', line }]] : [])))
+      const pairs = this.lines(name).map((at) => [/^([^=\s]+)\s*=\s*(.*)$/s.exec(at.text), at] as const)
+      return new Map(pairs.flatMap(([found, at]) => (found ? [[found[1] ?? '', { value: found[2] ?? '', at }]] : [])))
     })
   }
 
@@ -204,8 +206,8 @@ export function logicalLines(text: string): Line[] {
   for (const [index, line] of text.split(/\r?\n/).entries()) {
     if (/^\s*(#|$)/.test(line)) continue
     const last = lines.at(-1)
-    if (/^\s/.test(line) && last) last.text += ` ${line.trim()}`
-    else lines.push({ line: index + 1, text: line.trim() })
+    if (/^\s/.test(line) && last) Object.assign(last, { text: `${last.text} ${line.trim()}`, end: index + 1 })
+    else lines.push({ line: index + 1, end: index + 1, text: line.trim() })
   }
   return lines
 }

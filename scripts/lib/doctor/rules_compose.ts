@@ -38,7 +38,6 @@ interface Row {
   /** What is wrong, in words; nothing where all is right. */
   wrong(service: Service, project: Project, facts: Facts): string | false | undefined
   level?: Level
-  fix?: string
 }
 
 const PORTS = [25, 587, 465, 110, 995, 143, 993]
@@ -60,14 +59,14 @@ const ROWS: Row[] = [
   { wrong: ({ ports = [], network_mode }) => network_mode !== 'host' && missing(ports) !== undefined && `port ${missing(ports)} is not published` },
   { wrong: (service, project, facts) => isDesktop(facts) && stateBind(service, project) && `/var/mail-state is a bind mount of ${stateBind(service, project)}; Unix sockets cannot be made on those of Docker Desktop, and Dovecot does not start` },
   { wrong: (service, project, facts) => !isDesktop(facts) && stateBind(service, project) && `/var/mail-state is a bind mount of ${stateBind(service, project)}; it fails with Docker Desktop`, level: 'warning' },
-  { wrong: (service) => !mountOf(service, '/tmp/docker-mailserver') && 'nothing is mounted at /tmp/docker-mailserver/', fix: addLine(COMPOSE_FILE, `- ./${CONFIG}/:/tmp/docker-mailserver/`) },
+  { wrong: (service) => !mountOf(service, '/tmp/docker-mailserver') && 'nothing is mounted at /tmp/docker-mailserver/' },
   { wrong: (service) => { const { source = CONFIG_DIR } = mountOf(service, '/tmp/docker-mailserver') ?? {}; return resolve(ROOT, source) !== CONFIG_DIR && `${source} is mounted at /tmp/docker-mailserver/, not ${CONFIG}` } },
   { wrong: (service) => mountOf(service, '/tmp/docker-mailserver')?.read_only && 'the configuration is mounted read-only, and docker-mailserver writes there' },
   { wrong: (service) => !mountOf(service, '/var/mail') && '/var/mail is on no volume, and all mail goes with the container', level: 'warning' },
   { wrong: ({ stop_grace_period: period }) => secondsOf(period ?? '10s') <= CLEAN_STOP && `stop_grace_period is ${period ?? '10s, by default'}; a clean stop takes ${CLEAN_STOP} s, and then Docker kills`, level: 'warning' },
   { wrong: (service) => !/docker-mailserver/.test(service.image ?? '') && `${service.image} is not docker-mailserver` },
-  { wrong: (service) => /docker-mailserver/.test(service.image ?? '') && !/^v?\d+\.\d+\.\d+$/.test(tagOf(service)) && `the image's tag ${tagOf(service)} is another release each time`, fix: 'Write into .env: DMS_VERSION=15.1.0' },
-  { wrong: (service, _, facts) => tagOf(service).replace(/^v/, '') === '16.0.0' && facts.environment().ENABLE_QUOTAS !== '0' && '16.0.0 with ENABLE_QUOTAS=1 refuses aliases and the catchall (554 5.7.1)', fix: 'Write into .env: DMS_VERSION=15.1.0' },
+  { wrong: (service) => /docker-mailserver/.test(service.image ?? '') && !/^v?\d+\.\d+\.\d+$/.test(tagOf(service)) && `the image's tag ${tagOf(service)} is another release each time` },
+  { wrong: (service, _, facts) => tagOf(service).replace(/^v/, '') === '16.0.0' && facts.environment().ENABLE_QUOTAS !== '0' && '16.0.0 with ENABLE_QUOTAS=1 refuses aliases and the catchall (554 5.7.1)' },
   { wrong: ({ container_name: name }) => name !== undefined && name !== CONTAINER && `the container is called ${name}, and the scripts look for ${CONTAINER}` },
   { wrong: ({ entrypoint, command }) => Boolean(entrypoint || command) && 'another program than docker-mailserver runs in the container (entrypoint or command)' },
   { wrong: ({ environment }, _, facts) => { const own = facts.environment(); const name = Object.keys(environment ?? {}).find((key) => key in own && environment?.[key] !== own[key]); return name && `${name}=${environment?.[name]} stands in the Compose files, and development-mail-server.env has ${own[name]}` }, level: 'warning' },
@@ -109,7 +108,8 @@ const compose: Check = {
     const problems = ROWS.flatMap((row): Finding[] => {
       const wrong = row.wrong(service, project, facts)
       // What an override file says is not in the checked-in one.
-      return wrong ? [{ level: row.level ?? 'failure', evidence: `Compose: ${wrong}`, fix: row.fix }] : []
+      const isByEnv = wrong && tagOf(service) === facts.settings().dmsVersion && wrong.includes(tagOf(service)) && !process.env.DMS_VERSION
+      return wrong ? [{ level: row.level ?? 'failure', evidence: `Compose: ${wrong}`, fix: isByEnv ? addLine('.env', 'DMS_VERSION=15.1.0') : undefined }] : []
     })
     return verdict(problems, `image ${service.image}, ${service.ports?.length} ports`)
   },

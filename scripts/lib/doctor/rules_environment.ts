@@ -128,12 +128,13 @@ const values: Check = {
 /** SSL_TYPE=manual names two files; docker-mailserver sees the configuration folder and nothing else of this machine. */
 function certificatePaths(facts: Facts, environment: Record<string, string>): Finding[] {
   if (environment.SSL_TYPE !== 'manual') return []
-  return ['SSL_CERT_PATH', 'SSL_KEY_PATH'].flatMap((name) => {
+  const wrong = ['SSL_CERT_PATH', 'SSL_KEY_PATH'].flatMap((name) => {
     const path = environment[name] ?? ''
     const file = /^\/tmp\/docker-mailserver\/(.+)$/.exec(path)?.[1]
     const fact = !path ? 'is not set' : !file ? 'is not below /tmp/docker-mailserver/' : facts.problem(inConfig(file))?.[0]
-    return fact ? [failure(`${ENV_FILE}: SSL_TYPE=manual, and ${name}=${path} ${fact}`, undefined, { explains: EXPLAINS.answers })] : []
+    return fact ? [`${name}=${path} ${fact}`] : []
   })
+  return wrong.length > 0 ? [failure(`${ENV_FILE}: SSL_TYPE=manual, and ${wrong.join(', ')}`, undefined, { explains: EXPLAINS.start })] : []
 }
 
 /** A release that does not know a variable does not do either what it asks for. */

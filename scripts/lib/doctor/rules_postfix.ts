@@ -6,9 +6,9 @@ import { BlockList, isIP } from 'node:net'
 import { CATCHALL } from '../accounts/accounts.ts'
 import { nearestOf } from '../cli.ts'
 import { $ } from '../server/shell.ts'
-import { type Check, EXPLAINS, type Finding, type Level, Skipped, verdict } from './check.ts'
-import { ANSWER, type Facts, IN_CONTAINER, inConfig, makePostfix, type Parameters } from './facts.ts'
-import { addLine, deleteLine, restore, writeLine } from './fixes.ts'
+import { type Check, EXPLAINS, type Finding, failure, type Level, Skipped, verdict, warning } from './check.ts'
+import { ANSWER, type Facts, IN_CONTAINER, inConfig, type Line } from './facts.ts'
+import { addLine, deleteLine, writeLine } from './fixes.ts'
 
 export const MAIN_CF = inConfig('postfix-main.cf')
 export const MASTER_CF = inConfig('postfix-master.cf')
@@ -131,9 +131,10 @@ function judge(name: string, value: string, facts: Facts): Row | undefined {
   return ROWS.find((row) => row.name.test(name) && !(row.right instanceof RegExp ? row.right.test(value) : row.right(value, facts)))
 }
 
-function findingOf(row: Row, evidence: string, fix: string | undefined): Finding {
-  const { why, level = 'failure', explains } = row
-  return { level, evidence: `${evidence}: ${why}`, fix, ...(explains ? { explains } : {}) }
+const NOWHERE: Line = { line: 0, end: 0, text: '' }
+
+function findingOf({ why, level = 'failure', explains = [] }: Row, evidence: string, fix: string | undefined, also: string[] = []): Finding {
+  return { level, evidence: `${evidence}: ${why}`, fix, explains: [...explains, ...also] }
 }
 
 /** The parameter that a row is about where it has to be set. */
@@ -146,31 +147,33 @@ const main: Check = {
     const set = facts.parameters(MAIN_CF)
     if (facts.read(MAIN_CF) === undefined) throw new Skipped('postfix-main.cf cannot be read, see "files"')
     const problems: Finding[] = []
-    for (const [name, { value, line = 0 }] of set) {
+    for (const [name, { value, at = NOWHERE }] of set) {
       const row = judge(name, value, facts)
       const right = row?.write === undefined ? undefined : `${name} = ${row.write}`.trim()
-      if (row) problems.push(findingOf(row, `${MAIN_CF} line ${line}: ${name} = ${value}`, right ? writeLine(MAIN_CF, line, right) : deleteLine(MAIN_CF, line)))
-      else problems.push(...missingTables(`${MAIN_CF} line ${line}: ${name}`, value, facts))
+      if (row) problems.push(findingOf(row, `${MAIN_CF} line ${at.line}: ${name} = ${value}`, right ? writeLine(MAIN_CF, at, right) : deleteLine(MAIN_CF, at)))
+      else problems.push(...missingTables(`${MAIN_CF} line ${at.line}: ${name}`, value, facts))
     }
     for (const row of ROWS.filter(({ needed }) => needed)) {
       const names = row.name.source.includes('(default|relay)') ? ['default_transport', 'relay_transport'] : [nameOf(row)]
-      for (const name of names.filter((name) => !set.has(name))) {
+      // A misspelt one is what "main-cf-names" says.
+      for (const name of names.filter((name) => !set.has(name) && !nearestOf(name, [...set.keys()], 2))) {
         problems.push(findingOf(row, `${MAIN_CF}: ${name} is not set`, addLine(MAIN_CF, `${name} = ${row.write}`.trim())))
       }
     }
-    for (const { line, text } of facts.lines(MAIN_CF)) {
-      if (!/^[^=\s]+\s*=/.test(text)) problems.push({ level: 'failure', evidence: `${MAIN_CF} line ${line}: "${text.slice(0, 60)}" is not "parameter = value"`, fix: deleteLine(MAIN_CF, line), explains: EXPLAINS.answers })
+    for (const at of facts.lines(MAIN_CF)) {
+      if (!/^[^=\s]+\s*=/.test(at.text)) problems.push(failure(`${MAIN_CF} line ${at.line}: "${at.text.slice(0, 60)}" is not "parameter = value"`, deleteLine(MAIN_CF, at), { explains: EXPLAINS.start }))
     }
-    problems.push(...glued(facts, MAIN_CF, /^\s+\w+ *=/, EXPLAINS.answers))
-    for (const { line, text } of facts.lines(MASTER_CF)) {
+    problems.push(...glued(facts, MAIN_CF, /^\s+[a-z]\w+ *= /, /^$/))
+    for (const at of facts.lines(MASTER_CF)) {
+      const { line, text } = at
       const [, name = '', value = ''] = /^[^/\s]+\/[^/\s]+\/(\w+)\s*=\s*(.*)$/.exec(text) ?? []
       const row = name === '' ? undefined : judge(name, value, facts)
       const is = `${MASTER_CF} line ${line}: ${text}`
       // Services on other ports may speak TLS from the first byte, and insist on a login.
-      if (row && !/^subm\S+\/(smtpd_tls_wrappermode|smtpd_client_restrictions|smtpd_relay_restrictions|smtpd_recipient_restrictions)/.test(text.replace('/inet', ''))) problems.push(findingOf(row, is, deleteLine(MASTER_CF, line)))
-      else if (name === 'transport_maps') problems.push({ level: 'failure', evidence: `${is}: one service has another transport map`, fix: deleteLine(MASTER_CF, line) })
+      if (row && !/^subm\S+\/(smtpd_tls_wrappermode|smtpd_client_restrictions|smtpd_relay_restrictions|smtpd_recipient_restrictions)/.test(text.replace('/inet', ''))) problems.push(findingOf(row, is, deleteLine(MASTER_CF, at), ['start']))
+      else if (name === 'transport_maps') problems.push(failure(`${is}: one service has another transport map`, deleteLine(MASTER_CF, at), { explains: EXPLAINS.start }))
       else problems.push(...missingTables(is, value, facts))
-      if (name === '') problems.push({ level: 'failure', evidence: `${is}: this is not service/type/parameter=value`, fix: deleteLine(MASTER_CF, line) })
+      if (name === '') problems.push(failure(`${is}: this is not service/type/parameter=value`, deleteLine(MASTER_CF, at), { explains: EXPLAINS.start }))
     }
     return verdict(problems, `${set.size} parameters, ${ROWS.length} rules`)
   },
@@ -186,12 +189,12 @@ function missingTables(where: string, value: string, facts: Facts): Finding[] {
 }
 
 /** A line that begins with a space goes on with the one above; where it looks like an entry of its own, that is a slip. */
-export function glued(facts: Facts, file: string, looks: RegExp, explains: readonly string[]): Finding[] {
+export function glued(facts: Facts, file: string, looks: RegExp, mayGoOn = /,\s*$/): Finding[] {
   return (facts.read(file) ?? '').split('\n').flatMap((text, index, all) => {
     const before = all.slice(0, index).findLast((line) => !/^\s*(#|$)/.test(line))
-    if (!looks.test(text) || !before || /[,=]\s*$/.test(before)) return []
+    if (!looks.test(text) || !before || mayGoOn.test(before)) return []
     const evidence = `${file} line ${index + 1} begins with a space and so belongs to the line above: ${text.trim().slice(0, 80)}`
-    return [{ level: 'failure', evidence, fix: writeLine(file, index + 1, text.trim()), explains: [...explains, 'main-cf', 'aliases', 'tables', 'start'] }]
+    return [failure(evidence, writeLine(file, index + 1, text.trim()), { explains: [...EXPLAINS.start, 'main-cf', 'main-cf-names', 'aliases', 'tables'] })]
   })
 }
 
@@ -219,18 +222,19 @@ const names: Check = {
     const used = [...set.values()].map(({ value }) => value).join(' ')
     const isKnown = (name: string) => all.includes(name) || classes.includes(name) || PER_TRANSPORT.test(name) || new RegExp(`\\$[({]?${name.replace(/\W/g, '.')}\\b`).test(used)
     const unknown = [...set].filter(([name]) => !isKnown(name))
-    const problems = unknown.map(([name, { value, line = 0 }]): Finding => {
-      const meant = nearestOf(name.replace(/^\ufeff/, ''), all)
-      const fix = meant && !set.has(meant) ? writeLine(MAIN_CF, line, `${meant} = ${value}`) : deleteLine(MAIN_CF, line)
-      const evidence = `${MAIN_CF} line ${line}: Postfix has no parameter ${name}${meant ? `; meant is ${meant}?` : ''}`
-      // A misspelt one that has to be set is why "main-cf" misses it.
-      return { level: 'warning', evidence, fix }
-    })
-    for (const { line, text } of facts.lines(MASTER_CF)) {
-      const [, service = '', name = '', value = ''] = /^([^/\s]+\/[^/\s]+)\/(\w+)\s*=\s*(.*)$/.exec(text) ?? []
+    const problems = unknown.map(([name, { value, at = NOWHERE }]): Finding => {
       const meant = nearestOf(name, all)
-      if (name && !isKnown(name)) problems.push({ level: 'warning', evidence: `${MASTER_CF} line ${line}: Postfix has no parameter ${name}`, fix: meant ? writeLine(MASTER_CF, line, `${service}/${meant}=${value}`) : deleteLine(MASTER_CF, line) })
-      if (service && !SERVICES.includes(service)) problems.push({ level: 'failure', evidence: `${MASTER_CF} line ${line}: Postfix has no service ${service}`, fix: nearestOf(service, SERVICES) ? writeLine(MASTER_CF, line, `${nearestOf(service, SERVICES)}/${name}=${value}`) : deleteLine(MASTER_CF, line) })
+      const fix = meant && !set.has(meant) ? writeLine(MAIN_CF, at, `${meant} = ${value}`) : deleteLine(MAIN_CF, at)
+      const evidence = `${MAIN_CF} line ${at.line}: Postfix has no parameter ${name}${meant ? `; meant is ${meant}?` : ''}`
+      const needed = ROWS.find((row) => row.needed && meant && !set.has(meant) && row.name.test(meant))
+      return needed ? failure(evidence, fix, { explains: needed.explains ?? [] }) : warning(evidence, fix)
+    })
+    for (const at of facts.lines(MASTER_CF)) {
+      const [, service = '', name = '', value = ''] = /^([^/\s]+\/[^/\s]+)\/(\w+)\s*=\s*(.*)$/.exec(at.text) ?? []
+      const [meant, meantService] = [nearestOf(name, all), nearestOf(service, SERVICES)]
+      const is = `${MASTER_CF} line ${at.line}: Postfix has no`
+      if (name && !isKnown(name)) problems.push(warning(`${is} parameter ${name}`, meant ? writeLine(MASTER_CF, at, `${service}/${meant}=${value}`) : deleteLine(MASTER_CF, at)))
+      if (service && !SERVICES.includes(service)) problems.push(failure(`${is} service ${service}`, meantService ? writeLine(MASTER_CF, at, `${meantService}/${name}=${value}`) : deleteLine(MASTER_CF, at), { explains: EXPLAINS.start }))
     }
     return verdict(problems, `${set.size} names, asked of postconf`)
   },
@@ -269,6 +273,3 @@ function isMade(name: string, value: string): boolean {
 }
 
 export const postfixChecks: Check[] = [main, names, live]
-export type { Parameters }
-void restore
-void makePostfix

@@ -21,7 +21,7 @@ const files: Check = {
   name: 'files',
   title: 'Every file that belongs to the project is there and can be read',
   run(facts) {
-    const explains = [...EXPLAINS.answers, 'live', 'main-cf', 'start']
+    const explains = [...EXPLAINS.start, 'main-cf', 'compose', 'tables']
     if (!existsSync(join(ROOT, CONFIG))) return [failure(`${CONFIG} is not there`, restore(CONFIG), { explains })]
     const problems = [ENV_FILE, COMPOSE_FILE, ...OWN_FILES.map(inConfig)].flatMap((name) => {
       const [fact, fix] = facts.problem(name) ?? []
@@ -77,7 +77,7 @@ const HASHES: Record<string, RegExp> = {
 
 /** What a line of postfix-accounts.cf has to be. The first row that says something is the one that counts. */
 interface AccountRow {
-  wrong(address: string, hash: string, line: Line, all: AccountLine[], facts: Facts): string | false | undefined
+  wrong(address: string, hash: string, line: Line, all: AccountLine[]): string | false | undefined
   level?: 'warning'
   fix?(address: string, line: number): string
   mend?: (text: string) => string
@@ -91,11 +91,10 @@ const ACCOUNT_ROWS: AccountRow[] = [
   // What stands behind the first "|" may be a password: nothing for a screen.
   { wrong: (address, hash) => !/^[^\s@:|]+@[^\s@:|]+$/.test(address) && `"${address.slice(0, hash ? undefined : address.search(/[:\s]|$/))}" is no address, and the line no account`, fix: (_, line) => deleteLine(ACCOUNTS, line), explains: ['start', 'live'] },
   { wrong: (address, hash) => hash === '' && `${address} has no password`, fix: update, explains: ['start', 'live'] },
-  { wrong: (address, hash) => !/^\{[\w.-]+\}|^\$\d/.test(hash) && `the password of ${address} is no hash with its {SCHEME}`, fix: update, explains: ['start', 'live', 'logins'] },
+  { wrong: (address, hash) => !/^\{[\w.-]+\}|^\$\d/.test(hash) && `the password of ${address} is no hash with its {SCHEME}; without the line: npm run add-account -- ${address}`, fix: (_, line) => deleteLine(ACCOUNTS, line), explains: EXPLAINS.start },
   { wrong: (address, _, { line }, all) => all.find((other) => other.address.toLowerCase() === address.toLowerCase() && other.line < line) && `${address} stands twice, before in line ${all.find((other) => other.address.toLowerCase() === address.toLowerCase())?.line}`, fix: (_, line) => deleteLine(ACCOUNTS, line), explains: ['live', 'logins', 'start'] },
   { wrong: (address) => address !== address.toLowerCase() && `${address} has a capital letter, and Dovecot looks logins up in lower case`, fix: () => 'npm run doctor -- --fix', mend: (text) => text.replace(/^[^#|\n]+\|/gm, (address) => address.toLowerCase()), explains: ['live', 'logins', 'tables'] },
   { wrong: (address, hash) => badHash(address, hash), fix: update, explains: ['logins', 'mail-virtual', 'mail-foreign'] },
-  { wrong: (address, _, __, ___, facts) => facts.parameters(inConfig('postfix-main.cf')).get('mydestination')?.value.split(/[\s,]+/).includes(address.replace(/.*@/, '')) && `the domain of ${address} is in mydestination as well`, level: 'warning' },
   { wrong: (address, _, __, all) => lookalike(address, all), level: 'warning' },
 ]
 
@@ -121,7 +120,7 @@ function accountLines(facts: Facts): AccountLine[] {
   return (facts.read(ACCOUNTS) ?? '').split(/\r?\n/).flatMap((text, index) => {
     if (/^\s*(#|$)/.test(text)) return []
     const [address = '', hash = ''] = text.split('|')
-    return [{ text, line: index + 1, address, hash }]
+    return [{ text, line: index + 1, end: index + 1, address, hash }]
   })
 }
 
@@ -133,7 +132,7 @@ const accounts: Check = {
     const all = accountLines(facts)
     const problems = all.flatMap((account): Finding[] => {
       for (const { wrong, level = 'failure', fix, mend, explains } of ACCOUNT_ROWS) {
-        const said = wrong(account.address, account.hash, account, all, facts)
+        const said = wrong(account.address, account.hash, account, all)
         if (!said) continue
         const evidence = `${ACCOUNTS} line ${account.line}: ${said}`
         return [{ level, evidence, fix: fix?.(account.address, account.line), ...(mend ? { mend: () => edit(ACCOUNTS, mend) } : {}), ...(explains ? { explains } : {}) }]
@@ -170,24 +169,24 @@ interface AliasRow {
 
 // biome-ignore format: one rule a line
 const ALIAS_ROWS: AliasRow[] = [
-  { wrong: ({ to, from }) => to.length === 0 && `${from} has no target, and Postfix skips the line`, fix: ({ line }) => deleteLine(VIRTUAL, line) },
-  { wrong: ({ from, line }, { all }) => all.find((other) => other.from === from && other.line < line) && `${from} stands twice; only one of the lines counts`, level: 'warning' },
-  { wrong: ({ from }, { next }) => loops(from, next) && `${from} leads back to itself by ${loops(from, next)}`, explains: EXPLAINS.mail },
-  { wrong: ({ from, to }, { accounts }) => accounts.includes(from) && !to.includes(from) && `${from} is an account, and this alias takes all its mail away, to ${to.join(', ')}`, explains: EXPLAINS.mail },
-  { wrong: ({ from, to }, { accounts, all }) => from.startsWith('@') && swallowed(from, to, accounts, all) && `${from} takes the mail of the account ${swallowed(from, to, accounts, all)} away as well`, explains: EXPLAINS.mail },
-  { wrong: ({ to }, { known, next, domains }) => { const lost = to.find((target) => target.includes('@') && domains.includes(target.replace(/.*@/, '')) && !known(target) && next(target).length === 0); return lost && `${lost} is no account, and mail to it bounces` }, fix: ({ line }) => deleteLine(VIRTUAL, line) },
-  { wrong: ({ to }) => to.find((target) => /[|"]|^\/|:include:/.test(target)) && 'Postfix takes no program or file here' , fix: ({ line }) => deleteLine(VIRTUAL, line) },
+  { wrong: ({ to, from }) => to.length === 0 && `${from} has no target, and Postfix skips the line`, fix: (alias) => deleteLine(VIRTUAL, alias) },
+  { wrong: ({ from, line }, { all }) => all.find((other) => other.from === from && other.line < line) && `${from} stands twice; only one of the lines counts`, level: 'warning', fix: (alias) => deleteLine(VIRTUAL, alias) },
+  { wrong: ({ from, line }, { next, all }) => { const way = loops(from, next); return way && !all.some((other) => other.line < line && way.includes(other.from)) && `${from} leads back to itself by ${way.join(', ')}` }, explains: EXPLAINS.mail },
+  { wrong: ({ from, to }, { accounts }) => accounts.includes(from) && !to.includes(from) && `${from} is an account, and this alias takes all its mail away, to ${to.join(', ')}`, fix: (alias) => deleteLine(VIRTUAL, alias), explains: EXPLAINS.mail },
+  { wrong: ({ from, to }, { accounts, all }) => from.startsWith('@') && swallowed(from, to, accounts, all) && `${from} takes the mail of the account ${swallowed(from, to, accounts, all)} away as well`, fix: (alias) => deleteLine(VIRTUAL, alias), explains: EXPLAINS.mail },
+  { wrong: ({ to }, { known, next, domains }) => { const lost = to.find((target) => target.includes('@') && domains.includes(target.replace(/.*@/, '')) && !known(target) && next(target).length === 0); return lost && `${lost} is no account, and mail to it bounces` }, fix: (alias) => deleteLine(VIRTUAL, alias) },
+  { wrong: ({ to }) => to.find((target) => /[|"]|^\/|:include:/.test(target)) && 'Postfix takes no program or file here' , fix: (alias) => deleteLine(VIRTUAL, alias) },
 ]
 
 const plain = (address: string) => address.replace(/\+[^@]*@/, '@')
 
 /** The way back to an address, where there is one. */
-function loops(from: string, next: (address: string) => string[]): string | undefined {
+function loops(from: string, next: (address: string) => string[]): string[] | undefined {
   const seen = new Set<string>()
-  const walk = (address: string, way: string[]): string | undefined => {
+  const walk = (address: string, way: string[]): string[] | undefined => {
     for (const target of next(address)) {
       // An alias that has itself among its targets keeps that one (virtual(5)), and ends there.
-      if (target === from && way.length > 0) return way.join(', ')
+      if (target === from && way.length > 0) return way
       if (target === address || seen.has(target)) continue
       seen.add(target)
       const found = walk(target, [...way, target])
@@ -213,17 +212,18 @@ const aliases: Check = {
       return found?.to ?? []
     }
     const of = { known: (address: string) => own.includes(plain(address)), next, all, accounts: own, domains: domainsOf(facts) }
-    const problems = glued(facts, VIRTUAL, /^[ \t]+\S*@\S+[ \t]+\S*@\S+/, EXPLAINS.mail)
+    const problems = glued(facts, VIRTUAL, /^[ \t]+\S*@\S+[ \t]+\S*@\S+/)
     for (const alias of all) {
       const row = ALIAS_ROWS.find(({ wrong }) => wrong(alias, of))
       if (!row || problems.some(({ evidence }) => evidence.includes('begins with a space'))) continue
       const { level = 'failure', fix, explains } = row
-      problems.push({ level, evidence: `${VIRTUAL} line ${alias.line}: ${row.wrong(alias, of)}`, fix: fix?.(alias) ?? deleteLine(VIRTUAL, alias.line), ...(explains ? { explains } : {}) })
+      problems.push({ level, evidence: `${VIRTUAL} line ${alias.line}: ${row.wrong(alias, of)}`, fix: fix?.(alias), ...(explains ? { explains } : {}) })
     }
     const local = inConfig('postfix-aliases.cf')
-    for (const { text, line } of facts.lines(local)) {
+    for (const at of facts.lines(local)) {
+      const { text, line } = at
       const program = /[:,\s]"?(\|[^",]*|\/[^",\s]*|:include:[^",\s]*)/.exec(text)?.[1]
-      if (program) problems.push(warning(`${local} line ${line}: mail goes to ${program}`, deleteLine(local, line)))
+      if (program) problems.push(warning(`${local} line ${line}: mail goes to ${program}`, deleteLine(local, at)))
     }
     return verdict(problems, `${all.length} aliases`)
   },
@@ -280,10 +280,10 @@ const tables: Check = {
         problems.push(warning(`${inConfig(name)} line ${line}: Postfix skips it: ${text}`, undefined, { explains: ['start'] }))
       }
     }
-    const glue = [CAUGHT, MAP].flatMap((name) => glued(facts, inConfig(name), /^\s+!?\/\S+\/\w*\s+\S/, EXPLAINS.mail))
+    const glue = [CAUGHT, MAP].flatMap((name) => glued(facts, inConfig(name), /^\s+!?\/\S+\/\w*\s+\S/))
     if (glue.length > 0) return glue
     const leaving = witnesses.find(({ address, result }) => routed.answers.get(address) === result)
-    if (leaving) problems.push(failure(`${inConfig(MAP)} line ${leaving.line} sends ${leaving.address} to ${leaving.result}`, deleteLine(inConfig(MAP), leaving.line)))
+    if (leaving) problems.push(failure(`${inConfig(MAP)} line ${leaving.line} sends ${leaving.address} to ${leaving.result}`, writeLine(inConfig(MAP), leaving, leaving.text.replace(leaving.result, 'local:'))))
     const missing = foreign.filter((address) => caught.answers.get(address) !== CATCHALL)
     if (missing[0]) {
       const all = missing.length === foreign.length || missing.some((address) => FOREIGN.includes(address))
