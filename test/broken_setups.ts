@@ -3,7 +3,8 @@
  * the test types it and asks again.
  */
 import assert from 'node:assert/strict'
-import { appendFileSync, chmodSync, chownSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { appendFileSync, chmodSync, chownSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { BAR, CATCHALL, FOO } from '../scripts/lib/accounts/accounts.ts'
 import type { Project } from './harness.ts'
 
@@ -192,6 +193,78 @@ export const BROKEN_COMPOSE: Broken[] = [
 ]
 BROKEN_COMPOSE.splice(6, 1)
 
+const postfix = (project: Project, program: string, ...args: string[]) =>
+  execFileSync(program, ['-c', `${project.stateDir}/postfix`, ...args], { encoding: 'utf8', stdio: 'pipe' })
+const postconf = (...args: string[]): Break => (project) => {
+  postfix(project, 'postconf', ...args)
+  execFileSync('touch', ['-d', '10 seconds ago', `${project.stateDir}/postfix/main.cf`, `${project.stateDir}/postfix/master.cf`])
+}
+
+/** The queue id of a mail that waits in the queue and is nobody's. */
+function stuck(project: Project): string {
+  execFileSync('sendmail', ['-C', `${project.stateDir}/postfix`, '-f', FOO, BAR], { input: 'Subject: held\n\nx\n', stdio: ['pipe', 'pipe', 'pipe'] })
+  return 'ALL'
+}
+
+/** Stops the processes of the instance with this name; all of them for an empty one. */
+function stop(project: Project, name: string): void {
+  for (const pid of readdirSync('/proc').filter((entry) => /^\d+$/.test(entry))) {
+    try {
+      const [cmd, cwd] = [readFileSync(`/proc/${pid}/comm`, 'utf8').trim(), execFileSync('readlink', [`/proc/${pid}/cwd`], { encoding: 'utf8' })]
+      if (cwd.startsWith(`${project.stateDir}/`) && (name === '' || cmd === name)) process.kill(Number(pid), 'SIGSTOP')
+    } catch {
+      // It has ended.
+    }
+  }
+}
+
+function fill(_: Project): void {}
+
+// biome-ignore format: one set-up a line
+export const BROKEN_SERVER: BrokenServer[] = [
+  // The running server is older than the files
+  ['an account added by hand', add(ACCOUNTS, `${user('alice')}|{PLAIN}secret`), 'live', 'failure', /postfix-accounts\.cf: changed since/],
+  ['a password changed by hand', change(ACCOUNTS, /(bar@[^|]*\|).*/, `$1${HASH}`), 'live', 'failure', /postfix-accounts\.cf: changed/],
+  ['a setting that is not live', add(MAIN, 'smtpd_timeout = 200s'), 'live', 'failure', /postfix-main\.cf: changed/],
+  ['an alias that is not live', add(VIRTUAL, `${user('sales')} ${BAR}`), 'live', 'failure', /postfix-virtual\.cf: changed/],
+  ['an environment that is not live', change(ENV, /MESSAGE_SIZE_LIMIT=.*/, 'MESSAGE_SIZE_LIMIT=20480000'), 'live', 'failure', /message_size_limit/],
+  ['a pattern that is not live', add(CAUGHT, '/x@y$/ z'), 'live', 'failure', /postfix-regexp\.cf: changed/],
+  ['a way out past the files', postconf('-e', 'default_transport=smtp'), 'live', 'failure', /default_transport = smtp/],
+  ['an SMTP client past the files', postconf('-M', 'smtp/unix=smtp unix - - n - - smtp'), 'live', 'failure', /master\.cf/],
+  // Symptoms and their causes
+  ['held mail', (project) => { const id = stuck(project); postfix(project, 'postsuper', '-h', id) }, 'queue', 'failure', /on hold/],
+  ['Maildir of another owner', (project) => chownSync(`${project.stateDir}/mail/development-virtual.example.com/bar`, 0, 0), 'mailboxes', 'failure', /bar belongs to user 0/],
+  ['a mailbox of another account', (project) => chownSync(`${project.stateDir}/mail/development-virtual.example.com/foo`, 0, 0), 'mailboxes', 'failure', /foo belongs to user 0/],
+  ['a mail folder without rights', (project) => chmodSync(`${project.stateDir}/mail/development-mail-server.example.com`, 0), 'mailboxes', 'failure', /may not enter/],
+  ['a folder above that others cannot enter', (project) => chmodSync(project.dir, 0o700), 'mailboxes', 'failure', /only its owner can enter/],
+  ['a stopped Postfix', (project) => stop(project, 'master'), 'processes', 'failure', /stopped by a signal.*master/],
+  ['a stopped queue manager', (project) => stop(project, 'qmgr'), 'processes', 'failure', /qmgr/],
+  ['a stopped Dovecot', (project) => stop(project, 'dovecot'), 'processes', 'failure', /dovecot/],
+  ['all daemons stopped', (project) => stop(project, ''), 'processes', 'failure', /stopped by a signal/],
+  ['a Dovecot that was killed', (project) => process.kill(Number(readFileSync(`${project.stateDir}/run/master.pid`, 'utf8')), 'SIGKILL'), 'running', 'failure', /without Dovecot/],
+  ['a Postfix that was killed', (project) => process.kill(Number(readFileSync(`${project.stateDir}/queue/pid/master.pid`, 'utf8')), 'SIGKILL'), 'running', 'failure', /without Postfix/],
+  ['the key of another certificate', (project) => execFileSync('openssl', ['genpkey', '-algorithm', 'EC', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-out', `${project.stateDir}/tls/key.pem`], { stdio: 'pipe' }), 'certificate', 'failure', /that of another certificate/],
+  ['no key', (project) => rmSync(`${project.stateDir}/tls/key.pem`), 'certificate', 'failure', /key\.pem is not there/],
+  ['a certificate that ends soon', (project) => execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj', '/CN=x', '-keyout', `${project.stateDir}/tls/key.pem`, '-out', `${project.stateDir}/tls/certificate.pem`], { stdio: 'pipe' }), 'certificate', 'warning', /ends on/],
+  ['a full mailbox', (project) => { add(QUOTAS, `${user('baz')}:20k`)(project); fill(project) }, 'quotas', 'warning', /full after a mail/],
+  // In effect, and told at its line
+  ['a content filter on this machine, where none is', add(MAIN, 'content_filter = smtp:[127.0.0.1]:10024'), 'mail-virtual', 'failure', /no such transport|content_filter|transport/, 'live'],
+  ['a milter that is not there', add(MAIN, 'smtpd_milters = inet:127.0.0.1:8891'), 'mail-virtual', 'failure', /milter/, 'live'],
+  ['everything deferred', add(MAIN, 'defer_transports = lmtp'), 'main-cf', 'failure', /waits in the queue/, 'live'],
+  ['senders looked up', change(MAIN, /smtpd_sender_restrictions = .*/, 'smtpd_sender_restrictions = reject_unknown_sender_domain'), 'main-cf', 'failure', /asks the DNS/, 'live'],
+  ['another network alone', add(MAIN, 'mynetworks = 192.168.0.0/24'), 'main-cf', 'failure', /have to log in/, 'live'],
+  ['small messages alone', add(MAIN, 'message_size_limit = 200'), 'main-cf', 'failure', /is larger/, 'live'],
+  ['another way to the mailboxes', change(ENV, /POSTFIX_DAGENT=.*/, 'POSTFIX_DAGENT=lmtp:unix:/var/run/dovecot/lmpt'), 'environment', 'failure', /not go to Dovecot/, 'live'],
+  ['an alias that takes bar', add(VIRTUAL, `${BAR} ${FOO}`), 'aliases', 'failure', /is an account/, 'live'],
+  ['TLS for every login', change(DOVECOT, 'ssl = yes', 'ssl = required'), 'dovecot', 'failure', /logins without TLS/, 'live'],
+  ['unknown users accepted', change(MAIN, /reject_unlisted_recipient, /, ''), 'main-cf', 'warning', /get no 550/, 'live'],
+  ['envelope recipients lost', add(MAIN, 'enable_original_recipient = no'), 'main-cf', 'failure', /envelope recipient is lost/, 'live'],
+  ['a table that is gone past the files', (project) => rmSync(`${project.stateDir}/config/postfix-regexp.cf`), 'live', 'failure', /postfix-regexp\.cf/],
+]
+
+/** A set-up that is only looked at when it is in effect: `live` brings it there first. */
+export type BrokenServer = [...Broken, live?: 'live']
+
 // biome-ignore format: one set-up a line
 export const FINE: [what: string, breaks: Break][] = [
   ['an alias that points abroad ends in the catchall', add(VIRTUAL, `${user('boss')} boss@gmail.com`)],
@@ -212,4 +285,3 @@ export const FINE: [what: string, breaks: Break][] = [
   ['a restriction of the own network', add(MAIN, 'smtpd_client_restrictions = permit_mynetworks, permit_sasl_authenticated, reject')],
   ['a parameter on two lines', add(MAIN, 'smtpd_helo_restrictions =\n  permit_mynetworks,\n  permit')],
 ]
-void [chmodSync, chownSync, renameSync]

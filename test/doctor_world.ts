@@ -1,12 +1,12 @@
 /** A project whose doctor runs in this process, so that many set-ups can be asked about; and hands that type what it says. */
 import { execFileSync } from 'node:child_process'
-import { appendFileSync, cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { appendFileSync, chmodSync, cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { PassThrough } from 'node:stream'
 import { pathToFileURL } from 'node:url'
 import { ioOf, type Main } from '../scripts/lib/cli.ts'
 import type { Result } from '../scripts/lib/doctor/check.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
-import { Project } from './harness.ts'
+import { Project, processesOf } from './harness.ts'
 
 /** What a set-up may change. */
 const FILES = ['docker-data', 'docker-compose.yml', 'docker-compose.override.yml', 'development-mail-server.env', '.env']
@@ -56,6 +56,30 @@ export class DoctorWorld {
       rmSync(this.project.path(name), { recursive: true, force: true })
       if (existsSync(`${ROOT}/${name}`) && name !== '.env') cpSync(`${ROOT}/${name}`, this.project.path(name), { recursive: true })
     }
+  }
+
+  /** What `npm start` does to a server that runs: changes of the files take effect. */
+  async takeEffect(): Promise<void> {
+    const { NativeEngine } = await import(pathToFileURL(this.#script('lib/server/native')).href)
+    const { readSettings } = await import(pathToFileURL(this.#script('lib/settings')).href)
+    await new NativeEngine(readSettings()).start()
+  }
+
+  /** Back to a healthy server, whatever a set-up did to it. */
+  async heal(): Promise<void> {
+    const { project } = this
+    this.restore()
+    chmodSync(project.dir, 0o755)
+    for (const pid of processesOf(project).matchAll(/\/proc\/(\d+)\//g)) process.kill(Number(pid[1]), 'SIGCONT')
+    execFileSync('bash', ['-c', `chown -R 5000:5000 ${project.stateDir}/mail; chmod -R u+rwX ${project.stateDir}/mail`])
+    await this.takeEffect()
+    for (const [program, ...args] of [['postsuper', '-H', 'ALL'], ['postsuper', '-d', 'ALL']] as const) {
+      execFileSync(program, ['-c', `${project.stateDir}/postfix`, ...args], { stdio: 'pipe' })
+    }
+  }
+
+  #script(name: string): string {
+    return ['js', 'ts'].map((extension) => this.project.path(`scripts/${name}.${extension}`)).find(existsSync) ?? ''
   }
 
   /** Does what a fix says, as a reader would. */
