@@ -46,8 +46,8 @@ export interface Settings {
   dmsVersion: string
 }
 
-/** All names that `.env` may have. */
-const NAMES: readonly string[] = [
+/** All settings: names that `.env` and the environment may have. */
+export const NAMES: readonly string[] = [
   ...Object.values(SERVICES).map(({ variable }) => variable),
   ...['BIND_ADDRESS', 'MAIL_SERVER_ENGINE', 'MAIL_SERVER_STATE_DIR', 'DMS_VERSION', 'MAIL_HOST', 'MAIL_TIMEOUT'],
   ...['SMTP', 'POP3'].flatMap((protocol) => ['TLS', 'USER', 'PASSWORD'].map((what) => `${protocol}_${what}`)),
