@@ -2,7 +2,8 @@
 import { chownSync, existsSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import { Failure, messageOf } from '../cli.ts'
-import type { Engine, EngineChoice } from '../server/engine.ts'
+import type { EngineChoice } from '../server/choose.ts'
+import type { Engine } from '../server/engine.ts'
 import { CONFIG_DIR, ROOT, readSettings, type Settings, setting } from '../settings.ts'
 
 /** `skipped`: cannot be judged, because of something that another check reports. */
@@ -93,7 +94,7 @@ export function verdict(problems: Finding[], evidence: string): Finding[] {
 /** The context of this project on this machine. */
 export function projectContext(): Context {
   const choice = once(async () => {
-    const { explainEngine } = await import('../server/engine.ts')
+    const { explainEngine } = await import('../server/choose.ts')
     return explainEngine(context.settings(), ANSWER)
   })
   const running = once(async () => (await context.engine()).isRunning())
