@@ -1,43 +1,45 @@
 /** npm run reset: empties every mailbox and the queue. The accounts stay. */
-import { question } from 'zx'
-import { type ExitName, explainExitCodes, Failure, parse, print, run, step } from './lib/cli.ts'
+import { type ExitName, explainExitCodes, Failure, type Io, parse, run, step } from './lib/cli.ts'
 
 const HELP = `Usage: npm run reset [-- --yes]
 
 Deletes all mail: every message of every account in all folders, and the queue. The accounts stay.
 
-  --yes         do not ask; needed where no terminal is there to ask on
+  -y, --yes     do not ask; needed where no terminal is there to ask on
 
 Exit codes:
-${explainExitCodes('ok', 'failed', 'usage', 'connection')}`
+${explainExitCodes('ok', 'failed', 'usage', 'connection', 'interrupted')}`
 
-export async function main(args: string[]): Promise<ExitName | undefined> {
-  const options = { help: { type: 'boolean', short: 'h' }, yes: { type: 'boolean', short: 'y' } } as const
-  const { values } = parse(args, options)
+export async function main(args: string[], io: Io): Promise<ExitName | undefined> {
+  const { values } = parse(args, { yes: { type: 'boolean', short: 'y' } })
   if (values.help) {
-    print(HELP)
+    io.print(HELP)
     return
   }
-  const { runningEngine } = await import('./lib/server/engine.ts')
+  const { runningEngine } = await import('./lib/server/choose.ts')
   const { readSettings } = await import('./lib/settings.ts')
   const { readAccounts } = await import('./lib/accounts/accounts.ts')
   const { emptyMailbox } = await import('./lib/server/mailboxes.ts')
+  const { Prompter } = await import('./lib/accounts/prompts.ts')
 
   const settings = readSettings()
   const engine = await runningEngine(settings)
   const accounts = readAccounts()
   if (!values.yes) {
-    if (!process.stdin.isTTY)
-      throw new Failure('usage', 'No terminal to ask on. To delete all mail: npm run reset -- --yes')
-    const answer = await question(`Delete all mail of ${accounts.length} accounts and the queue? [y/N] `)
+    const prompter = new Prompter()
+    const question = `Delete all mail of ${accounts.length} accounts and the queue? [y/N] `
+    const answer = await prompter.ask(question, 'To delete all mail: npm run reset -- --yes')
+    prompter.close()
     if (!/^y(es)?$/i.test(answer.trim())) {
-      print('Nothing was deleted.')
+      io.print('Nothing was deleted.')
       return 'failed'
     }
   }
   // The queue first: what it delivers meanwhile is in the mailboxes when they are emptied.
   const purged = await engine.exec(['postsuper', '-d', 'ALL'])
-  if (purged.exitCode !== 0) throw new Failure('failed', `The queue could not be emptied: ${purged.stderr.trim()}`)
+  if (purged.exitCode !== 0) {
+    throw new Failure('failed', `The queue could not be emptied: ${purged.stderr.trim()}. See: npm run doctor`)
+  }
   const queued = Number(/Deleted: (\d+) message/.exec(purged.stderr)?.[1] ?? 0)
   let deleted = 0
   await step('Emptying the mailboxes', async (update) => {
@@ -46,7 +48,8 @@ export async function main(args: string[]): Promise<ExitName | undefined> {
       deleted += await emptyMailbox(settings, address)
     }
   })
-  print(`Deleted: ${deleted} messages in ${accounts.length} mailboxes, ${queued} in the queue. The accounts stay.`)
+  io.print(`Deleted: ${deleted} messages in ${accounts.length} mailboxes, ${queued} in the queue. The accounts stay.`)
+  return
 }
 
 await run(import.meta.url, main)

@@ -1,75 +1,86 @@
-/** npm run status: the engine, versions, ports, accounts with their messages, the queue. */
-import { type ExitName, explainExitCodes, parse, print, run, table } from './lib/cli.ts'
+/** npm run status: the engine, versions, ports, certificate, accounts with their messages, the queue. */
+import { type ExitName, explainExitCodes, Failure, type Io, parse, run, table } from './lib/cli.ts'
 
 const HELP = `Usage: npm run status [-- --json]
 
 Shows the engine, the versions, the ports, every account with its messages, and the queue's length.
 
   --json        the same as one JSON object:
-                {running, engine, versions: {postfix, dovecot}, bindAddress, ports: {smtp, ...},
-                accounts: [{address, inbox, otherFolders}], queue}
+                {running, engine, versions: {postfix, dovecot}, bindAddress,
+                ports: {smtp, ...}, certificate, accounts: [{address, inbox,
+                otherFolders}], queue}; null for what cannot be told.
+                npm prints lines of its own: npm run -s status -- --json
 
 Exit codes:
 ${explainExitCodes('ok', 'failed', 'usage', 'connection')}
-  Not running is exit code 1.`
+  Not running, or only half of it, is exit code 1.`
 
-export async function main(args: string[]): Promise<ExitName | undefined> {
+/** Milliseconds for all mailboxes to be counted. */
+const PATIENCE = 6_000
+
+export async function main(args: string[], io: Io): Promise<ExitName | undefined> {
   const { values } = parse(args, { json: { type: 'boolean' } })
   if (values.help) {
-    print(HELP)
+    io.print(HELP)
     return
   }
-  const { chooseEngine } = await import('./lib/server/engine.ts')
+  const { chooseEngine } = await import('./lib/server/choose.ts')
   const { enabledProtocols, portRows, readSettings } = await import('./lib/settings.ts')
   const { readAccounts } = await import('./lib/accounts/accounts.ts')
   const { countMessages } = await import('./lib/server/mailboxes.ts')
+  const { silentProtocols } = await import('./lib/server/proof.ts')
 
   const settings = readSettings()
   const { bindAddress, ports } = settings
   const engine = await chooseEngine(settings)
-  if (!(await engine.isRunning())) {
-    print(
-      values.json
-        ? JSON.stringify({ running: false, engine: engine.name })
-        : 'The mail server is not running. Start it: npm start',
-    )
+  const half = await engine.half()
+  if (half || !(await engine.isRunning())) {
+    const fact = half ? `${half} Mend it: npm start` : 'The mail server is not running. Start it: npm start'
+    io.print(values.json ? JSON.stringify({ running: false, engine: engine.name, half: half ?? null }) : fact)
     return 'failed'
   }
+  const silent = await silentProtocols(settings)
+  if (silent.length > 0) {
+    throw new Failure(
+      'connection',
+      `The mail server runs (engine: ${engine.name}) and does not answer: ${silent.join(', ')}. ` +
+        'See: npm run doctor. Start it anew: npm stop && npm start',
+    )
+  }
   const { pop3, imap } = enabledProtocols()
-  const ask = async (...command: string[]) => (await engine.exec(command)).stdout.trim()
-  const [postfix, dovecot, queue] = await Promise.all([
+  const ask = async (...command: string[]) => (await engine.exec(command, { timeout: PATIENCE })).stdout.trim()
+  const [postfix, dovecot, queue, counts] = await Promise.all([
     ask('postconf', '-h', 'mail_version'),
     ask('dovecot', '--version'),
-    ask('postqueue', '-j'),
+    // Only root may look into the queue; without sudo it stays unknown.
+    ask('postqueue', '-j').catch(() => undefined),
+    Promise.all(
+      readAccounts().map(async ({ address }) => {
+        const unknown = { inbox: null, otherFolders: null }
+        return { address, ...(pop3 || imap ? await countMessages(settings, address, PATIENCE) : unknown) }
+      }),
+    ),
   ])
-  const accounts = []
-  for (const { address } of readAccounts()) {
-    const counts = pop3 || imap ? await countMessages(settings, address) : { inbox: null, otherFolders: null }
-    accounts.push({ address, ...counts })
-  }
-  const queued = queue.split('\n').filter((line) => line !== '').length
+  const versions = { postfix, dovecot: dovecot.split(' ')[0] }
+  const queued = queue === undefined ? null : queue.split('\n').filter((line) => line !== '').length
+  const certificate = engine.certificate() ?? null
   if (values.json) {
-    const versions = { postfix, dovecot: dovecot.split(' ')[0] }
-    print(JSON.stringify({ running: true, engine: engine.name, versions, bindAddress, ports, accounts, queue: queued }))
+    const server = { running: true, engine: engine.name, versions, bindAddress, ports, certificate }
+    io.print(JSON.stringify({ ...server, accounts: counts, queue: queued }))
     return
   }
-  print(`The mail server runs (engine: ${engine.name}, Postfix ${postfix}, Dovecot ${dovecot.split(' ')[0]}).`)
-  print()
-  print(
-    table([
-      ['Port', 'Protocol', 'TLS'],
-      ...portRows(settings),
-      [],
-      ['Account', 'INBOX', 'Other folders'],
-      ...accounts.map(({ address, inbox, otherFolders }) => [
-        address,
-        String(inbox ?? '-'),
-        String(otherFolders ?? '-'),
-      ]),
-    ]),
+  const cell = (number: number | null) => String(number ?? '-')
+  const accounts = counts.map(({ address, inbox, otherFolders }) => [address, cell(inbox), cell(otherFolders)])
+  io.print(`The mail server runs (engine: ${engine.name}, Postfix ${postfix}, Dovecot ${versions.dovecot}).`)
+  io.print()
+  io.print(
+    table([['Port', 'Protocol', 'TLS'], ...portRows(settings), [], ['Account', 'INBOX', 'Other folders'], ...accounts]),
   )
-  print()
-  print(`Queue: ${queued === 0 ? 'empty' : `${queued} message${queued > 1 ? 's' : ''}`}`)
+  io.print()
+  if (certificate) io.print(`Certificate to trust: ${certificate}`)
+  const messages = `${queued} message${queued === 1 ? '' : 's'}`
+  io.print(`Queue: ${queued === null ? 'unknown; only root may look into it' : queued === 0 ? 'empty' : messages}`)
+  return
 }
 
 await run(import.meta.url, main)

@@ -7,7 +7,6 @@ import { createServer } from 'node:net'
 import { PassThrough } from 'node:stream'
 import { describe, test } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
-import { parse as parseEnvironment } from 'dotenv'
 import fc from 'fast-check'
 import { checkAddress } from '../scripts/lib/accounts/account_address.ts'
 import { type AccountRequest, addAccount, type Change, deleteAccount } from '../scripts/lib/accounts/account_changes.ts'
@@ -34,8 +33,6 @@ import { readMail } from '../scripts/lib/mail/mail_options.ts'
 import { Pop3Wire } from '../scripts/lib/mail/pop3_wire.ts'
 import { SmtpConnection } from '../scripts/lib/mail/smtp_connection.ts'
 import { jsonLine, visible, visibleLine } from '../scripts/lib/mail/visible.ts'
-import { nativeConfiguration } from '../scripts/lib/server/native_configuration.ts'
-import { mapPaths } from '../scripts/lib/server/native_layout.ts'
 import { HOSTNAME, parsePort } from '../scripts/lib/settings.ts'
 import { Project } from './harness.ts'
 
@@ -213,65 +210,6 @@ describe('the configuration files', () => {
         route(key)
       }),
       { numRuns: 500 },
-    )
-  })
-
-  test('whatever the files and the environment say, the instance stays private', () => {
-    const environment = textOf(
-      ...[
-        'SSL_TYPE=',
-        'snakeoil',
-        'SMTP_ONLY=1\n',
-        'OVERRIDE_HOSTNAME=',
-        'a.b.example',
-        'PERMIT_DOCKER=',
-        'host',
-        '"',
-        "'",
-      ],
-      ...['ENABLE_POP3=1\n', 'POSTFIX_DAGENT=', 'export ', '`', '\n', '=', '$HOME', '\\n'],
-    )
-    const main = textOf(
-      ...[
-        'inet_interfaces',
-        'maillog_file',
-        'queue_directory',
-        ' = ',
-        '0.0.0.0',
-        '\n',
-        '\n ',
-        '\\\n',
-        '$',
-        '/etc/postfix',
-      ],
-    )
-    const master = textOf('smtp/inet/', 'smtps/inet/', 'x/y/', 'a=b', '=', ' ', '\n', 'syslog_name=', '{', '}')
-    fc.assert(
-      fc.property(environment, main, master, ACCOUNT_LINES, TABLE_LINES, (env, mainCf, masterCf, accounts, tables) => {
-        const texts: Record<string, string> = {
-          'postfix-main.cf': mainCf,
-          'postfix-master.cf': masterCf,
-          'postfix-accounts.cf': accounts,
-          'dovecot-quotas.cf': accounts,
-          'postfix-virtual.cf': tables,
-        }
-        const made = orFailure(() =>
-          nativeConfiguration({
-            stateDir: '/srv/mail',
-            bindAddress: '127.0.0.1',
-            ports: { smtp: 25, submission: 587, submissions: 465, pop3: 110, pop3s: 995, imap: 143, imaps: 993 },
-            environment: parseEnvironment(env),
-            file: (name) => texts[name],
-            networks: [],
-          }),
-        )
-        if (!made) return
-        const parameters = parseMainCf(made.files['postfix/main.cf'] ?? '')
-        assert.equal(parameters.get('inet_interfaces')?.value, '127.0.0.1')
-        assert.equal(parameters.get('queue_directory')?.value, '/srv/mail/queue')
-        assert.equal(parameters.get('maillog_file')?.value, '/srv/mail/log/mail.log')
-        assert.equal(mapPaths(mainCf, '/s').split('\n').length, mainCf.split('\n').length)
-      }),
     )
   })
 })

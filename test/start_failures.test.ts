@@ -5,7 +5,7 @@ import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { BAR, CATCHALL } from '../scripts/lib/accounts/accounts.ts'
-import { mailboxOf } from '../scripts/lib/server/native_layout.ts'
+import { mailboxOf } from '../scripts/lib/server/native_configuration.ts'
 import { send, smtpClient } from './deliveries.ts'
 import { Project, processesOf, type Result, until } from './harness.ts'
 

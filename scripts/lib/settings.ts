@@ -4,7 +4,7 @@
  */
 import { existsSync, readFileSync } from 'node:fs'
 import { isIP } from 'node:net'
-import { dirname, join, relative, resolve } from 'node:path'
+import { dirname, isAbsolute, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parse } from 'dotenv'
 import { Failure, messageOf, nearestOf, say } from './cli.ts'
@@ -20,7 +20,7 @@ export const HOSTNAME = 'development-mail-server.example.com'
 
 /** The ports of the server: the variable that moves each, where it stands in the container, and what speaks there. */
 export const SERVICES = {
-  smtp: { variable: 'SMTP_PORT', port: 25, protocol: 'SMTP', tls: 'none or STARTTLS' },
+  smtp: { variable: 'SMTP_PORT', port: 25, protocol: 'SMTP', tls: 'none' },
   submission: { variable: 'SUBMISSION_PORT', port: 587, protocol: 'SMTP submission', tls: 'none or STARTTLS' },
   submissions: { variable: 'SUBMISSIONS_PORT', port: 465, protocol: 'SMTP submission', tls: 'implicit' },
   pop3: { variable: 'POP3_PORT', port: 110, protocol: 'POP3', tls: 'none or STARTTLS' },
@@ -46,8 +46,8 @@ export interface Settings {
   dmsVersion: string
 }
 
-/** All names that `.env` may have. */
-const NAMES: readonly string[] = [
+/** All settings: names that `.env` and the environment may have. */
+export const NAMES: readonly string[] = [
   ...Object.values(SERVICES).map(({ variable }) => variable),
   ...['BIND_ADDRESS', 'MAIL_SERVER_ENGINE', 'MAIL_SERVER_STATE_DIR', 'DMS_VERSION', 'MAIL_HOST', 'MAIL_TIMEOUT'],
   ...['SMTP', 'POP3'].flatMap((protocol) => ['TLS', 'USER', 'PASSWORD'].map((what) => `${protocol}_${what}`)),
@@ -123,12 +123,19 @@ export function readSettings(): Settings {
   if (engine !== 'auto' && engine !== 'docker' && engine !== 'native') {
     throw new Failure('usage', `MAIL_SERVER_ENGINE=${engine}: no such engine. Use auto, docker or native.`)
   }
+  const stateDir = setting('MAIL_SERVER_STATE_DIR') ?? '/var/lib/development-mail-server'
+  if (!isAbsolute(stateDir)) {
+    throw new Failure(
+      'usage',
+      `MAIL_SERVER_STATE_DIR=${stateDir}: not an absolute path. Write ${resolve(ROOT, stateDir)}, or correct it in .env.`,
+    )
+  }
   return {
     bindAddress,
     host: { '0.0.0.0': '127.0.0.1', '::': '::1' }[bindAddress] ?? bindAddress,
     ports: readPorts(),
     engine,
-    stateDir: resolve(ROOT, setting('MAIL_SERVER_STATE_DIR') ?? '/var/lib/development-mail-server'),
+    stateDir: resolve(stateDir),
     dmsVersion: setting('DMS_VERSION') ?? '15.1.0',
   }
 }
@@ -163,13 +170,18 @@ export function enabledProtocols(environment = readServerEnvironment()): { smtp:
   }
 }
 
+/** The services that the environment file turns on. Without a certificate 465 speaks plain SMTP, and 995 and 993 are closed. */
+export function enabledServices(environment = readServerEnvironment()): ServiceName[] {
+  const enabled = enabledProtocols(environment)
+  return SERVICE_NAMES.filter((name) => {
+    if (/^(pop3s|imaps)$/.test(name) && !environment.SSL_TYPE) return false
+    return /^(smtp|sub)/.test(name) || enabled[name.slice(0, 4) as 'pop3' | 'imap']
+  })
+}
+
 /** The rows of the table of ports: address and port, protocol, TLS mode, for what the environment file turns on. */
 export function portRows({ bindAddress, ports }: Settings, environment = readServerEnvironment()): string[][] {
-  const enabled = enabledProtocols(environment)
-  const isOn = (name: ServiceName) => /^(smtp|sub)/.test(name) || enabled[name.slice(0, 4) as 'pop3' | 'imap']
-  // Without a certificate 465 speaks plain SMTP, and Dovecot's two ports are closed.
-  const hasTls = Boolean(environment.SSL_TYPE)
-  const shown = SERVICE_NAMES.filter((name) => isOn(name) && (hasTls || !/^(pop3s|imaps)$/.test(name)))
-  const tlsOf = (name: ServiceName) => (hasTls ? SERVICES[name].tls : 'none')
-  return shown.map((name) => [`${bindAddress}:${ports[name]}`, SERVICES[name].protocol, tlsOf(name)])
+  const host = bindAddress.includes(':') ? `[${bindAddress}]` : bindAddress
+  const tlsOf = (name: ServiceName) => (environment.SSL_TYPE ? SERVICES[name].tls : 'none')
+  return enabledServices(environment).map((name) => [`${host}:${ports[name]}`, SERVICES[name].protocol, tlsOf(name)])
 }

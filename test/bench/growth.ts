@@ -1,7 +1,7 @@
 /** How the server fares with a mailbox that grows: the newest mails read, one mail sent, many mails sent. */
 import { chownSync, mkdirSync, writeFileSync } from 'node:fs'
 import { BAR, FOO } from '../../scripts/lib/accounts/accounts.ts'
-import { VMAIL_ID } from '../../scripts/lib/server/native_layout.ts'
+import { VMAIL_ID } from '../../scripts/lib/server/native_configuration.ts'
 import { smtpClient } from '../deliveries.ts'
 import type { Project } from '../harness.ts'
 import {

@@ -1,7 +1,7 @@
 /** Bringing a change of the accounts into effect on the server that runs, whichever engine runs it. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, messageOf, step } from '../cli.ts'
-import { chooseEngine, runningNativeEngine } from '../server/engine.ts'
+import { chooseEngine, runningNativeEngine } from '../server/choose.ts'
 import { NativeEngine } from '../server/native.ts'
 import { isAnswering } from '../server/proof.ts'
 import type { Settings } from '../settings.ts'

@@ -1,12 +1,20 @@
 /** The server as a container: docker-mailserver, run by Docker Compose from `docker-compose.yml`. */
-import { spawn } from 'node:child_process'
-import { statSync } from 'node:fs'
+import { existsSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { Failure, messageOf, say, step } from '../cli.ts'
-import { CONFIG_DIR, CONTAINER, ROOT, SERVICE_NAMES, type Settings, setting } from '../settings.ts'
-import type { Engine, ExecOptions } from './engine.ts'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Failure, say, step } from '../cli.ts'
+import {
+  CONFIG_DIR,
+  CONTAINER,
+  ROOT,
+  readServerEnvironment,
+  SERVICE_NAMES,
+  type Settings,
+  setting,
+} from '../settings.ts'
+import type { Engine, ExecOptions, ExecResult, Started } from './engine.ts'
 import { assertPortsFree } from './ports.ts'
-import { input, $ as shell } from './shell.ts'
+import { foreground, input, $ as shell } from './shell.ts'
 
 const $ = shell({ cwd: ROOT })
 /** Milliseconds for a question to the Docker engine; one that is wedged answers never. */
@@ -18,8 +26,17 @@ const CHANGE = 180_000
 /** Milliseconds for an image of some hundred megabytes over a slow line. */
 const PULL = 3_600_000
 
-/** docker-mailserver copies these when a container is made; the other files it polls. */
-const READ_ONCE = ['dovecot.cf', 'postfix-main.cf', 'postfix-master.cf', 'postfix-transport_maps', 'user-patches.sh']
+/** docker-mailserver copies these when a container is made; the other files it polls, or reads through the mount. */
+const READ_ONCE = ['dovecot.cf', 'dovecot-2.4.cf', 'postfix-main.cf', 'postfix-master.cf', 'user-patches.sh']
+/** Milliseconds until a container whose daemons restart, as releases up to 10 do after a change, counts as half a server. */
+const RESTART = 20_000
+
+/** Compose with this project's files, whatever COMPOSE_FILE of the caller's environment says. */
+const OVERRIDE = join(ROOT, 'docker-compose.override.yml')
+const COMPOSE = [
+  ...['compose', '--project-directory', ROOT, '--file', join(ROOT, 'docker-compose.yml')],
+  ...(existsSync(OVERRIDE) ? ['--file', OVERRIDE] : []),
+]
 
 export class DockerEngine implements Engine {
   readonly name = 'docker'
@@ -55,30 +72,50 @@ export class DockerEngine implements Engine {
     return (await this.#container())?.running ?? false
   }
 
-  async start(): Promise<void> {
-    const { dmsVersion } = this.#settings
-    assertSupported(dmsVersion)
-    const container = await this.#container()
+  async half(): Promise<string | undefined> {
+    if (!(await this.isRunning())) return undefined
+    const wanted = readServerEnvironment().SMTP_ONLY === '1' ? ['postfix'] : ['postfix', 'dovecot']
+    const deadline = Date.now() + RESTART
+    for (;;) {
+      const { stdout } = await this.exec(['supervisorctl', 'status', ...wanted], { timeout: this.#patience })
+      const down = wanted.filter((name) => !new RegExp(`^${name}\\s+(RUNNING|STARTING)`, 'm').test(stdout))
+      if (down.length === 0) return undefined
+      if (/FATAL/.test(stdout) || Date.now() > deadline)
+        return `The container runs, and ${down.join(' and ')} in it does not.`
+      await sleep(500)
+    }
+  }
+
+  async start(): Promise<Started> {
+    const before = await this.#container()
     const own = await this.#publishedPorts()
     const services = SERVICE_NAMES.filter((name) => !own.has(this.#settings.ports[name]))
     await assertPortsFree(this.#settings, services)
-    await pull(`mailserver/docker-mailserver:${dmsVersion}`)
+    await pull(`mailserver/docker-mailserver:${this.#settings.dmsVersion}`)
 
     // Compose makes the container anew by itself when its own file, .env or the environment file have changed.
-    const changed = READ_ONCE.filter((name) => container && modified(join(CONFIG_DIR, name)) > container.created)
-    if (container?.running && changed.length > 0) say(`${changed.join(', ')}: changed, so the container is made anew.`)
-    const title = container?.running ? 'Bringing the container up to date' : 'Starting the container'
-    const anew = !container?.running || changed.length > 0 ? ['--force-recreate'] : []
-    const up = await step(title, () => docker(['compose', 'up', '--detach', ...anew], CHANGE))
+    const changed = READ_ONCE.filter((name) => before && modified(join(CONFIG_DIR, name)) > before.created)
+    const half = before?.running ? await this.half() : undefined
+    if (before?.running && changed.length > 0) say(`${changed.join(', ')}: changed, so the container is made anew.`)
+    if (half) say(`${half} It is made anew.`)
+    const title = before?.running ? 'Bringing the container up to date' : 'Starting the container'
+    const anew = !before?.running || half || changed.length > 0 ? ['--force-recreate'] : []
+    const up = await step(title, () => docker([...COMPOSE, 'up', '--detach', ...anew], CHANGE))
     if (up.exitCode !== 0) {
+      if (!before?.running) await docker([...COMPOSE, 'down'], CHANGE)
       throw new Failure('failed', `docker compose up failed: ${lastWords(up.stderr)} Mend that, then: npm start`)
     }
+    if (!before?.running) return 'started'
+    if ((await this.#container())?.id !== before.id) return 'restarted'
+    // What Postfix reads through the mount takes effect with its next processes; now, for whoever changed it.
+    await this.exec(['postfix', 'reload'])
+    return 'running'
   }
 
   async stop(): Promise<boolean> {
     if (!(await this.#container())) return false
     // docker-mailserver sets itself up once for each container, so the container goes and its volumes stay.
-    const down = await step('Stopping the container', () => docker(['compose', 'down'], CHANGE))
+    const down = await step('Stopping the container', () => docker([...COMPOSE, 'down'], CHANGE))
     // Compose also fails when an application is still on the network; then the network stays and that is all.
     if (down.exitCode !== 0 && (await this.#container())) {
       throw new Failure('failed', `docker compose down failed: ${lastWords(down.stderr)} See: docker compose ps`)
@@ -89,7 +126,7 @@ export class DockerEngine implements Engine {
   /** docker-mailserver polls its configuration folder and reloads by itself, a few seconds after a change. */
   async reload(): Promise<void> {}
 
-  async exec(command: string[], { input: text, timeout = COMMAND }: ExecOptions = {}) {
+  async exec(command: string[], { input: text, timeout = COMMAND }: ExecOptions = {}): Promise<ExecResult> {
     if (text === undefined) return docker(['exec', CONTAINER, ...command], timeout)
     return docker(['exec', '--interactive', CONTAINER, ...command], timeout, text)
   }
@@ -99,12 +136,32 @@ export class DockerEngine implements Engine {
     return exitCode === 0 ? stdout : undefined
   }
 
+  async removeMailbox(address: string): Promise<void> {
+    const at = address.lastIndexOf('@')
+    const [user, domain] = [address.slice(0, at), address.slice(at + 1)]
+    if ([user, domain].some((part) => /^\.{0,2}$|\//.test(part))) return
+    const remove = ['rm', '-rf', '--', `/var/mail/${domain}/${user}`]
+    // A stopped server has its mail in the volume, which any container of the image opens.
+    const { exitCode, stderr } = (await this.isRunning())
+      ? await this.exec(remove)
+      : await docker(
+          [...COMPOSE, 'run', '--rm', '--no-deps', '--entrypoint', remove[0] ?? '', CONTAINER, ...remove.slice(1)],
+          COMMAND,
+        )
+    if (exitCode !== 0) throw new Failure('failed', `The mail of ${address} could not be removed: ${lastWords(stderr)}`)
+  }
+
+  /** user-patches.sh puts it there. */
+  certificate(): string | undefined {
+    return readServerEnvironment().SSL_TYPE ? join(CONFIG_DIR, 'certificate.pem') : undefined
+  }
+
   async logs({ lines, follow }: { lines: number; follow: boolean }): Promise<void> {
     if (!(await this.#container())) {
       throw new Failure('failed', `There is no container ${CONTAINER} to show the log of. Start it: npm start`)
     }
     const tail = ['--tail', String(lines), ...(follow ? ['--follow'] : [])]
-    await foreground(['logs', ...tail, CONTAINER], process.stdout)
+    await foreground('docker', ['logs', ...tail, CONTAINER], { stdio: ['ignore', 'inherit', 'inherit'] })
   }
 
   async complaints(): Promise<string[]> {
@@ -124,11 +181,11 @@ export class DockerEngine implements Engine {
   }
 
   /** The container; undefined when there is none. Throws a Failure when one of this name is somebody else's. */
-  async #container(): Promise<{ running: boolean; created: Date } | undefined> {
-    const format = '{{json .State.Running}} {{json .Created}} {{json .Config.Labels}}'
+  async #container(): Promise<{ running: boolean; created: Date; id: string | undefined } | undefined> {
+    const format = '{{json .State.Running}} {{json .Created}} {{.Id}} {{json .Config.Labels}}'
     const { exitCode, stdout } = await docker(['container', 'inspect', '--format', format, CONTAINER], this.#patience)
     if (exitCode !== 0) return undefined
-    const [, running, created = '', labels = ''] = /^(\S+) "(\S+)" (.*)$/m.exec(stdout) ?? []
+    const [, running, created = '', id, labels = ''] = /^(\S+) "(\S+)" (\S+) (.*)$/m.exec(stdout) ?? []
     const label: Record<string, string> = JSON.parse(labels) ?? {}
     const project = label['com.docker.compose.project'] ?? 'none'
     const own = setting('COMPOSE_PROJECT_NAME') ?? CONTAINER
@@ -139,7 +196,7 @@ export class DockerEngine implements Engine {
           `Remove it, its volumes stay: docker rm --force ${CONTAINER}`,
       )
     }
-    return { running: running === 'true', created: new Date(created) }
+    return { running: running === 'true', created: new Date(created), id }
   }
 
   /** The ports of this machine that the container holds. */
@@ -150,26 +207,14 @@ export class DockerEngine implements Engine {
   }
 }
 
-/**
- * Throws a usage Failure for a release that comes with Dovecot 2.4: it starts, says that it is up, and Dovecot is not.
- * Floating tags are such releases by now.
- */
-function assertSupported(dmsVersion: string): void {
-  const major = Number(/^v?(\d+)(?:\.|$)/.exec(dmsVersion)?.[1] ?? 0)
-  if (major < 16 && dmsVersion !== 'latest' && dmsVersion !== 'edge') return
-  throw new Failure(
-    'usage',
-    `DMS_VERSION=${dmsVersion}: docker-mailserver 16 and later have Dovecot 2.4, which cannot read dovecot.cf. ` +
-      'Use 15.1.0, or another release before 16.',
-  )
-}
-
 /** Pulls an image that is not there yet, with Docker's own progress: bars on a terminal, else a line a layer. */
 async function pull(image: string): Promise<void> {
   const present = await docker(['image', 'inspect', '--format', '{{.Id}}', image])
   if (present.exitCode === 0) return
   say(`Pulling ${image}`)
-  if ((await foreground(['pull', image], process.stderr, PULL)) !== 0) {
+  if (
+    (await foreground('docker', ['pull', image], { stdio: ['ignore', process.stderr, 'inherit'], timeout: PULL })) !== 0
+  ) {
     throw new Failure('failed', `${image} could not be pulled. Check DMS_VERSION and the network, then: npm start`)
   }
 }
@@ -186,15 +231,6 @@ async function docker(args: string[], timeout = ANSWER, text?: string) {
     'failed',
     `docker ${args.join(' ')} was not done after ${timeout / 1000} s. Does the engine answer? docker info`,
   )
-}
-
-/** Runs docker with this terminal as its own, for progress bars and endless output. Gives its exit code. */
-function foreground(args: string[], stdout: NodeJS.WriteStream, timeout?: number): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const child = spawn('docker', args, { cwd: ROOT, stdio: ['ignore', stdout, process.stderr], timeout })
-    child.once('error', (error) => reject(new Failure('failed', `docker ${args[0]}: ${messageOf(error)}`)))
-    child.once('close', (code) => resolve(code ?? 1))
-  })
 }
 
 /** The last line that a program wrote, as a sentence. Above it stands what went well. */

@@ -15,20 +15,21 @@ export interface MailboxCount {
   otherFolders: number
 }
 
-/** How many messages an account has. Throws a Failure when the server does not answer or refuses. */
-export async function countMessages(settings: Settings, address: string): Promise<MailboxCount> {
+/** How many messages an account has. Throws a Failure when the server refuses, or is silent for `timeout` milliseconds. */
+export async function countMessages(settings: Settings, address: string, timeout = TIMEOUT): Promise<MailboxCount> {
   if (!enabledProtocols().imap) {
-    const count = await overPop3(settings, address, async (session) => (await session.stat()).count)
+    const count = await overPop3(settings, address, async (session) => (await session.stat()).count, timeout)
     return { inbox: count, otherFolders: 0 }
   }
-  return overImap(settings, masterLogin(address), async (client) => {
-    const count = { inbox: 0, otherFolders: 0 }
+  const count = async (client: ImapFlow) => {
+    const counted = { inbox: 0, otherFolders: 0 }
     for (const { path } of await client.list()) {
       const { messages = 0 } = (await client.status(path, { messages: true })) || {}
-      count[path.toUpperCase() === 'INBOX' ? 'inbox' : 'otherFolders'] += messages
+      counted[path.toUpperCase() === 'INBOX' ? 'inbox' : 'otherFolders'] += messages
     }
-    return count
-  })
+    return counted
+  }
+  return overImap(settings, masterLogin(address), count, timeout)
 }
 
 export interface MailboxUsage {
@@ -86,6 +87,7 @@ export async function overImap<T>(
   settings: Settings,
   { user, password }: Login,
   work: (client: ImapFlow) => Promise<T>,
+  timeout = TIMEOUT,
 ): Promise<T> {
   const client = new ImapFlow({
     host: settings.host,
@@ -94,9 +96,9 @@ export async function overImap<T>(
     doSTARTTLS: false,
     auth: { user, pass: password },
     logger: false,
-    connectionTimeout: TIMEOUT,
-    greetingTimeout: TIMEOUT,
-    socketTimeout: TIMEOUT,
+    connectionTimeout: timeout,
+    greetingTimeout: timeout,
+    socketTimeout: timeout,
   })
   // A broken connection also rejects what waits for it; without a listener the event would end the process.
   client.on('error', () => {})
@@ -119,8 +121,9 @@ async function overPop3<T>(
   settings: Settings,
   address: string,
   work: (session: Pop3Session) => Promise<T>,
+  timeout = TIMEOUT,
 ): Promise<T> {
-  const server = { host: settings.host, port: settings.ports.pop3, tls: 'none', timeout: TIMEOUT } as const
+  const server = { host: settings.host, port: settings.ports.pop3, tls: 'none', timeout } as const
   const session = await Pop3Session.open(server, masterLogin(address))
   try {
     return await work(session)

@@ -1,20 +1,53 @@
 /**
- * What docker-mailserver makes of its environment and configuration folder when it starts, made for a private
- * instance of Debian's Postfix and Dovecot. Pure: texts in, texts out.
- *
- * The container's paths are mapped onto the instance; the user's files keep their line numbers, so that a daemon's
- * complaint can be traced back to them.
+ * The configuration of the native engine. The base settings are files (docker-data/native/), the user's are those that
+ * docker-mailserver reads (docker-data/mail-server/config/); this fills in paths, ports and the environment's values, and has
+ * postconf(1) do the rest, as docker-mailserver does.
  */
 import { createHash } from 'node:crypto'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
+import { isIPv6 } from 'node:net'
+import { networkInterfaces } from 'node:os'
+import { join } from 'node:path'
 import { parseAccounts, parseQuotas } from '../accounts/accounts.ts'
 import { Failure } from '../cli.ts'
-import { dovecotConf } from './native_dovecot.ts'
-import { domainOf, LAYOUT, mailboxOf, mapPaths, type NativeInput, tlsFiles, VMAIL_ID } from './native_layout.ts'
-import { mainParameters, masterCf, parameterLines } from './native_postfix.ts'
+import {
+  CONFIG_DIR,
+  enabledProtocols,
+  HOSTNAME,
+  readProjectFile,
+  readServerEnvironment,
+  type Settings,
+} from '../settings.ts'
+import { $ } from './shell.ts'
+
+type Environment = Record<string, string>
+
+/** Where the container's paths lie in the state folder. */
+const PATHS: Record<string, string> = {
+  '/tmp/docker-mailserver': 'config',
+  '/etc/aliases': 'postfix/aliases',
+  '/etc/postfix': 'postfix',
+  '/etc/dovecot': 'dovecot',
+  '/var/run/dovecot': 'run',
+  '/run/dovecot': 'run',
+  '/var/spool/postfix': 'queue',
+  '/var/mail': 'mail',
+  '/var/log/mail': 'log',
+}
+const CONTAINER_PATH = new RegExp(`(?<![\\w./-])(?:${Object.keys(PATHS).join('|')})(?![\\w.-])`, 'g')
+
+/** Parameters of main.cf that make the instance private; the user's file cannot change them. */
+const PRIVATE = [
+  ...['queue_directory', 'data_directory', 'maillog_file', 'maillog_file_prefixes', 'inet_interfaces'],
+  ...['multi_instance_enable', 'config_directory', 'inet_protocols'],
+]
+
+/** The uid and gid that own all mail, as in docker-mailserver. They need no name on this machine. */
+export const VMAIL_ID = 5000
+/** The same number stands in user-patches.sh, with its reason. */
+const SMTPD_LIMIT = 600
 
 export interface NativeConfiguration {
-  /** Files by their path below the state folder. */
-  files: Record<string, string>
   /** One line each for what the native engine cannot honour. */
   notices: string[]
   /** False where SMTP_ONLY=1 leaves Dovecot out. */
@@ -23,101 +56,329 @@ export interface NativeConfiguration {
   userdbMarker: string
 }
 
-/** Variables that this module obeys. */
-const HONOURED = new Set([
-  'SMTP_ONLY',
-  'ENABLE_POP3',
-  'ENABLE_IMAP',
-  'ENABLE_QUOTAS',
-  'ENABLE_POSTFIX_VIRTUAL_TRANSPORT',
-  'POSTFIX_MESSAGE_SIZE_LIMIT',
-  'POSTFIX_MAILBOX_SIZE_LIMIT',
-  'POSTFIX_DAGENT',
-  'POSTFIX_INET_PROTOCOLS',
-  'DOVECOT_INET_PROTOCOLS',
-  'DOVECOT_MAILBOX_FORMAT',
-  'POSTMASTER_ADDRESS',
-  'PERMIT_DOCKER',
-  'SSL_TYPE',
-  'SSL_CERT_PATH',
-  'SSL_KEY_PATH',
-  'OVERRIDE_HOSTNAME',
-])
-
-/** Parameters of main.cf that make the instance private; the user's file cannot change them. */
-const PRIVATE_PARAMETERS = [
-  'queue_directory',
-  'data_directory',
-  'config_directory',
-  'maillog_file',
-  'maillog_file_prefixes',
-  'inet_interfaces',
-  'multi_instance_enable',
-]
-
-/** Makes all files of the instance. Throws a Failure that names file and line where a file cannot be understood. */
-export function nativeConfiguration(input: NativeInput): NativeConfiguration {
-  const { stateDir, environment } = input
-  const path = (part: string) => `${stateDir}/${part}`
-  const mapped = (name: string) => mapPaths(input.file(name) ?? '', stateDir)
-
+/**
+ * Makes all files of the instance below `folder` (config/, postfix/, dovecot/), for the state folder of the settings, which
+ * their texts name. Throws a Failure with file and line where one cannot be understood.
+ */
+export async function makeConfiguration(
+  settings: Settings,
+  folder: string,
+  environment: Environment = readServerEnvironment(),
+): Promise<NativeConfiguration> {
   checkValues(environment)
-  const dovecot = environment.SMTP_ONLY !== '1'
-  const tls = tlsFiles(input)
-  const accounts = parseAccounts(input.file('postfix-accounts.cf') ?? '')
-  const aliases = dataLines(mapped('postfix-virtual.cf')).map((line) => line.split(/\s+/)[0] ?? '')
-  const quotas =
-    environment.ENABLE_QUOTAS === '0' ? new Map<string, string>() : parseQuotas(mapped('dovecot-quotas.cf'))
+  const hasDovecot = environment.SMTP_ONLY !== '1'
+  rmSync(folder, { recursive: true, force: true })
+  for (const part of ['config', 'postfix', 'dovecot']) mkdirSync(join(folder, part), { recursive: true, mode: 0o700 })
+  const write = (name: string, text: string) => writeFileSync(join(folder, name), text)
+
+  copyConfiguration(folder, settings.stateDir)
+  const file = (name: string) => readOr(join(folder, 'config', name))
+  const { users, ...tables } = accountTables(settings, environment, file, await dovecotMinor())
+  for (const [name, text] of Object.entries(tables)) write(`postfix/${name}`, text)
+  const userdbMarker = createHash('sha256').update(users.join()).digest('hex').slice(0, 16)
+  if (hasDovecot) {
+    write('dovecot/userdb', users.map((user) => `${user} userdb_marker=${userdbMarker}\n`).join(''))
+    write('dovecot/dovecot.conf', dovecotConf(settings, environment, (await dovecotMinor()) >= 4))
+  }
+  const own = logicalLines(file('postfix-main.cf'))
+  await makeMainCf(settings, environment, join(folder, 'postfix'), own)
+  await makeMasterCf(settings, environment, join(folder, 'postfix'), file('postfix-master.cf'))
+  return {
+    dovecot: hasDovecot,
+    userdbMarker,
+    notices: noticesOf(
+      environment,
+      own.map(({ name }) => name),
+    ),
+  }
+}
+
+/** The minor number of the installed Dovecot: 3 for 2.3, 4 for 2.4. */
+async function dovecotMinor(): Promise<number> {
+  const { stdout } = await $({ timeout: 10_000 })`dovecot --version`
+  return Number(/^2\.(\d+)/.exec(stdout)?.[1] ?? 3)
+}
+
+/** Throws a Failure where Postfix or Dovecot cannot read the settings below a folder. */
+export async function tryConfiguration(folder: string, { dovecot }: NativeConfiguration): Promise<void> {
+  const trials = [
+    // Whatever program of Postfix: each reads main.cf first.
+    $({ timeout: 20_000 })`postmap -c ${folder}/postfix -q x static:y`,
+    // All of it is read for one setting; "-n" would ask the DNS for this machine's name.
+    ...(dovecot ? [$({ timeout: 20_000 })`doveconf -c ${folder}/dovecot/dovecot.conf protocols`] : []),
+  ]
+  const failed = (await Promise.all(trials)).filter(({ exitCode }) => exitCode !== 0)
+  if (failed.length > 0) throw new Failure('failed', failed.map(({ stderr }) => stderr).join('\n'))
+}
+
+/** A copy of the configuration folder with the container's paths mapped, each line where it was. */
+function copyConfiguration(folder: string, stateDir: string): void {
+  const names = existsSync(CONFIG_DIR) ? (readdirSync(CONFIG_DIR, { recursive: true }) as string[]) : []
+  // Without these two the daemons would start and lack what the project is for.
+  for (const name of ['postfix-main.cf', 'postfix-accounts.cf']) {
+    readProjectFile('docker-data', 'mail-server', 'config', name)
+  }
+  cpSync(CONFIG_DIR, join(folder, 'config'), { recursive: true, filter: (path) => !/\.(lock|tmp)$/.test(path) })
+  for (const name of names) {
+    const copy = join(folder, 'config', name)
+    const bytes = /\.(cf|pcre|cnf)$|_maps$/.test(name) && existsSync(copy) ? readFileSync(copy) : undefined
+    if (bytes && !bytes.includes(0)) writeFileSync(copy, mapPaths(bytes.toString('utf8'), stateDir))
+  }
+}
+
+function mapPaths(text: string, stateDir: string): string {
+  return text.replace(CONTAINER_PATH, (path) => `${stateDir}/${PATHS[path]}`)
+}
+
+/** What docker-mailserver makes of accounts, aliases and quotas: Postfix's tables by name, and the lines of Dovecot's userdb. */
+function accountTables(
+  { stateDir }: Settings,
+  environment: Environment,
+  file: (name: string) => string,
+  minor: number,
+) {
+  const accounts = parseAccounts(file('postfix-accounts.cf'))
+  const aliases = logicalLines(file('postfix-virtual.cf')).map(({ text }) => text.split(/\s+/)[0] ?? '')
+  const quotas = environment.ENABLE_QUOTAS === '0' ? new Map() : parseQuotas(file('dovecot-quotas.cf'))
   const domains = [...accounts.map(({ address }) => address), ...aliases]
     .filter((address) => address.includes('@'))
     .map((address) => address.slice(address.lastIndexOf('@') + 1).toLowerCase())
-
-  const own = mapped('postfix-main.cf')
-  const overridden = new Set([...own.matchAll(/^([\w-]+)\s*=/gm)].map(([, name]) => name))
-  const base = Object.entries(mainParameters(input, tls)).filter(([name]) => !overridden.has(name))
-  const head = [
-    '# Made anew at each start and reload from development-mail-server.env and docker-data/mail-server/config/.',
-    ...base.map(([name, value]) => `${name} = ${value}`),
-    '# From here on docker-data/mail-server/config/postfix-main.cf.',
-  ]
-  const tail = {
-    queue_directory: path(LAYOUT.queue),
-    data_directory: path(LAYOUT.data),
-    maillog_file: path(LAYOUT.log),
-    maillog_file_prefixes: stateDir,
-    inet_interfaces: input.bindAddress,
-    // Without Dovecot nobody can check a password, and smtpd refuses to run with AUTH on.
-    ...(dovecot ? {} : { smtpd_sasl_auth_enable: 'no' }),
-  }
-
-  const files: Record<string, string> = {
-    [`${LAYOUT.postfix}/main.cf`]: [...head, own.trimEnd(), ...parameterLines(tail), ''].join('\n'),
-    [`${LAYOUT.postfix}/master.cf`]: masterCf(input, mapped('postfix-master.cf')),
-    [`${LAYOUT.postfix}/vhost`]: [...new Set(domains)]
-      .sort()
-      .map((domain) => `${domain} -\n`)
-      .join(''),
-    [`${LAYOUT.postfix}/vmailbox`]: accounts.map(({ address }) => `${address} ${mailboxOf(address)}/\n`).join(''),
-    [`${LAYOUT.postfix}/virtual`]: mapped('postfix-virtual.cf'),
-    [`${LAYOUT.postfix}/aliases`]: `root: ${environment.POSTMASTER_ADDRESS || `postmaster@${domainOf(input)}`}\n${mapped('postfix-aliases.cf')}`,
-  }
-  if (input.file('postfix-regexp.cf') !== undefined) files[`${LAYOUT.postfix}/regexp`] = mapped('postfix-regexp.cf')
+  const field = minor >= 4 ? 'userdb_quota_storage_size=' : 'userdb_quota_rule=*:bytes='
   const users = accounts.map(({ address, hash, attributes }) => {
     const quota = quotas.get(address.toLowerCase())
-    const extra = [attributes, quota && `userdb_quota_rule=*:bytes=${quota}`].filter(Boolean).join(' ')
-    return `${address}:${hash}:${VMAIL_ID}:${VMAIL_ID}::${path(LAYOUT.mail)}/${mailboxOf(address)}/home::${extra}`
+    const extra = [attributes, quota && `${field}${quota}`].filter(Boolean).join(' ')
+    return `${address}:${hash}:${VMAIL_ID}:${VMAIL_ID}::${stateDir}/mail/${mailboxOf(address)}::${extra}`
   })
-  const userdbMarker = createHash('sha256').update(users.join()).digest('hex').slice(0, 16)
-  if (dovecot) {
-    files[`${LAYOUT.dovecot}/dovecot.conf`] = dovecotConf(input, tls)
-    files[`${LAYOUT.dovecot}/userdb`] = users.map((user) => `${user} userdb_marker=${userdbMarker}\n`).join('')
+  return {
+    vhost: [...new Set(domains)]
+      .sort()
+      .map((domain) => `${domain}\n`)
+      .join(''),
+    vmailbox: accounts.map(({ address }) => `${address} ${mailboxOf(address)}/\n`).join(''),
+    users,
   }
-  return { files, dovecot, userdbMarker, notices: noticesOf(environment, overridden) }
 }
 
+/** Where an account's mail lies below the mail folder: `domain/user`. */
+export function mailboxOf(address: string): string {
+  const at = address.lastIndexOf('@')
+  return `${address.slice(at + 1)}/${address.slice(0, at)}`
+}
+
+/** Fills the placeholders of a base file. */
+function base(name: string, settings: Settings, environment: Environment): string {
+  const { stateDir, bindAddress, ports } = settings
+  const hostname = environment.OVERRIDE_HOSTNAME || HOSTNAME
+  const labels = hostname.split('.')
+  // docker-mailserver's rule: the host name without its first label, or all of it where that leaves one label.
+  const domain = labels.length > 2 ? labels.slice(1).join('.') : hostname
+  const messageLimit = Number(environment.POSTFIX_MESSAGE_SIZE_LIMIT || 10_240_000)
+  const mailboxLimit = Math.floor(Number(environment.POSTFIX_MAILBOX_SIZE_LIMIT || 0) / 1_000_000)
+  const tls = tlsFiles(environment, stateDir, hostname)
+  const values: Record<string, string | number> = {
+    HOSTNAME: hostname,
+    DOMAIN: domain,
+    BIND_ADDRESS: bindAddress,
+    NETWORKS: trustedNetworks(environment),
+    POSTMASTER_ADDRESS: environment.POSTMASTER_ADDRESS || `postmaster@${domain}`,
+    MAILBOX_FORMAT: environment.DOVECOT_MAILBOX_FORMAT || 'maildir',
+    MAILBOX_LIMIT: mailboxLimit > 0 ? `${mailboxLimit}M` : 0,
+    // Room for the lines that are added on the way: what Postfix takes, Dovecot takes as well.
+    MESSAGE_LIMIT: messageLimit > 0 ? `${messageLimit + 1_000_000}B` : 0,
+    SMTP_PORT: ports.smtp,
+    POP3_PORT: ports.pop3,
+    POP3S_PORT: tls ? ports.pop3s : 0,
+    IMAP_PORT: ports.imap,
+    IMAPS_PORT: tls ? ports.imaps : 0,
+    STATE: stateDir,
+  }
+  return readProjectFile('docker-data', 'native', name)
+    .replaceAll('@STATE@/tls/key.pem @STATE@/tls/certificate.pem', tls?.chain ?? '')
+    .replaceAll('@STATE@/tls/key.pem', tls?.key ?? '')
+    .replaceAll('@STATE@/tls/certificate.pem', tls?.certificate ?? '')
+    .replace(/@([A-Z0-9_]+)@/g, (placeholder, key) => String(values[key] ?? placeholder))
+}
+
+/** Where key and certificate lie, by docker-mailserver's rules for SSL_TYPE; undefined where TLS is off. */
+function tlsFiles(environment: Environment, stateDir: string, hostname: string) {
+  const pair = (key: string, certificate: string) => ({ key, certificate, chain: `${key} ${certificate}` })
+  const ssl = `${stateDir}/config/ssl/${hostname}`
+  const mapped = (path = '') => mapPaths(path, stateDir)
+  switch (environment.SSL_TYPE || '') {
+    case '':
+      return undefined
+    case 'snakeoil':
+      return pair(`${stateDir}/tls/key.pem`, `${stateDir}/tls/certificate.pem`)
+    case 'self-signed':
+      return pair(`${ssl}-key.pem`, `${ssl}-cert.pem`)
+    case 'custom':
+      return { key: `${ssl}-full.pem`, certificate: `${ssl}-full.pem`, chain: `${ssl}-full.pem` }
+    case 'manual':
+      return pair(mapped(environment.SSL_KEY_PATH), mapped(environment.SSL_CERT_PATH))
+    default:
+      throw wrong('SSL_TYPE', environment, 'snakeoil, self-signed, custom, manual, or nothing for no TLS')
+  }
+}
+
+/** The certificate that clients have to trust; undefined where TLS is off. Throws a usage Failure for a wrong SSL_TYPE. */
+export function certificateOf({ stateDir }: Settings): string | undefined {
+  const environment = readServerEnvironment()
+  return tlsFiles(environment, stateDir, environment.OVERRIDE_HOSTNAME || HOSTNAME)?.certificate
+}
+
+function dovecotConf(settings: Settings, environment: Environment, is24: boolean): string {
+  const [name, own] = is24 ? ['dovecot-2.4.conf', 'dovecot-2.4.cf'] : ['dovecot-2.3.conf', 'dovecot.cf']
+  const { imap, pop3 } = enabledProtocols(environment)
+  const protocols = [imap && 'imap', pop3 && 'pop3', 'lmtp'].filter(Boolean).join(' ')
+  const text = base(name, settings, environment)
+    .replace(/^protocols = .*$/m, `protocols = ${protocols}`)
+    .replace(environment.ENABLE_QUOTAS === '0' ? /^# --- Quota[\s\S]*?(?=^# --- )/m : /^$/, '')
+    // Relative, so that the settings can be tried in another folder.
+    .replace(/^!include(_try)? \S*dovecot(-2\.4)?\.cf$/m, `!include_try ../config/${own}`)
+  // Without certificate the files that it names need not be there, and the user's file cannot turn TLS on again.
+  return environment.SSL_TYPE ? text : `${text.replace(/^ssl\w* = .*$/gm, '')}ssl = no\n`
+}
+
+async function makeMainCf(settings: Settings, environment: Environment, folder: string, own: LogicalLine[]) {
+  const start = logicalLines(base('main.cf', settings, environment))
+  const without = own.find(({ name }) => name === '')
+  if (without) {
+    throw new Failure(
+      'failed',
+      `docker-data/mail-server/config/postfix-main.cf, line ${without.line}: "${without.text}" should be "parameter = value".`,
+    )
+  }
+  const byEnvironment = {
+    inet_protocols: isIPv6(settings.bindAddress) ? 'all' : environment.POSTFIX_INET_PROTOCOLS || 'all',
+    virtual_transport: mapPaths(environment.POSTFIX_DAGENT || 'lmtp:unix:/var/run/dovecot/lmtp', settings.stateDir),
+    message_size_limit: environment.POSTFIX_MESSAGE_SIZE_LIMIT || '10240000',
+    virtual_mailbox_limit: environment.POSTFIX_MAILBOX_SIZE_LIMIT || '0',
+    ...(environment.SSL_TYPE ? {} : { smtpd_tls_security_level: 'none', smtpd_tls_chain_files: '' }),
+  }
+  const lines = (values: Record<string, string>) => Object.entries(values).map(([name, value]) => `${name} = ${value}`)
+  const path = join(folder, 'main.cf')
+  writeFileSync(path, '')
+  const edit = (changes: string[]) => postconf(folder, ['-e', ...changes])
+  await edit([...start.map(({ text }) => text), ...lines(byEnvironment)])
+  if (own.length > 0) await edit(own.map(({ text }) => text))
+  await edit([
+    ...start.filter(({ name }) => PRIVATE.includes(name)).map(({ text }) => text),
+    `inet_protocols = ${byEnvironment.inet_protocols}`,
+    // Without Dovecot nobody can check a password, and smtpd refuses to run with AUTH on.
+    ...(environment.SMTP_ONLY === '1' ? ['smtpd_sasl_auth_enable = no'] : []),
+    ...(environment.SSL_TYPE ? [] : ['smtpd_tls_security_level = none']),
+  ])
+  rmSync(path.replace('main.cf', 'main.cf.tmp'), { force: true })
+  // A main.cf that is younger than two seconds makes each program wait, in case it is still being written.
+  const past = new Date(Date.now() - 10_000)
+  utimesSync(path, past, past)
+}
+
+/** Debian's own master.cf on the instance's ports, without the services that could carry mail away. */
+async function makeMasterCf(settings: Settings, environment: Environment, folder: string, changes: string) {
+  cpSync('/usr/share/postfix/master.cf.dist', join(folder, 'master.cf'))
+  const { bindAddress, ports } = settings
+  const host = isIPv6(bindAddress) ? `[${bindAddress}]` : bindAddress
+  const inet = (port: number) => `${host}:${port}/inet`
+  const [smtp, submission, submissions] = [inet(ports.smtp), inet(ports.submission), inet(ports.submissions)]
+  const services = (await postconf(folder, ['-M'])).split('\n').map((line) => line.split(/\s+/))
+  const outward = services.filter(([, , , , , , , program]) => program === 'smtp' || program === 'pipe')
+  const [auth, tls] = [environment.SMTP_ONLY !== '1', Boolean(environment.SSL_TYPE)]
+  await postconf(folder, ['-MX', 'smtp/inet', ...outward.map(([name, type]) => `${name}/${type}`)])
+  await postconf(folder, [
+    '-M',
+    ...[smtp, submission, submissions].map((name) => `${name}=${name.replace('/', ' ')} n - n - ${SMTPD_LIMIT} smtpd`),
+  ])
+  await postconf(folder, ['-F', '*/*/chroot=n', 'lmtp/unix/command=lmtp flags=O'])
+  const authenticated = [
+    `smtpd_sasl_auth_enable=${auth ? 'yes' : 'no'}`,
+    'smtpd_reject_unlisted_recipient=no',
+    'smtpd_sasl_authenticated_header=yes',
+    'smtpd_client_restrictions=permit_sasl_authenticated,reject',
+    'smtpd_relay_restrictions=permit_sasl_authenticated,reject',
+  ]
+  await postconf(folder, [
+    '-P',
+    ...[submission, submissions].flatMap((name) => authenticated.map((option) => `${name}/${option}`)),
+    `${submission}/syslog_name=postfix/submission`,
+    `${submissions}/syslog_name=postfix/submissions`,
+    `${submissions}/smtpd_tls_wrappermode=${tls ? 'yes' : 'no'}`,
+    ...masterChanges(changes, { 'smtpd/pass': smtp, 'submission/inet': submission, 'submissions/inet': submissions }),
+    // A level of "may" asks for a certificate; where the environment turned TLS off, no line may turn it on again.
+    ...(tls ? [] : [smtp, submission, submissions].map((name) => `${name}/smtpd_tls_security_level=none`)),
+  ])
+}
+
+/** The lines of postfix-master.cf (service/type/parameter=value) with this instance's names of the services on ports. */
+function masterChanges(text: string, names: Record<string, string>): string[] {
+  const known: Record<string, string> = {
+    ...names,
+    'smtp/inet': names['smtpd/pass'] ?? '',
+    // Releases up to 10 call port 465 smtps.
+    'smtps/inet': names['submissions/inet'] ?? '',
+    'lmtp/unix': 'lmtp/unix',
+    'local/unix': 'local/unix',
+    'cleanup/unix': 'cleanup/unix',
+    'qmgr/unix': 'qmgr/unix',
+  }
+  return logicalLines(text).map(({ text: change, line }) => {
+    const [, service = '', option = ''] = /^([^/\s]+\/[^/\s]+)\/(\w+\s*=.*)$/.exec(change) ?? []
+    if (known[service]) return `${known[service]}/${option}`
+    const where = `docker-data/mail-server/config/postfix-master.cf line ${line}`
+    throw new Failure(
+      'failed',
+      `${where}: "${change}" names no service. Those known: ${Object.keys(known).join(', ')}.`,
+    )
+  })
+}
+
+async function postconf(folder: string, args: string[]): Promise<string> {
+  const { exitCode, stdout, stderr } = await $({ timeout: 20_000 })`postconf -c ${folder} ${args}`
+  if (exitCode !== 0) throw new Failure('failed', `postconf ${args[0]} failed: ${stderr.trim()}`)
+  return stdout.trim()
+}
+
+interface LogicalLine {
+  /** What stands in front of "=", or nothing. */
+  name: string
+  text: string
+  /** Its first line, from 1. */
+  line: number
+}
+
+/** The logical lines of a file of Postfix's (postconf(5)): comments and empty lines left out, continuations joined. */
+function logicalLines(text: string): LogicalLine[] {
+  const lines: LogicalLine[] = []
+  for (const [index, line] of text.split(/\r?\n/).entries()) {
+    if (/^\s*(#|$)/.test(line)) continue
+    const last = lines.at(-1)
+    if (/^\s/.test(line) && last) last.text += ` ${line.trim()}`
+    else lines.push({ name: /^([\w.-]+)\s*=/.exec(line)?.[1] ?? '', text: line.trim(), line: index + 1 })
+  }
+  return lines
+}
+
+/** mynetworks by PERMIT_DOCKER. Loopback stands for the container itself; this machine's networks for Docker's. */
+function trustedNetworks({ PERMIT_DOCKER }: Environment): string {
+  const interfaces = Object.values(networkInterfaces()).flatMap((list) => list ?? [])
+  const networks = interfaces
+    .filter(({ internal }) => !internal)
+    .map(({ cidr }) => cidr?.replace(/^(.*:.*)\//, '[$1]/'))
+  const isWide = ['connected-networks', 'network', 'host'].includes(PERMIT_DOCKER ?? '')
+  return ['[::1]/128', ...(isWide ? new Set(networks) : [])].join(' ')
+}
+
+/** Variables that the native engine obeys. */
+const HONOURED = [
+  ...['SMTP_ONLY', 'ENABLE_POP3', 'ENABLE_IMAP', 'ENABLE_QUOTAS', 'ENABLE_POSTFIX_VIRTUAL_TRANSPORT', 'SMTP_ANY_LOGIN'],
+  ...['POSTFIX_MESSAGE_SIZE_LIMIT', 'POSTFIX_MAILBOX_SIZE_LIMIT', 'POSTFIX_DAGENT', 'POSTFIX_INET_PROTOCOLS'],
+  ...['DOVECOT_INET_PROTOCOLS', 'DOVECOT_MAILBOX_FORMAT', 'POSTMASTER_ADDRESS', 'PERMIT_DOCKER', 'OVERRIDE_HOSTNAME'],
+  ...['SSL_TYPE', 'SSL_CERT_PATH', 'SSL_KEY_PATH'],
+]
+
 /** Throws a Failure for a value that no daemon would take, or only with a riddle in the log. */
-function checkValues(environment: Record<string, string>): void {
-  const network = [/^(ipv4|all)$/, 'ipv4 or all: BIND_ADDRESS is an IPv4 address'] as const
+function checkValues(environment: Environment): void {
+  const network = [/^(ipv4|all)$/, 'ipv4 or all'] as const
   const bytes = [/^\d+$/, 'a number of bytes'] as const
   const rules: Record<string, readonly [RegExp, string]> = {
     POSTFIX_INET_PROTOCOLS: network,
@@ -128,27 +389,30 @@ function checkValues(environment: Record<string, string>): void {
     POSTFIX_MAILBOX_SIZE_LIMIT: bytes,
   }
   for (const [name, [pattern, allowed]] of Object.entries(rules)) {
-    const value = environment[name]
-    if (value && !pattern.test(value)) {
-      throw new Failure('failed', `development-mail-server.env: ${name}=${value} should be ${allowed}.`)
-    }
+    if (environment[name] && !pattern.test(environment[name])) throw wrong(name, environment, allowed)
   }
 }
 
-function noticesOf(environment: Record<string, string>, parameters: Set<string | undefined>): string[] {
+function wrong(name: string, environment: Environment, allowed: string): Failure {
+  return new Failure('usage', `development-mail-server.env: ${name}=${environment[name]} should be ${allowed}.`)
+}
+
+function noticesOf(environment: Environment, parameters: string[]): string[] {
   const isOff = (value: string) => value === '' || value === '0' || value === 'none'
-  const unknown = Object.entries(environment).filter(([name, value]) => !HONOURED.has(name) && !isOff(value))
-  const notices: string[] = []
-  if (unknown.length > 0) {
-    const names = unknown.map(([name, value]) => `${name}=${value}`).join(', ')
-    notices.push(`development-mail-server.env: the native engine does without ${names}.`)
-  }
-  const fixed = PRIVATE_PARAMETERS.filter((name) => parameters.has(name))
-  if (fixed.length > 0) notices.push(`postfix-main.cf: the native engine sets ${fixed.join(', ')} itself.`)
-  return notices
+  const unknown = Object.entries(environment).filter(([name, value]) => !HONOURED.includes(name) && !isOff(value))
+  const fixed = PRIVATE.filter((name) => parameters.includes(name))
+  const names = unknown.map(([name, value]) => `${name}=${value}`).join(', ')
+  return [
+    ...(unknown.length > 0 ? [`development-mail-server.env: the native engine does without ${names}.`] : []),
+    ...(fixed.length > 0 ? [`postfix-main.cf: the native engine sets ${fixed.join(', ')} itself.`] : []),
+  ]
 }
 
-/** The lines of a file that are neither empty nor comments. */
-function dataLines(text: string): string[] {
-  return text.split(/\r?\n/).filter((line) => !/^\s*(#|$)/.test(line))
+/** A file's text; an empty one where it cannot be read. */
+export function readOr(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return ''
+  }
 }

@@ -1,104 +1,92 @@
-/** The mail log of the native engine: where the present start begins in it, and whose fault a daemon's complaint is. */
-import { spawn } from 'node:child_process'
-import { appendFileSync, chownSync, existsSync, renameSync, statSync, writeFileSync } from 'node:fs'
+/** The mail log of the native engine: where the present start begins in it, and which of the user's lines a complaint is about. */
+import { appendFileSync, chownSync, existsSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import { Failure } from '../cli.ts'
 import { CONFIG_DIR, ROOT } from '../settings.ts'
-import { idOf, readOr } from './native_files.ts'
-import { LAYOUT } from './native_layout.ts'
-import { $ } from './shell.ts'
+import { readOr } from './native_configuration.ts'
+import { $, foreground } from './shell.ts'
 
-/** Where the mail log of the last start begins, in bytes: older troubles are no longer of interest. */
-const LOG_START = 'log/start'
-/** The mail log is set aside at a start when it is larger, in bytes. */
+/** The log is set aside at a start when it is larger, in bytes. */
 const LOG_LIMIT = 10_000_000
-/** Bytes of the disk that are kept free for the mail log: a Dovecot that cannot write to it ends, and stays ended. */
+/** Bytes of the disk that are kept free for the log: a Dovecot that cannot write to it ends, and stays ended. */
 const LOG_RESERVE = 10_000_000
 
 export class MailLog {
-  readonly #dir: string
+  readonly #file: string
+  /** Where the log of the last start begins, in bytes: older troubles are no longer of interest. */
+  readonly #begin: string
+  /** What the two programs said before they could write to the log. */
+  readonly #out: string[]
+  readonly #stateDir: string
 
   constructor(stateDir: string) {
-    this.#dir = stateDir
+    this.#stateDir = stateDir
+    this.#file = join(stateDir, 'log', 'mail.log')
+    this.#begin = join(stateDir, 'log', 'start')
+    this.#out = ['postfix.out', 'dovecot.out'].map((name) => join(stateDir, 'log', name))
   }
 
-  /** Before a start: a long log goes aside, and the disk keeps room for the new one. */
-  async setAside(): Promise<void> {
-    const log = this.#path(LAYOUT.log)
-    if (existsSync(log) && statSync(log).size > LOG_LIMIT) renameSync(log, `${log}.1`)
+  /** Before a start: a long log goes aside, and the disk keeps room for the new one. `owner` is Postfix's uid. */
+  async begin(owner: number): Promise<void> {
+    if (existsSync(this.#file) && statSync(this.#file).size > LOG_LIMIT) renameSync(this.#file, `${this.#file}.1`)
     // In a copied state folder postsuper renames the queue files, and logs that, as this user, before postlogd is there.
-    appendFileSync(log, '')
-    chownSync(log, idOf('passwd', 'postfix'), 0)
+    appendFileSync(this.#file, '')
+    chownSync(this.#file, owner, 0)
     // Blocks behind its end. Where the file system knows no such thing, it goes without.
-    await $`fallocate --keep-size --offset ${statSync(log).size} --length ${LOG_RESERVE} ${log}`
+    await $({
+      timeout: 10_000,
+    })`fallocate --keep-size --offset ${statSync(this.#file).size} --length ${LOG_RESERVE} ${this.#file}`
+    for (const out of this.#out) writeFileSync(out, '')
     this.mark()
   }
 
   /** From here on the log is about the present start. */
   mark(): void {
-    const log = this.#path(LAYOUT.log)
-    writeFileSync(this.#path(LOG_START), String(existsSync(log) ? statSync(log).size : 0))
+    writeFileSync(this.#begin, String(existsSync(this.#file) ? statSync(this.#file).size : 0))
   }
 
-  /** Writes the log to stdout: its last lines, and with `follow` what comes, until interrupted. */
+  /** Writes the log's last lines to stdout and, with `follow`, what comes until interrupted. */
   async show({ lines, follow }: { lines: number; follow: boolean }): Promise<void> {
-    const file = this.#path(LAYOUT.log)
-    if (!existsSync(file)) throw new Failure('failed', `${file}: no mail log yet. Start the server: npm start`)
-    const tail = spawn('tail', ['-n', String(lines), ...(follow ? ['-F'] : []), file], {
+    if (!existsSync(this.#file))
+      throw new Failure('failed', `${this.#file}: no mail log yet. Start the server: npm start`)
+    await foreground('tail', ['-n', String(lines), ...(follow ? ['-F'] : []), this.#file], {
       stdio: ['ignore', 'inherit', 'ignore'],
     })
-    await new Promise((resolve, reject) => tail.once('error', reject).once('close', resolve))
   }
 
   /** What the daemons complain about since the last start, at most ten lines. */
-  async complaints(): Promise<string[]> {
-    const lines = await this.logged()
-    return [...new Set(lines.filter((line) => /\b(fatal|panic|error|warning)\b/i.test(line)))].slice(-10)
+  complaints(): string[] {
+    return [...new Set(this.logged().filter((line) => /\b(fatal|panic|error|warning)\b/i.test(line)))].slice(-10)
   }
 
   /** What the daemons said since the last start, at most 100,000 characters of it. */
-  async logged(): Promise<string[]> {
-    const started = ['postfix.out', 'dovecot.out'].map((name) => readOr(this.#path(`log/${name}`)))
-    const logged = Buffer.from(readOr(this.#path(LAYOUT.log)))
-      .subarray(Number(readOr(this.#path(LOG_START))))
+  logged(): string[] {
+    const bytes = existsSync(this.#file) ? readFileSync(this.#file) : Buffer.alloc(0)
+    const logged = bytes
+      .subarray(Number(readOr(this.#begin)))
       .toString()
       .slice(-100_000)
-    return this.traced([...started, logged].join('\n'))
+    return this.traced([...this.#out.map(readOr), logged].join('\n'))
   }
 
-  /** The daemons' lines with the instance's paths put back to the project's files, and their lines named. */
-  traced(text: string, main = this.#path(`${LAYOUT.postfix}/main.cf`)): string[] {
+  /** The daemons' lines with the project's files in place of their copies, and the lines of postfix-main.cf named. */
+  traced(text: string): string[] {
     const config = relative(ROOT, CONFIG_DIR)
-    const own = `${config}/postfix-main.cf`
-    const ownLines = readOr(join(CONFIG_DIR, 'postfix-main.cf')).split('\n')
-    const offset =
-      readOr(main).split('\n').indexOf('# From here on docker-data/mail-server/config/postfix-main.cf.') + 1
-    return text
-      .split('\n')
-      .map((line) => line.trim())
+    const own = readOr(join(CONFIG_DIR, 'postfix-main.cf')).split('\n')
+    const copies = new RegExp(`${this.#stateDir}/(?:next/)?(?:[a-z]+/\\.\\./)?config(?=/)`, 'g')
+    const lines = text.split('\n').map((line) => line.trim().replace(copies, config))
+    return lines
       .filter((line) => line !== '')
       .map((line) => {
-        const traced = line
-          .replaceAll(this.#path(LAYOUT.config), config)
-          .replace(new RegExp(`${main.replaceAll('.', '\\.')}, line (\\d+)`), (all, number) =>
-            Number(number) > offset ? `${own}, line ${Number(number) - offset}` : all,
-          )
-        if (traced.includes(config)) return traced
+        if (line.includes(config)) return line
         // Postfix names a wrong value by its parameter alone, or quotes it.
-        const quoted = /"([^"]+)"/.exec(traced)?.[1]
-        const at = ownLines.findIndex((text) => {
+        const quoted = /"([^"]+)"/.exec(line)?.[1]
+        const at = own.findIndex((text) => {
           const [, name, value] = /^([\w-]+)\s*=\s*(.*)/.exec(text) ?? []
-          if (!name) return false
-          return (
-            new RegExp(`\\b${name}\\b`).test(traced) ||
-            (quoted !== undefined && value?.split(/[\s,]+/).includes(quoted))
-          )
+          const isQuoted = quoted !== undefined && value?.split(/[\s,]+/).includes(quoted)
+          return name && (new RegExp(`\\b${name}\\b`).test(line) || isQuoted)
         })
-        return at < 0 ? traced : `${traced} (${own}, line ${at + 1})`
+        return at < 0 ? line : `${line} (${config}/postfix-main.cf, line ${at + 1})`
       })
-  }
-
-  #path(part: string): string {
-    return join(this.#dir, part)
   }
 }

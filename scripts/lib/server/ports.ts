@@ -1,8 +1,9 @@
 /** Which ports are free, and who holds those that are not. */
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { Failure } from '../cli.ts'
 import { SERVICE_NAMES, SERVICES, type ServiceName, type Settings } from '../settings.ts'
+import { openFiles, processIds } from './processes.ts'
 
 /**
  * True when a server could listen there now. A port that only root may open counts as free. Throws a usage Failure when
@@ -68,32 +69,6 @@ export function holdersOf(ports: readonly number[]): Map<number, Holder> {
     if (holders.size === new Set(inodes.values()).size) break
   }
   return holders
-}
-
-/** All process ids of this machine; none where there is no /proc. */
-export function processIds(): number[] {
-  try {
-    return readdirSync('/proc')
-      .filter((name) => /^\d+$/.test(name))
-      .map(Number)
-  } catch {
-    return []
-  }
-}
-
-/** What a process has open: paths, sockets and pipes; nothing where this user may not see it. */
-export function openFiles(pid: number): string[] {
-  try {
-    return readdirSync(`/proc/${pid}/fd`).map((fd) => {
-      try {
-        return readlinkSync(`/proc/${pid}/fd/${fd}`)
-      } catch {
-        return ''
-      }
-    })
-  } catch {
-    return []
-  }
 }
 
 function readOr(path: string): string {

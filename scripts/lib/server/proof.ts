@@ -46,15 +46,19 @@ export function greetingOf(host: string, port: number, timeout = GREETING): Prom
   })
 }
 
-/** Whether the server answers now: SMTP, and POP3 and IMAP as far as the environment file turns them on. */
-export async function isAnswering(settings: Settings): Promise<boolean> {
+/** The protocols that the environment file turns on and that do not greet within two seconds, with their ports. */
+export async function silentProtocols(settings: Settings): Promise<string[]> {
   const enabled = enabledProtocols()
   const names = (['smtp', 'pop3', 'imap'] as const).filter((name) => enabled[name])
-  const greetings = names.map(async (name) => {
-    const greeting = await greetingOf(settings.host, settings.ports[name])
-    return greeting?.startsWith(GREETINGS[name]) ?? false
-  })
-  return (await Promise.all(greetings)).every((ok) => ok)
+  const greetings = await Promise.all(names.map((name) => greetingOf(settings.host, settings.ports[name])))
+  return names
+    .filter((name, index) => !greetings[index]?.startsWith(GREETINGS[name]))
+    .map((name) => `${SERVICES[name].protocol} on port ${settings.ports[name]}`)
+}
+
+/** Whether the server answers now: SMTP, and POP3 and IMAP as far as the environment file turns them on. */
+export async function isAnswering(settings: Settings): Promise<boolean> {
+  return (await silentProtocols(settings)).length === 0
 }
 
 /** Whether the server accepts mail for an address: a reply of 2xx to RCPT TO on port 25. */
@@ -93,29 +97,20 @@ export async function canLogIn(settings: Settings, login: Login): Promise<boolea
  * daemons complained about when they do not within `patience` milliseconds, or at once when the server went down.
  */
 export async function waitUntilHealthy(engine: Engine, settings: Settings, patience: number): Promise<void> {
-  const enabled = enabledProtocols()
-  const waiting = new Set((['smtp', 'pop3', 'imap'] as const).filter((name) => enabled[name]))
   const deadline = Date.now() + patience
   // A broken setting lets the master live and kills each of its children: no greeting, and a line in the log.
   let nextLook = Date.now() + 1_000
   for (;;) {
-    await Promise.all(
-      [...waiting].map(async (name) => {
-        const greeting = await greetingOf(settings.host, settings.ports[name])
-        if (greeting?.startsWith(GREETINGS[name])) waiting.delete(name)
-      }),
-    )
-    if (waiting.size === 0) return
+    const silent = await silentProtocols(settings)
+    if (silent.length === 0) return
     const isLate = Date.now() > deadline
     if (isLate || Date.now() > nextLook) {
       const running = await engine.isRunning()
       const complaints = await engine.complaints()
       if (isLate || !running || complaints.some((line) => /\b(fatal|panic)\b/.test(line))) {
-        const names = [...waiting]
-          .map((name) => `${SERVICES[name].protocol} on port ${settings.ports[name]}`)
-          .join(', ')
         const reason = complaints.length > 0 ? `:\n${complaints.join('\n')}` : '. See: npm run logs'
-        throw new Failure('failed', `No answer from ${names}${running ? '' : '; the server went down'}${reason}`)
+        const down = running ? '' : '; the server went down'
+        throw new Failure('failed', `No answer from ${silent.join(', ')}${down}${reason}`)
       }
       nextLook = Date.now() + 1_000
     }
@@ -123,8 +118,22 @@ export async function waitUntilHealthy(engine: Engine, settings: Settings, patie
   }
 }
 
+/**
+ * `roundTrip`, with the number of messages on their way where the mail has not arrived when patience ends. Throws a Failure
+ * that has the daemons' own words behind it.
+ */
+export async function testMail(engine: Engine, settings: Settings): Promise<{ milliseconds?: number; behind: number }> {
+  try {
+    const milliseconds = await roundTrip(settings)
+    return milliseconds === undefined ? { behind: await backlog(engine) } : { milliseconds, behind: 0 }
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error
+    throw new Failure('failed', [error.message, ...(await complaintsAfter(engine))].join('\n'))
+  }
+}
+
 /** What the daemons complained about. Their lines reach the log a moment after a client has seen the failure. */
-export async function complaintsAfter(engine: Engine): Promise<string[]> {
+async function complaintsAfter(engine: Engine): Promise<string[]> {
   const deadline = Date.now() + LOGGED
   for (;;) {
     const complaints = await engine.complaints()
@@ -148,7 +157,7 @@ export async function roundTrip(settings: Settings): Promise<number | undefined>
   const begin = performance.now()
   const sender = await SmtpSession.open(smtp, { login: senderLogin, loginWasChosen: true })
   const envelope = { from: FOO, to: [BAR] }
-  const { exit, problem } = await sender.deliver({ envelope, bytes: Buffer.from(testMail(messageId)) })
+  const { exit, problem } = await sender.deliver({ envelope, bytes: Buffer.from(sourceOf(messageId)) })
   await sender.close()
   if (problem) throw new Failure(exit, problem)
   while (performance.now() - begin < DELIVERY) {
@@ -179,7 +188,7 @@ export async function roundTrip(settings: Settings): Promise<number | undefined>
  * How many messages the server is working off: those in Postfix's incoming and active queues, if it has delivered one since
  * it was started. Zero where it delivers nothing.
  */
-export async function backlog(engine: Engine): Promise<number> {
+async function backlog(engine: Engine): Promise<number> {
   if (!(await engine.logged()).some((line) => line.includes('status=sent'))) return 0
   const { stdout } = await engine.exec(['postqueue', '-j'])
   return stdout.match(/"queue_name": "(incoming|active)"/g)?.length ?? 0
@@ -194,7 +203,7 @@ async function uidlsOf(server: Pop3Server, login: Login): Promise<Set<string>> {
   }
 }
 
-function testMail(messageId: string): string {
+function sourceOf(messageId: string): string {
   const date = new Date().toUTCString().replace('GMT', '+0000')
   return `From: ${FOO}
 To: ${BAR}

@@ -1,71 +1,60 @@
 /** The native engine's way to root: by sudo, where that asks no password. */
-import { type ChildProcess, spawn } from 'node:child_process'
-import { join, relative } from 'node:path'
+import { dirname, join, relative } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { Failure } from '../cli.ts'
-import { ROOT, SERVICES } from '../settings.ts'
-import { $ } from './shell.ts'
+import { NAMES, ROOT } from '../settings.ts'
+import { $, foreground } from './shell.ts'
 
-/** Variables that a run by sudo has to keep. */
-const KEPT = [
-  'BIND_ADDRESS',
-  'MAIL_SERVER_ENGINE',
-  'MAIL_SERVER_STATE_DIR',
-  'DMS_VERSION',
-  'PATH',
-  'CI',
-  'NO_COLOR',
-  'TERM',
-]
+/** Beside the settings, variables that a run by sudo has to keep. */
+const KEPT = ['PATH', 'CI', 'NO_COLOR', 'TERM', 'COLUMNS', 'INIT_CWD']
+const LAUNCH = join(dirname(dirname(fileURLToPath(import.meta.url))), 'launch.mjs')
+
+export const isRoot = process.getuid?.() === 0
 
 /**
- * Postfix's and Dovecot's masters need root. As another user this runs the whole script again by sudo where that asks
- * no password and ends with its exit code; else it throws a Failure with the command to type.
+ * Postfix's and Dovecot's masters need root. As another user this runs the whole script again by sudo and ends with its
+ * exit code. Throws a Failure with the command to type where sudo asks for a password or is not there.
  */
 export async function becomeRoot(): Promise<void> {
-  if (process.getuid?.() === 0) return
-  again ??= runAgain()
-  await again
+  if (isRoot) return
+  const script = process.argv[1] ?? ''
+  const words = process.argv.slice(2)
+  const command = await bySudo(script, words, ['npx', 'tsx', relative(ROOT, script), ...words].join(' '))
+  // Ctrl-C reaches sudo's script as well; this one waits for its end. A signal to this process alone is handed on by sudo.
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {})
+  process.exit(await foreground('sudo', command))
 }
 
-/** The one run by sudo, though several callers may ask for it at once. */
-let again: Promise<never> | undefined
-
-async function runAgain(): Promise<never> {
-  const typed = ['npx', 'tsx', relative(ROOT, process.argv[1] ?? ''), ...process.argv.slice(2)].join(' ')
-  const child = await sudo(process.argv.slice(1), typed, 'inherit')
-  process.exit(await exitOf(child))
-}
-
-/**
- * Has `npm start`, which brings a changed configuration into effect, do so as root, without a word. Throws a Failure
- * with the command to type when it cannot.
- */
+/** Has `npm start`, which brings a changed configuration into effect, do so as root. Throws a Failure where it cannot. */
 export async function startAsRoot(): Promise<void> {
-  const child = await sudo([join(ROOT, 'scripts', 'start.ts')], 'npm start', 'pipe')
-  let talk = ''
-  child.stdout?.resume()
-  child.stderr?.on('data', (chunk) => {
-    talk += chunk
-  })
-  if ((await exitOf(child)) !== 0) throw new Failure('failed', talk.trim())
+  const command = await bySudo(join(ROOT, 'scripts', 'start.ts'), [], 'npm start')
+  const { exitCode, stderr } = await $({ timeout: 120_000 })`sudo ${command}`
+  if (exitCode !== 0) throw new Failure('failed', stderr.trim())
 }
 
-/** Runs a script by sudo; `typed` is what a user would type for the same. */
-async function sudo(script: string[], typed: string, stdio: 'inherit' | 'pipe'): Promise<ChildProcess> {
-  const names = [...KEPT, ...Object.values(SERVICES).map(({ variable }) => variable)]
-  const environment = names.filter((name) => process.env[name]).map((name) => `${name}=${process.env[name]}`)
-  const allowed = await $`sudo -n true`.catch(() => ({ exitCode: 1 }))
-  if (allowed.exitCode !== 0) {
-    const settings = environment.filter((assignment) => !/^(PATH|CI|TERM|NO_COLOR)=/.test(assignment))
-    const command = ['env', 'PATH="$PATH"', ...settings, typed].join(' ')
-    throw new Failure('failed', `The native engine needs root, and sudo wants a password. Type: sudo ${command}`)
-  }
-  const command = ['-n', 'env', ...environment, process.execPath, ...process.execArgv, ...script]
-  return spawn('sudo', command, { stdio: stdio === 'pipe' ? ['ignore', 'pipe', 'pipe'] : stdio })
+/** A command with which this user's sudo runs a program of Postfix or Dovecot; the program itself for root. */
+export async function asRoot(command: string[], typed: string): Promise<string[]> {
+  if (isRoot) return command
+  await assertSudo(typed)
+  return ['sudo', '-n', ...command]
 }
 
-function exitOf(child: ChildProcess): Promise<number> {
-  return new Promise((resolve, reject) => {
-    child.once('error', reject).once('close', (exit) => resolve(exit ?? 1))
-  })
+/** sudo's arguments for a script of this project; `typed` is what a user would type for the same. */
+async function bySudo(script: string, args: string[], typed: string): Promise<string[]> {
+  const environment = [...NAMES, ...KEPT]
+    .filter((name) => process.env[name])
+    .map((name) => `${name}=${process.env[name]}`)
+  const settings = environment.filter((assignment) => NAMES.includes(assignment.split('=')[0] ?? ''))
+  await assertSudo(['env', 'PATH="$PATH"', ...settings, typed].join(' '))
+  const name = relative(join(ROOT, 'scripts'), script).replace(/\.[jt]s$/, '')
+  return ['-n', 'env', ...environment, process.execPath, LAUNCH, name, ...args]
+}
+
+async function assertSudo(typed: string): Promise<void> {
+  const { exitCode, stderr } = await $({ timeout: 10_000 })`sudo -n true`
+  if (exitCode === 0) return
+  const reason = /not found/.test(stderr)
+    ? `The native engine needs root, and sudo is not installed. As root type: ${typed}`
+    : `The native engine needs root, and sudo wants a password. Type: sudo ${typed}`
+  throw new Failure('failed', reason)
 }

@@ -1,16 +1,45 @@
-/** Runs other programs by zx, with the defaults that fit this project: quiet, no stdin, and PowerShell on Windows. */
+/** Runs other programs by zx: quiet, without stdin, by a shell that reads no start-up file. */
+import { spawn } from 'node:child_process'
 import { usePowerShell, $ as zx } from 'zx'
 
-// zx wants bash, which Windows may lack; PowerShell is always there and zx quotes for it.
+// Windows may lack bash, which zx asks for; PowerShell is always there and zx quotes for it.
 if (process.platform === 'win32') usePowerShell()
+// bash would read ~/.bashrc for a command whose stdin is a socket where SHLVL is not set; sh reads nothing.
+else Object.assign(zx, { shell: '/bin/sh', prefix: '', postfix: '', quote })
+
+/** A word for a POSIX shell; zx's own quoting is bash's. */
+function quote(word: string): string {
+  return /^[\w/.:=@%+-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`
+}
+
+/** Postfix's and Dovecot's programs lie where only root's PATH leads on some machines. */
+const PATH = `${process.env.PATH}:/usr/sbin:/sbin`
 
 /**
- * zx's `$`: quiet, without stdin, and not throwing: look at `exitCode`. With a `timeout` the program is killed, for one
- * that hangs may not listen to a milder signal.
+ * zx's `$`: not throwing, so look at `exitCode`. With a `timeout` in milliseconds the program is killed, for one that hangs
+ * may not listen to a milder signal; its exit code is null then.
  */
-export const $ = zx({ quiet: true, nothrow: true, timeoutSignal: 'SIGKILL', stdio: ['ignore', 'pipe', 'pipe'] })
+export const $ = zx({
+  quiet: true,
+  nothrow: true,
+  timeoutSignal: 'SIGKILL',
+  stdio: ['ignore', 'pipe', 'pipe'],
+  ...(process.platform === 'win32' ? {} : { env: { ...process.env, PATH } }),
+})
 
 /** zx's options that give a program `text` on its stdin. */
 export function input(text: string): { input: string; stdio: ['pipe', 'pipe', 'pipe'] } {
   return { input: text, stdio: ['pipe', 'pipe', 'pipe'] }
+}
+
+/** Runs a program with these streams to its end; gives its exit code, 1 where a signal ended it. */
+export function foreground(
+  program: string,
+  args: string[],
+  options: { cwd?: string; stdio?: Parameters<typeof spawn>[2]['stdio']; timeout?: number } = {},
+): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(program, args, { stdio: 'inherit', ...options })
+    child.once('error', reject).once('close', (code) => resolve(code ?? 1))
+  })
 }
