@@ -200,10 +200,11 @@ const postconf = (...args: string[]): Break => (project) => {
   execFileSync('touch', ['-d', '10 seconds ago', `${project.stateDir}/postfix/main.cf`, `${project.stateDir}/postfix/master.cf`])
 }
 
-/** The queue id of a mail that waits in the queue and is nobody's. */
-function stuck(project: Project): string {
-  execFileSync('sendmail', ['-C', `${project.stateDir}/postfix`, '-f', FOO, BAR], { input: 'Subject: held\n\nx\n', stdio: ['pipe', 'pipe', 'pipe'] })
-  return 'ALL'
+/** Has Postfix deliver a mail of so many bytes. */
+function deliver(project: Project, to: string, size: number): void {
+  const line = `${'x'.repeat(70)}\n`
+  const input = `Subject: a set-up\n\n${line.repeat(Math.ceil(size / line.length))}`
+  execFileSync('sendmail', ['-C', `${project.stateDir}/postfix`, '-f', FOO, to], { input, stdio: 'pipe' })
 }
 
 /** Stops the processes of the instance with this name; all of them for an empty one. */
@@ -218,8 +219,6 @@ function stop(project: Project, name: string): void {
   }
 }
 
-function fill(_: Project): void {}
-
 // biome-ignore format: one set-up a line
 export const BROKEN_SERVER: BrokenServer[] = [
   // The running server is older than the files
@@ -232,7 +231,7 @@ export const BROKEN_SERVER: BrokenServer[] = [
   ['a way out past the files', postconf('-e', 'default_transport=smtp'), 'live', 'failure', /default_transport = smtp/],
   ['an SMTP client past the files', postconf('-M', 'smtp/unix=smtp unix - - n - - smtp'), 'live', 'failure', /master\.cf/],
   // Symptoms and their causes
-  ['held mail', (project) => { const id = stuck(project); postfix(project, 'postsuper', '-h', id) }, 'queue', 'failure', /on hold/],
+  ['held mail', (project) => { deliver(project, BAR, 10); postfix(project, 'postsuper', '-h', 'ALL') }, 'queue', 'failure', /on hold/],
   ['Maildir of another owner', (project) => chownSync(`${project.stateDir}/mail/development-virtual.example.com/bar`, 0, 0), 'mailboxes', 'failure', /bar belongs to user 0/],
   ['a mailbox of another account', (project) => chownSync(`${project.stateDir}/mail/development-virtual.example.com/foo`, 0, 0), 'mailboxes', 'failure', /foo belongs to user 0/],
   ['a mail folder without rights', (project) => chmodSync(`${project.stateDir}/mail/development-mail-server.example.com`, 0), 'mailboxes', 'failure', /may not enter/],
@@ -246,10 +245,10 @@ export const BROKEN_SERVER: BrokenServer[] = [
   ['the key of another certificate', (project) => execFileSync('openssl', ['genpkey', '-algorithm', 'EC', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-out', `${project.stateDir}/tls/key.pem`], { stdio: 'pipe' }), 'certificate', 'failure', /that of another certificate/],
   ['no key', (project) => rmSync(`${project.stateDir}/tls/key.pem`), 'certificate', 'failure', /key\.pem is not there/],
   ['a certificate that ends soon', (project) => execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj', '/CN=x', '-keyout', `${project.stateDir}/tls/key.pem`, '-out', `${project.stateDir}/tls/certificate.pem`], { stdio: 'pipe' }), 'certificate', 'warning', /ends on/],
-  ['a full mailbox', (project) => { add(QUOTAS, `${user('baz')}:20k`)(project); fill(project) }, 'quotas', 'warning', /full after a mail/],
+  ['a full mailbox', (project) => { add(QUOTAS, `${user('baz')}:30k`)(project); deliver(project, user('baz'), 40_000) }, 'mailbox-quotas', 'failure', /baz@.*full/, 'live'],
   // In effect, and told at its line
-  ['a content filter on this machine, where none is', add(MAIN, 'content_filter = smtp:[127.0.0.1]:10024'), 'mail-virtual', 'failure', /no such transport|content_filter|transport/, 'live'],
-  ['a milter that is not there', add(MAIN, 'smtpd_milters = inet:127.0.0.1:8891'), 'mail-virtual', 'failure', /milter/, 'live'],
+  ['a content filter on this machine, where none is', add(MAIN, 'content_filter = smtp:[127.0.0.1]:10024'), 'main-cf', 'failure', /no SMTP client/, 'live'],
+  ['a milter that is not there', add(MAIN, 'smtpd_milters = inet:127.0.0.1:8891'), 'main-cf', 'failure', /nothing answers at 127\.0\.0\.1:8891/, 'live'],
   ['everything deferred', add(MAIN, 'defer_transports = lmtp'), 'main-cf', 'failure', /waits in the queue/, 'live'],
   ['senders looked up', change(MAIN, /smtpd_sender_restrictions = .*/, 'smtpd_sender_restrictions = reject_unknown_sender_domain'), 'main-cf', 'failure', /asks the DNS/, 'live'],
   ['another network alone', add(MAIN, 'mynetworks = 192.168.0.0/24'), 'main-cf', 'failure', /have to log in/, 'live'],
@@ -257,7 +256,7 @@ export const BROKEN_SERVER: BrokenServer[] = [
   ['another way to the mailboxes', change(ENV, /POSTFIX_DAGENT=.*/, 'POSTFIX_DAGENT=lmtp:unix:/var/run/dovecot/lmpt'), 'environment', 'failure', /not go to Dovecot/, 'live'],
   ['an alias that takes bar', add(VIRTUAL, `${BAR} ${FOO}`), 'aliases', 'failure', /is an account/, 'live'],
   ['TLS for every login', change(DOVECOT, 'ssl = yes', 'ssl = required'), 'dovecot', 'failure', /logins without TLS/, 'live'],
-  ['unknown users accepted', change(MAIN, /reject_unlisted_recipient, /, ''), 'main-cf', 'warning', /get no 550/, 'live'],
+  ['unknown users accepted', change(MAIN, /reject_unlisted_recipient, /, ''), 'main-cf', 'failure', /get no 550/, 'live'],
   ['envelope recipients lost', add(MAIN, 'enable_original_recipient = no'), 'main-cf', 'failure', /envelope recipient is lost/, 'live'],
   ['a table that is gone past the files', (project) => rmSync(`${project.stateDir}/config/postfix-regexp.cf`), 'live', 'failure', /postfix-regexp\.cf/],
 ]

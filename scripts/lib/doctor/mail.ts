@@ -6,7 +6,7 @@ import { messageOf } from '../cli.ts'
 import { Pop3Session } from '../mail/pop3.ts'
 import { SmtpSession } from '../mail/smtp.ts'
 import { enabledProtocols } from '../settings.ts'
-import { type Check, EXPLAINS, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
+import { type Check, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
 import { ANSWER, type Facts, inConfig } from './facts.ts'
 import { answering } from './server.ts'
 import { causeIn, explained, fixOf } from './rules_log.ts'
@@ -79,7 +79,7 @@ async function takeByImap(facts: Facts, { user, password }: Login, mail: TestMai
     { say: 'b SELECT INBOX', expect: /^b OK/m, otherwise: 'INBOX cannot be opened over IMAP' },
     { say: `c SEARCH HEADER Message-ID ${mail.id}`, expect: /^c OK/m, otherwise: 'IMAP finds nothing' },
   ]
-  const { replies } = await talk(host, ports.imap, steps, ANSWER)
+  const replies = await talk(host, ports.imap, steps, ANSWER)
   const found = /^\* SEARCH ([\d ]+)/m.exec(replies.at(-1) ?? '')?.[1]?.trim().replaceAll(' ', ',')
   if (!found) return false
   const end = [{ say: `d STORE ${found} +FLAGS.SILENT (\\Deleted)`, expect: /^d OK/m, otherwise: 'IMAP deletes nothing' }, { say: 'e EXPUNGE', expect: /^e OK/m, otherwise: 'IMAP deletes nothing' }]
@@ -92,7 +92,10 @@ async function follow(facts: Facts, login: Login, mail: TestMail, seen: (login: 
   let sentAt = 0
   for (let wait = 30; ; wait = Math.min(wait * 1.5, 500)) {
     await sleep(wait)
-    const header = await seen(login, mail)
+    const header = await seen(login, mail).catch(async (error) => {
+      await takeBack(facts, mail)
+      throw error
+    })
     if (header !== undefined) return header
     const waited = performance.now() - mail.begin
     if (waited < IMPATIENCE) continue
@@ -104,7 +107,7 @@ async function follow(facts: Facts, login: Login, mail: TestMail, seen: (login: 
     const seconds = (waited / 1000).toFixed(1)
     const is = `the mail to ${mail.to} was accepted`
     if (!isLost && fate.is === 'moving') return warning(`slow: ${is} and is still on its way after ${seconds} s`)
-    return failure(`${is} and did not arrive: ${explained(fate.said)}`, fixOf(fate.said), { explains: ['queue', 'log'] })
+    return failure(`${is} and did not arrive: ${explained(fate.said)}`, fixOf(fate.said))
   }
 }
 
@@ -192,10 +195,12 @@ const foreign: Check = {
 async function tellFlow(facts: Facts, name: string, test: () => Promise<Finding[]>): Promise<Finding[]> {
   const result = test().catch((error): Finding[] => {
     if (error instanceof Skipped || !(error instanceof Error) || error instanceof TypeError) throw error
-    return [failure(explained(messageOf(error)), fixOf(messageOf(error)), { explains: ['queue', 'log'] })]
+    return [failure(explained(messageOf(error)), fixOf(messageOf(error)))]
   })
   facts.mailFlows.set(name, result.then(([finding]) => finding?.level === 'ok', () => false))
-  return result
+  // What stops a mail from foo to bar stops the other one as well.
+  const explains = name === 'virtual' ? ['mail-foreign', 'queue', 'log'] : ['queue', 'log']
+  return (await result).map((finding) => ({ ...finding, explains }))
 }
 
 const unknown: Check = {
@@ -211,7 +216,7 @@ const unknown: Check = {
     const taken = { expect: /^2\d\d/m, otherwise: 'SMTP refuses the test' }
     const steps = [taken, { ...taken, say: 'EHLO localhost' }, { ...taken, say: `MAIL FROM:<${FOO}>` }, { say: `RCPT TO:<${recipient}>`, expect: /./, otherwise: 'SMTP does not answer RCPT TO' }]
     try {
-      const reply = (await talk(host, ports.smtp, steps, ANSWER)).replies.at(-1) ?? ''
+      const reply = (await talk(host, ports.smtp, steps, ANSWER)).at(-1) ?? ''
       if (reply.startsWith('550')) return [ok(`${reply.slice(0, 9)} for ${recipient}`)]
       return [failure(`RCPT TO:<${recipient}> got "${reply}", not 550: ${/^2/.test(reply) ? `see smtpd_recipient_restrictions and virtual_alias_domains in ${MAIN_CF}` : explained(reply)}`)]
     } catch (error) {
@@ -245,7 +250,7 @@ export function queueFindings(mails: readonly Queued[], flows: boolean, command:
   }
   const findings = [...problems].map(([reason, { mails: stuck, address }]) => {
     const which = stuck.length === 1 ? `${stuck[0]?.queue_id} to ${address}` : `${stuck.length} mails, the first to ${address}`
-    if (reason === 'on hold') return failure(`${which}: on hold, which nothing but this ends`, command('postsuper', '-H', 'ALL'))
+    if (reason === 'on hold') return failure(`${which}: on hold, which nothing but this ends`, `${command('postsuper', '-H', 'ALL')} && ${command('postqueue', '-f')}`)
     return failure(`waits: ${which}: ${explained(reason)}`, flows ? command('postqueue', '-f') : undefined)
   })
   return verdict(findings, mails.length === 0 ? 'empty' : `${mails.length} on their way`)
@@ -267,4 +272,3 @@ const log: Check = {
 }
 
 export const mailChecks: Check[] = [virtual, foreign, unknown, queue, log]
-void EXPLAINS

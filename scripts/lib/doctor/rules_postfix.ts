@@ -2,7 +2,7 @@
  * What Postfix's parameters have to be, in postfix-main.cf, in postfix-master.cf and on the running server. To add a rule, add
  * a row.
  */
-import { BlockList, isIP } from 'node:net'
+import { BlockList, connect, isIP } from 'node:net'
 import { CATCHALL } from '../accounts/accounts.ts'
 import { nearestOf } from '../cli.ts'
 import { $ } from '../server/shell.ts'
@@ -45,6 +45,7 @@ const ROWS: Row[] = [
   { name: /^(content_filter|smtpd_proxy_filter|smtpd_milters|non_smtpd_milters|milter_\w+_milters)$/, right: LOOPBACK, why: 'it hands mail to another machine', explains: EXPLAINS.mail },
   { name: /^(always_bcc|\w+_bcc_maps)$/, right: (value, facts) => targetsOf(value, facts, true).every((target) => isOwn(target, facts)), why: 'it copies mail to an address outside' },
   { name: /_checks$|^smtpd_\w+_restrictions$/, right: (value, facts) => !targetsOf(value, facts).some((target) => /^(FILTER|REDIRECT|BCC)\b/i.test(target) && !isOwn(target.split(/\s+/)[1] ?? '', facts)), why: 'its table redirects, copies or filters mail to somewhere else' },
+  { name: /^content_filter$/, right: /^(?!smtp:|relay:)/, why: 'Postfix has no SMTP client here, and the mail waits', explains: EXPLAINS.mail },
   // Everything is caught
   { name: /^virtual_alias_domains$/, right: EMPTY, write: '', needed: true, why: 'every domain becomes an alias domain, and unknown users are accepted', explains: ['mail-unknown'] },
   { name: /^local_recipient_maps$/, right: EMPTY, write: '', needed: true, why: 'foreign recipients are refused', level: 'warning' },
@@ -66,7 +67,7 @@ const ROWS: Row[] = [
   { name: /^smtpd_\w+_restrictions$/, right: (value) => !/^(reject|defer)(,|\s|$)/.test(value), why: 'it refuses everybody', explains: EXPLAINS.mail },
   { name: /^smtpd_\w+_restrictions$/, right: (value) => !/check_policy_service\s+\{?\s*inet:(?!127\.|localhost)/.test(value), why: 'it asks another machine about each mail', explains: EXPLAINS.mail },
   { name: /^smtpd_(relay|recipient)_restrictions$/, right: (value) => value === '' || /permit_mynetworks|permit_sasl_authenticated|\bpermit\b|static:/.test(value) || !/\breject\b|reject_unauth_destination|\bdefer\b/.test(value), why: 'no client may send to foreign addresses', explains: EXPLAINS.mail },
-  { name: /^smtpd_recipient_restrictions$/, right: /\breject_unlisted_recipient\b/, needed: true, write: 'reject_unlisted_recipient, permit_mynetworks, permit_sasl_authenticated, reject_unauth_destination', why: 'unknown users of the virtual mailbox domains get no 550, and the mail bounces later', level: 'warning', explains: ['mail-unknown'] },
+  { name: /^smtpd_recipient_restrictions$/, right: /\breject_unlisted_recipient\b/, needed: true, write: 'reject_unlisted_recipient, permit_mynetworks, permit_sasl_authenticated, reject_unauth_destination', why: 'unknown users of the virtual mailbox domains get no 550, and the mail bounces later', explains: ['mail-unknown'] },
   { name: /^smtpd_reject_unlisted_(sender)$/, right: OFF, why: 'senders without a mailbox here are refused', explains: EXPLAINS.mail },
   { name: /^(smtpd_peername_lookup)$/, right: /^no$/, write: 'no', needed: true, why: 'each connection waits for reverse DNS', level: 'warning' },
   { name: /^inet_protocols$/, right: /ipv4|all/, write: 'ipv4', why: 'Postfix does not listen on an IPv4 address', explains: EXPLAINS.answers },
@@ -143,7 +144,7 @@ const nameOf = ({ name }: Row) => /^\^\(?(\w+)\)?\$$/.exec(name.source)?.[1] ?? 
 const main: Check = {
   name: 'main-cf',
   title: 'postfix-main.cf and postfix-master.cf keep mail here, and let every client in',
-  run(facts) {
+  async run(facts) {
     const set = facts.parameters(MAIN_CF)
     if (facts.read(MAIN_CF) === undefined) throw new Skipped('postfix-main.cf cannot be read, see "files"')
     const problems: Finding[] = []
@@ -151,7 +152,7 @@ const main: Check = {
       const row = judge(name, value, facts)
       const right = row?.write === undefined ? undefined : `${name} = ${row.write}`.trim()
       if (row) problems.push(findingOf(row, `${MAIN_CF} line ${at.line}: ${name} = ${value}`, right ? writeLine(MAIN_CF, at, right) : deleteLine(MAIN_CF, at)))
-      else problems.push(...missingTables(`${MAIN_CF} line ${at.line}: ${name}`, value, facts))
+      else problems.push(...missingTables(`${MAIN_CF} line ${at.line}: ${name}`, value, facts), ...(await silent(name, value, at)))
     }
     for (const row of ROWS.filter(({ needed }) => needed)) {
       const names = row.name.source.includes('(default|relay)') ? ['default_transport', 'relay_transport'] : [nameOf(row)]
@@ -185,6 +186,26 @@ function missingTables(where: string, value: string, facts: Facts): Finding[] {
     const problem = facts.problem(inConfig(name))
     if (!problem || OWN_FILES.includes(name)) return []
     return [{ level: 'failure', evidence: `${where}: ${table}: ${inConfig(name)} ${problem[0]}, and Postfix defers mail`, explains: EXPLAINS.mail } as Finding]
+  })
+}
+
+/** Programs on this machine that Postfix asks about mail, and that do not answer: the mail is refused, or waits. */
+async function silent(name: string, value: string, at: Line): Promise<Finding[]> {
+  if (!/filter|milters|restrictions/.test(name)) return []
+  const asked = [...value.matchAll(/\[?(127(?:\.\d+){3}|localhost|::1)\]?:(\d+)/g)]
+  const closed = await Promise.all(asked.map(async ([where, host = '', port]) => ((await answersAt(host, Number(port))) ? [] : [where])))
+  const [where] = closed.flat()
+  return where ? [failure(`${MAIN_CF} line ${at.line}: ${name} = ${value}: nothing answers at ${where}`, deleteLine(MAIN_CF, at), { explains: EXPLAINS.answers })] : []
+}
+
+function answersAt(host: string, port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect({ host, port, timeout: ANSWER })
+    const end = (isThere: boolean) => {
+      socket.destroy()
+      resolve(isThere)
+    }
+    socket.once('connect', () => end(true)).once('error', () => end(false)).once('timeout', () => end(false))
   })
 }
 

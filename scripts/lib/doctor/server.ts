@@ -53,7 +53,7 @@ const running: Check = {
     const refused = engine.name === 'native' && process.getuid?.() === 0 ? (await facts.made()).refusal : undefined
     const half = await engine.half()
     const evidence = half ?? 'the server is not running'
-    return [failure(refused ? `${evidence}; npm start refuses the files` : evidence, refused ? undefined : 'npm start', { explains: ['live'] })]
+    return [failure(refused ? `${evidence}; npm start refuses the files` : evidence, refused ? undefined : 'npm start', { explains: ['live', 'leftovers', 'ports'] })]
   },
 }
 
@@ -174,8 +174,7 @@ const answers: Check = {
       services.map(async (name) => {
         const begin = performance.now()
         try {
-          const { certificate } = await talk(settings.host, settings.ports[name], dialogue(name, tls), ANSWER)
-          if (certificate && /^(submissions|imaps)$/.test(name)) problems.push(...certificateFinding(labelOf(name, settings), certificate.valid_from, certificate.valid_to))
+          await talk(settings.host, settings.ports[name], dialogue(name, tls), ANSWER)
         } catch (error) {
           if (!(error instanceof Unexpected)) throw error
           problems.push(failure(`${labelOf(name, settings)}: ${error.message}`, undefined, { explains: ['mail-virtual', 'mail-foreign', 'mail-unknown', 'logins', 'queue', 'log'] }))
@@ -183,8 +182,8 @@ const answers: Check = {
         return { name, milliseconds: Math.round(performance.now() - begin) }
       }),
     )
-    const cause = problems.some(({ level }) => level === 'failure') ? causeIn(await engine.logged()) : undefined
-    if (cause) for (const problem of problems.filter(({ level }) => level === 'failure')) problem.evidence += `; the log says ${cause}`
+    const cause = problems.length > 0 ? causeIn(await engine.logged()) : undefined
+    if (cause) for (const problem of problems) problem.evidence += `; the log says ${cause}`
     // What all of them take is the machine's own slowness.
     const quickest = Math.min(...times.map(({ milliseconds }) => milliseconds))
     const slow = times.filter(({ milliseconds }) => milliseconds > SLOW && milliseconds > 4 * quickest)

@@ -31,7 +31,7 @@ const mailboxes: Check = {
     const folder = join(facts.settings().stateDir, 'mail')
     for (let parent = dirname(folder); parent !== dirname(parent); parent = dirname(parent)) {
       const mode = statOr(parent)?.mode ?? 0o1
-      if (!(mode & 0o1)) return [failure(`${parent}: only its owner can enter it, and Dovecot has to`, `chmod o+x ${parent}`, more)]
+      if (!(mode & 0o1)) return [failure(`${parent}: only its owner can enter it, and Dovecot has to`, `chmod o+x ${parent}`, { explains: EXPLAINS.answers })]
     }
     // A domain, a mailbox in it, and what lies there.
     const paths = [folder]

@@ -8,10 +8,10 @@ export type Step = { say?: string; expect: RegExp; otherwise: string } | 'tls'
 export class Unexpected extends Error {}
 
 /**
- * Leads a conversation and gives the replies and the socket's last state. Throws `Unexpected` for a reply that is not what it
+ * Leads a conversation and gives the replies. Throws `Unexpected` for a reply that is not what it
  * should be, and for silence of `patience` milliseconds.
  */
-export async function talk(host: string, port: number, steps: readonly Step[], patience: number): Promise<{ replies: string[]; certificate?: { valid_from: string; valid_to: string } }> {
+export async function talk(host: string, port: number, steps: readonly Step[], patience: number): Promise<string[]> {
   let socket: Socket = connect({ host, port })
   let [text, broken, wake] = ['', '', () => {}]
   const listen = () => {
@@ -46,7 +46,6 @@ export async function talk(host: string, port: number, steps: readonly Step[], p
     }
   }
   const replies: string[] = []
-  let certificate: { valid_from: string; valid_to: string } | undefined
   try {
     for (const step of steps) {
       if (step === 'tls') {
@@ -59,7 +58,6 @@ export async function talk(host: string, port: number, steps: readonly Step[], p
         socket = tls
         listen()
         await wait(() => isSecure, 'TLS failed')
-        certificate = tls.getPeerCertificate()
         continue
       }
       if (step.say !== undefined) socket.write(`${step.say}\r\n`)
@@ -72,7 +70,7 @@ export async function talk(host: string, port: number, steps: readonly Step[], p
       replies.push(reply)
       if (!step.expect.test(reply)) throw new Unexpected(`${step.otherwise}: "${reply.split('\r\n').at(-1)}"`)
     }
-    return { replies, ...(certificate ? { certificate } : {}) }
+    return replies
   } finally {
     socket.on('error', () => {})
     socket.destroy()
