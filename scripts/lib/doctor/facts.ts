@@ -1,4 +1,5 @@
 /** What the checks look at: the project's files, and what the daemons say. Each is read or asked once for all checks. */
+import { execFile } from 'node:child_process'
 import { lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -6,7 +7,6 @@ import { parse } from 'dotenv'
 import { Failure } from '../cli.ts'
 import type { EngineChoice } from '../server/choose.ts'
 import type { Engine, ExecResult } from '../server/engine.ts'
-import { $, input } from '../server/shell.ts'
 import { readSettings, ROOT, type Settings } from '../settings.ts'
 import { Skipped } from './check.ts'
 
@@ -151,7 +151,7 @@ export class Facts {
     if (isContainer && !(await this.isRunning())) throw new Skipped('Postfix is not there to ask before the first start')
     const { stdout, stderr, exitCode } = isContainer
       ? await engine.exec(['postmap', '-q', '-', `${type}:${IN_CONTAINER}/${name}`], { input: asked, timeout: ANSWER })
-      : await $({ timeout: ANSWER, ...input(asked) })`postmap -c ${await this.emptyPostfix()} -q - ${`${type}:${join(ROOT, CONFIG, name)}`}`
+      : await program(['postmap', '-c', await this.emptyPostfix(), '-q', '-', `${type}:${join(ROOT, CONFIG, name)}`], { input: asked })
     if (exitCode === 127) throw new Skipped('Postfix is not installed yet')
     const pairs = stdout.split('\n').flatMap((line) => (line === '' ? [] : [line.split('\t') as [string, string]]))
     return { answers: new Map(pairs), said: stderr }
@@ -190,6 +190,29 @@ export class Facts {
     })
   }
 
+  /** Why npm start would not take the files; undefined where it does. */
+  async refusal(): Promise<Failure | undefined> {
+    return (await this.isLive()) ? undefined : (await this.made()).refusal
+  }
+
+  /** Whether the native server runs, and from these very files. */
+  isLive(): Promise<boolean> {
+    return this.#keep('live', async () => (await this.isRunning().catch(() => false)) && this.#isUntouched())
+  }
+
+  /**
+   * Whether nothing was written since the native server was started: neither its own files nor those that they were made
+   * from. Nobody can set a ctime back.
+   */
+  #isUntouched(): boolean {
+    const { stateDir } = this.settings()
+    const made = statSync(join(stateDir, 'started.json'), { throwIfNoEntry: false })?.ctimeMs ?? 0
+    const below = (dir: string) => [dir, ...readdirOr(dir, true).map((name) => join(dir, name))]
+    const sources = [join(ROOT, CONFIG), join(ROOT, 'docker-data/native'), ...['config', 'postfix', 'dovecot'].map((part) => join(stateDir, part))]
+    const paths = [join(ROOT, ENV_FILE), join(ROOT, '.env'), ...sources.flatMap(below)]
+    return paths.every((path) => (statSync(path, { throwIfNoEntry: false })?.ctimeMs ?? 0) < made)
+  }
+
   forget(): void {
     if (this.#scratch) rmSync(this.#scratch, { recursive: true, force: true })
   }
@@ -198,6 +221,22 @@ export class Facts {
     if (!this.#once.has(key)) this.#once.set(key, work())
     return this.#once.get(key) as T
   }
+}
+
+/**
+ * Runs a program of this machine, without a shell; also one that lies where only root's PATH leads. 127 where there is none, as
+ * in a shell; null where it took too long.
+ */
+export function program([name = '', ...args]: string[], { input = '', timeout = ANSWER, env = process.env } = {}): Promise<ExecResult> {
+  return new Promise((resolve) => {
+    const options = { cwd: ROOT, timeout, killSignal: 'SIGKILL', maxBuffer: 1e8, env: { ...env, PATH: `${env.PATH}:/usr/sbin:/sbin` } } as const
+    const child = execFile(name, args, options, (error, stdout, stderr) => {
+      const exitCode = child.exitCode ?? (error?.code === 'ENOENT' ? 127 : null)
+      resolve({ exitCode, stdout, stderr: exitCode === 127 ? `${name}: command not found` : stderr })
+    })
+    child.stdin?.on('error', () => {})
+    child.stdin?.end(input)
+  })
 }
 
 /** The logical lines of a file of Postfix's (postconf(5)). */
@@ -223,9 +262,9 @@ export async function makePostfix(folder: string, main: string): Promise<void> {
   }
 }
 
-function readdirOr(path: string): string[] {
+function readdirOr(path: string, recursive = false): string[] {
   try {
-    return readdirSync(path)
+    return readdirSync(path, { recursive }) as string[]
   } catch {
     return []
   }

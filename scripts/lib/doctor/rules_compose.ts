@@ -1,9 +1,8 @@
 /** What docker-compose.yml has to say, as Compose itself understands it, its override file included. To add a rule, add a row. */
 import { resolve } from 'node:path'
-import { $ } from '../server/shell.ts'
 import { CONFIG_DIR, CONTAINER, ROOT } from '../settings.ts'
 import { type Check, type Finding, failure, type Level, Skipped, verdict } from './check.ts'
-import { ANSWER, COMPOSE_FILE, CONFIG, type Facts } from './facts.ts'
+import { COMPOSE_FILE, CONFIG, type Facts, program } from './facts.ts'
 import { addLine, restore } from './fixes.ts'
 
 interface Port {
@@ -94,9 +93,10 @@ const compose: Check = {
   title: 'Compose publishes the ports on loopback alone, and keeps mail and state on volumes',
   async run(facts) {
     if (facts.problem(COMPOSE_FILE)) throw new Skipped(`${COMPOSE_FILE} cannot be read, see "files"`)
+    if ((await facts.engine().catch(() => undefined))?.name === 'native' && (await facts.isRunning().catch(() => false))) throw new Skipped('not needed, the server runs natively')
     // The caller may have another project's file in mind.
     const { COMPOSE_FILE: _, ...env } = process.env
-    const asked = await $({ cwd: ROOT, env, timeout: ANSWER })`docker compose --project-directory ${ROOT} config --format json`
+    const asked = await program(['docker', 'compose', '--project-directory', ROOT, 'config', '--format', 'json'], { env })
     if (asked.exitCode === null) throw new Skipped('docker compose does not answer, see "docker"')
     const said = asked.stderr.trim().split('\n').at(-1) ?? ''
     if (asked.exitCode === 127 || /unknown (docker )?(command|shorthand flag|flag)|is not a docker command|not found/.test(said)) throw new Skipped('not asked: Docker Compose is not here')

@@ -5,9 +5,8 @@
 import { BlockList, connect, isIP } from 'node:net'
 import { CATCHALL } from '../accounts/accounts.ts'
 import { nearestOf } from '../cli.ts'
-import { $ } from '../server/shell.ts'
 import { type Check, EXPLAINS, type Finding, failure, type Level, Skipped, verdict, warning } from './check.ts'
-import { ANSWER, type Facts, IN_CONTAINER, inConfig, type Line } from './facts.ts'
+import { ANSWER, type Facts, IN_CONTAINER, inConfig, type Line, program } from './facts.ts'
 import { addLine, deleteLine, writeLine } from './fixes.ts'
 
 export const MAIN_CF = inConfig('postfix-main.cf')
@@ -234,7 +233,9 @@ const names: Check = {
     const { engine } = await facts.choice()
     const isContainer = engine?.name === 'docker'
     if (isContainer && !(await facts.isRunning())) throw new Skipped('Postfix is not there to ask before the first start')
-    const ask = async (...args: string[]) => (isContainer ? facts.ask('postconf', ...args) : $({ timeout: ANSWER })`postconf -c ${await facts.emptyPostfix()} ${args}`)
+    // A running Postfix has looked through its parameters already.
+    if (engine?.name === 'native' && (await facts.isLive()) && !/unused parameter/.test((await facts.ask('postconf', '-n')).stderr)) return verdict([], `${set.size} names, asked of the running Postfix`)
+    const ask = async (...args: string[]) => (isContainer ? facts.ask('postconf', ...args) : program(['postconf', '-c', await facts.emptyPostfix(), ...args]))
     const known = await ask('-d')
     if (known.exitCode !== 0) throw new Skipped('Postfix is not installed yet')
     // postconf -d leaves out those that belong to a transport, and restriction classes are names of one's own.
@@ -252,10 +253,12 @@ const names: Check = {
     })
     for (const at of facts.lines(MASTER_CF)) {
       const [, service = '', name = '', value = ''] = /^([^/\s]+\/[^/\s]+)\/(\w+)\s*=\s*(.*)$/.exec(at.text) ?? []
+      const [isParameter, isService] = [name === '' || isKnown(name), service === '' || SERVICES.includes(service)]
+      if (isParameter && isService) continue
       const [meant, meantService] = [nearestOf(name, all), nearestOf(service, SERVICES)]
       const is = `${MASTER_CF} line ${at.line}: Postfix has no`
-      if (name && !isKnown(name)) problems.push(warning(`${is} parameter ${name}`, meant ? writeLine(MASTER_CF, at, `${service}/${meant}=${value}`) : deleteLine(MASTER_CF, at)))
-      if (service && !SERVICES.includes(service)) problems.push(failure(`${is} service ${service}`, meantService ? writeLine(MASTER_CF, at, `${meantService}/${name}=${value}`) : deleteLine(MASTER_CF, at), { explains: EXPLAINS.start }))
+      if (!isParameter) problems.push(warning(`${is} parameter ${name}`, meant ? writeLine(MASTER_CF, at, `${service}/${meant}=${value}`) : deleteLine(MASTER_CF, at)))
+      if (!isService) problems.push(failure(`${is} service ${service}`, meantService ? writeLine(MASTER_CF, at, `${meantService}/${name}=${value}`) : deleteLine(MASTER_CF, at), { explains: EXPLAINS.start }))
     }
     return verdict(problems, `${set.size} names, asked of postconf`)
   },

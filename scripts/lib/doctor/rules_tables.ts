@@ -3,10 +3,9 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { CATCHALL } from '../accounts/accounts.ts'
 import { nearestOf } from '../cli.ts'
-import { $ } from '../server/shell.ts'
 import { ROOT } from '../settings.ts'
 import { type Check, EXPLAINS, type Finding, failure, Skipped, verdict, warning } from './check.ts'
-import { ANSWER, COMPOSE_FILE, CONFIG, ENV_FILE, type Facts, inConfig, type Line } from './facts.ts'
+import { COMPOSE_FILE, CONFIG, ENV_FILE, type Facts, inConfig, type Line, program } from './facts.ts'
 import { addFirst, deleteLine, restore, writeLine } from './fixes.ts'
 import { domainsOf, glued, OWN_FILES } from './rules_postfix.ts'
 
@@ -353,7 +352,6 @@ const dovecot: Check = {
   title: 'Dovecot reads its settings, and lets every client in',
   async run(facts) {
     const problems: Finding[] = []
-    const { stdout, exitCode } = await $({ timeout: ANSWER })`dovecot --version`
     for (const [name, minor] of [['dovecot.cf', '2.3'], ['dovecot-2.4.cf', '2.4']] as const) {
       const file = inConfig(name)
       const text = facts.read(file) ?? ''
@@ -363,12 +361,15 @@ const dovecot: Check = {
         if (row) problems.push({ level: 'failure', evidence: `${file} line ${index + 1}: ${key} = ${value}: ${row[2]}`, fix: deleteLine(file, index + 1), ...(row[3] ? { explains: row[3] } : {}) })
       }
       // The installed Dovecot knows which settings there are; its own version's file alone.
-      if (exitCode !== 0 || !stdout.startsWith(minor) || text === '') continue
-      const tried = await $({ timeout: ANSWER })`doveconf -c ${join(ROOT, file)} protocols`
+      const { engine } = await facts.choice()
+      if (engine?.name !== 'native' || (await facts.refusal()) === undefined) continue
+      const version = await program(['dovecot', '--version'])
+      if (!version.stdout.startsWith(minor) || text === '') continue
+      const tried = await program(['doveconf', '-c', join(ROOT, file), 'protocols'])
       const [, at, said] = /(?:line|:) ?(\d+): (.*)/.exec(tried.stderr) ?? []
-      if (tried.exitCode !== 0) problems.push(failure(`${file}${at ? ` line ${at}` : ''}: ${said ?? tried.stderr.trim()}`, at && /Unknown setting/.test(tried.stderr) ? deleteLine(file, Number(at)) : undefined, { explains: [...EXPLAINS.answers, 'start'] }))
+      if (tried.exitCode !== 0) problems.push(failure(`${file}${at ? ` line ${at}` : ''}: ${said ?? tried.stderr.trim()}`, at && /Unknown setting/.test(tried.stderr) ? deleteLine(file, Number(at)) : undefined, { explains: EXPLAINS.start }))
     }
-    return verdict(problems, exitCode === 0 ? `asked of Dovecot ${stdout.split(' ')[0]}` : 'by its settings alone')
+    return verdict(problems, `${DOVECOT.length} rules`)
   },
 }
 

@@ -2,13 +2,12 @@
 import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { type Account, parseAccounts } from '../accounts/accounts.ts'
+import { type Account, masterLogin, parseAccounts } from '../accounts/accounts.ts'
 import { type Failure, messageOf } from '../cli.ts'
 import type { Engine } from '../server/engine.ts'
-import { $ } from '../server/shell.ts'
 import { CONTAINER, enabledProtocols, ROOT, SERVICE_NAMES, SERVICES, type ServiceName, type Settings } from '../settings.ts'
 import { type Check, EXPLAINS, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
-import { ANSWER, CONFIG, type Facts, inConfig } from './facts.ts'
+import { ANSWER, CONFIG, type Facts, inConfig, program } from './facts.ts'
 import { causeIn } from './rules_log.ts'
 import { MAIN_CF } from './rules_postfix.ts'
 import { type Step, talk, Unexpected } from './talk.ts'
@@ -39,7 +38,7 @@ const start: Check = {
     const engine = await facts.engine()
     facts.environment()
     if (engine.name === 'docker') return [ok('docker-mailserver takes any')]
-    const { refusal } = await facts.made()
+    const refusal = await facts.refusal()
     return refusal ? [failure(refusal.message, undefined, { explains: ['live'] })] : [ok('tried: Postfix and Dovecot read them')]
   },
 }
@@ -50,7 +49,7 @@ const running: Check = {
   async run(facts) {
     const engine = await facts.engine()
     if (await facts.isRunning()) return [ok(`engine: ${engine.name}`)]
-    const refused = engine.name === 'native' && process.getuid?.() === 0 ? (await facts.made()).refusal : undefined
+    const refused = engine.name === 'native' && process.getuid?.() === 0 ? await facts.refusal() : undefined
     const half = await engine.half()
     const evidence = half ?? 'the server is not running'
     return [failure(refused ? `${evidence}; npm start refuses the files` : evidence, refused ? undefined : 'npm start', { explains: ['live', 'leftovers', 'ports'] })]
@@ -71,7 +70,7 @@ const processes: Check = {
 /** What was stopped by a signal, or paused, and what wakes it. */
 async function stoppedOf(facts: Facts, engine: Engine): Promise<{ what: string; fix: string } | undefined> {
   if (engine.name === 'docker') {
-    const { stdout } = await $({ timeout: ANSWER })`docker container inspect --format ${'{{.State.Paused}}'} ${CONTAINER}`
+    const { stdout } = await program(['docker', 'container', 'inspect', '--format', '{{.State.Paused}}', CONTAINER])
     return stdout.trim() === 'true' ? { what: 'the container is paused', fix: `docker unpause ${CONTAINER}` } : undefined
   }
   const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name) && statOf(name)[1] === 'T' && engine.owns({ pid: Number(name), name: '' }))
@@ -207,7 +206,7 @@ const certificate: Check = {
     const engine = await facts.server()
     if (!facts.environment().SSL_TYPE) return [ok('TLS is off (SSL_TYPE is empty)')]
     const names = ['smtpd_tls_chain_files', 'smtpd_tls_key_file', 'smtpd_tls_cert_file']
-    const set = await facts.running(...names)
+    const set = await facts.running()
     const paths = [...new Set(names.flatMap((name) => (set.get(name)?.value ?? '').split(/[\s,]+/)).filter((path) => path.startsWith('/')))]
     const { stateDir } = facts.settings()
     const isMade = paths.some((path) => path.startsWith(`${stateDir}/tls/`))
@@ -236,7 +235,6 @@ const logins: Check = {
     const { host, ports: all } = facts.settings()
     if (!enabledProtocols(facts.environment()).pop3) throw new Skipped('POP3 is off, see "environment"')
     const { Pop3Session } = await import('../mail/pop3.ts')
-    const { loginOf } = await import('../server/proof.ts')
     const accounts = parseAccounts(facts.read(inConfig('postfix-accounts.cf')) ?? '', undefined, () => {})
     const waiting = accounts.slice(0, LOGINS.most)
     const count = waiting.length
@@ -245,7 +243,7 @@ const logins: Check = {
       for (let account = waiting.shift(); account; account = waiting.shift()) {
         try {
           const server = { host, port: all.pop3, tls: 'none', timeout: ANSWER } as const
-          await (await Pop3Session.open(server, loginOf(account.address))).quit()
+          await (await Pop3Session.open(server, masterLogin(account.address))).quit()
         } catch (error) {
           const fix = (error as Failure).exit === 'login' ? `npm run add-account -- --update ${account.address}` : undefined
           problems.push({ account, finding: failure(messageOf(error), fix, { explains: [] }) })
@@ -270,6 +268,7 @@ const live: Check = {
 
 /** npm start would change the files in the state folder that differ from what it makes now. */
 async function liveNative(facts: Facts): Promise<Finding[]> {
+  if (await facts.isLive()) return [ok('no file was written since it was started')]
   const { folder, refusal } = await facts.made()
   if (refusal) throw new Skipped('npm start refuses the files, see "start"')
   const { stateDir } = facts.settings()
@@ -289,7 +288,8 @@ async function liveNative(facts: Facts): Promise<Finding[]> {
 function textOf(path: string): string | undefined {
   try {
     const text = readFileSync(path, 'utf8')
-    return path.endsWith('/main.cf') ? text.split('\n').sort().join('\n') : text
+    // And this machine's networks come and go.
+    return path.endsWith('/main.cf') ? text.split('\n').filter((line) => !line.startsWith('mynetworks =')).sort().join('\n') : text
   } catch {
     return undefined
   }
@@ -317,7 +317,7 @@ async function liveDocker(facts: Facts, engine: Engine): Promise<Finding[]> {
     if (userdb === '' || userdb.includes(`${address}:${hash}:`)) continue
     problems.push(failure(`the running server has another password for ${address}, or no such account, than ${inConfig('postfix-accounts.cf')}`, 'npm stop && npm start', { explains: ['logins', ...EXPLAINS.mail] }))
   }
-  const { stdout } = await $({ timeout: ANSWER })`docker container inspect --format ${'{{json .Config.Env}}'} ${CONTAINER}`
+  const { stdout } = await program(['docker', 'container', 'inspect', '--format', '{{json .Config.Env}}', CONTAINER])
   const env: string[] = stdout.startsWith('[') ? JSON.parse(stdout) : []
   const other = Object.entries(facts.environment()).find(([name, value]) => env.length > 0 && env.some((line) => line.startsWith(`${name}=`)) && !env.includes(`${name}=${value}`))
   if (other) problems.push(failure(`the container was made with another ${other[0]} than ${other[0]}=${other[1]} now`, 'npm start'))

@@ -61,6 +61,8 @@ const full: Check = {
   async run(facts) {
     await facts.server()
     if (facts.environment().SMTP_ONLY === '1' || facts.environment().ENABLE_QUOTAS === '0') throw new Skipped('quotas are off')
+    const limits = facts.lines(`${CONFIG}/dovecot-quotas.cf`).some(({ text }) => !/:\s*0\w?$/.test(text))
+    if (!limits && Number(facts.environment().POSTFIX_MAILBOX_SIZE_LIMIT || 0) === 0) return [ok('no mailbox has a limit')]
     const answer = await facts.ask('doveadm', '-f', 'tab', 'quota', 'get', '-A')
     if (answer.exitCode !== 0) throw new Skipped(`doveadm quota get: ${answer.stderr.trim().split('\n')[0] || 'no answer'}`)
     return quotaFindings(answer.stdout)
