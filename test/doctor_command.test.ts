@@ -21,12 +21,9 @@ test('says that the server is not running, and nothing else is wrong', async () 
   const { code, stdout, stderr } = await project.run('doctor')
   assert.equal(code, 1)
   const lines = stdout.trimEnd().split('\n')
-  assert.match(lines.at(-1) ?? '', /^\d+ ok, 0 warnings, 1 failures$/)
-  assert.deepEqual(
-    lines.filter((line) => /^(warning|failure)/.test(line)).map((line) => line.split(/\s+/)[1]),
-    ['running'],
-  )
-  assert.match(stdout, /fix: npm start/)
+  assert.match(lines.at(-1) ?? '', /^\d+ checks: 1 failure, 0 warnings, \d+ skipped$/)
+  assert.deepEqual(lines.slice(0, 3), ['failure  running', '  the server is not running', '  fix: npm start'])
+  for (const line of lines) assert.ok(line.length <= 80, line)
   assert.doesNotMatch(stdout + stderr, / at .*\.ts:/)
 })
 
@@ -41,9 +38,11 @@ test('--list names every check once, --only runs those that are named', async ()
     CHECKS.map(({ name }) => name),
   )
   assert.equal(new Set(names).size, names.length)
-  const some = await project.run('doctor', '--only', 'accounts', '--only', 'fence-files')
+  const some = await project.run('doctor', '--only', 'accounts', '--only', 'main-cf')
   assert.equal(some.code, 0)
-  assert.match(some.stdout, /^ok +accounts .*\nok +fence-files .*\n\n2 ok, 0 warnings, 0 failures\n$/)
+  assert.equal(some.stdout, '2 checks, all ok\n')
+  const verbose = await project.run('doctor', '--only', 'accounts', '--only', 'main-cf', '--verbose')
+  assert.match(verbose.stdout, /^ok {2}accounts\n {2}4 accounts\nok {2}main-cf\n {2}.*\n\n2 checks, all ok\n$/)
 })
 
 for (const [args, said] of [
@@ -68,9 +67,8 @@ test('without the packages, that is the one thing it says', async () => {
     const args = ['--import', import.meta.resolve('tsx'), 'scripts/doctor.ts']
     const { status, stdout, stderr } = spawnSync(process.execPath, args, { cwd: project.dir, encoding: 'utf8' })
     assert.equal(status, 1)
-    assert.match(stdout, /^failure +node-packages +not installed: .*zx/)
-    assert.match(stdout, /fix: npm ci/)
-    assert.match(stdout, /0 ok, 0 warnings, 1 failures\n$/)
+    assert.match(stdout, /^failure {2}node-packages\n {2}not installed: [^]*zx/)
+    assert.match(stdout, /\n {2}fix: npm ci\n\n1 check: 1 failure, 0 warnings\n$/)
     assert.doesNotMatch(stderr, / at /)
   } finally {
     rmSync(link, { recursive: true })
@@ -97,8 +95,9 @@ test('a port of somebody else is named with its holder', async () => {
   const { code, stdout } = await project.run('doctor', '--only', 'ports')
   holder.close()
   assert.equal(code, 1)
-  assert.match(stdout, new RegExp(`Port ${project.ports.imap} \\(IMAP\\) .*node.*\\(pid ${process.pid}\\)`))
-  assert.match(stdout, new RegExp(`fix: Write IMAP_PORT=\\d+ into \\.env, or stop it: kill ${process.pid}`))
+  assert.match(stdout, new RegExp(`port ${project.ports.imap} \\(IMAP\\)[^]*node[^]*\\(pid ${process.pid}\\)`))
+  // The port comes from the environment, where .env has no say.
+  assert.match(stdout, /fix: export IMAP_PORT=\d+/)
 })
 
 test('a Docker that hangs is named, and the rest is judged within ten seconds', async () => {
@@ -120,8 +119,7 @@ test('a Docker that hangs is named, and the rest is judged within ten seconds', 
       bad.map(({ check }: Result) => check),
       failing,
     )
-    assert.match(bad[0].evidence, /"docker version" gave no answer within 2 s/)
-    assert.match(bad[0].fix, /restart docker/)
+    assert.match(bad[0].evidence, /"docker version" gave no answer within 4 s/)
   }
 })
 
@@ -132,7 +130,7 @@ for (const [what, script, said, fix] of [
     /permission denied/,
     /usermod -aG docker/,
   ],
-  ['no daemon', 'echo "Cannot connect to the Docker daemon" >&2; exit 1', /Cannot connect/, /systemctl restart docker/],
+  ['no daemon', 'echo "Cannot connect to the Docker daemon" >&2; exit 1', /Cannot connect/, /^(?![^]*fix:)/],
   [
     'no Compose',
     'case "$1" in version) echo 28.0.1;; *) exit 1;; esac',
@@ -165,11 +163,12 @@ test('an image that is not here is a warning where it can be pulled, else a fail
   docker('exit 0')
   const pullable = await project.runWith({ env }, 'doctor', '--only', 'image')
   assert.equal(pullable.code, 0)
-  assert.match(pullable.stdout, /^warning +image .*15\.1\.0 is not here yet\n +fix: npm start/)
+  assert.match(pullable.stdout, /^warning {2}image\n.*15\.1\.0 is not here yet[^]* {2}fix: docker pull mailserver/)
   docker('echo "no such manifest" >&2; exit 1')
   const gone = await project.runWith({ env }, 'doctor', '--only', 'image')
   assert.equal(gone.code, 1)
-  assert.match(gone.stdout, /cannot be pulled: no such manifest\n +fix: docker pull mailserver/)
+  assert.match(gone.stdout, /cannot be\s+pulled:\s+no\s+such\s+manifest/)
+  assert.doesNotMatch(gone.stdout, /fix:/)
 })
 
 test('--fix mends what is safe to mend, and leaves the rest', async () => {
@@ -180,8 +179,6 @@ test('--fix mends what is safe to mend, and leaves the rest', async () => {
   const environment = project.path('development-mail-server.env')
   // No process has this number: Linux ends at 4194304.
   writeFileSync(file('postfix-accounts.cf.lock'), `${hostname()} 4999999 12345\n`)
-  mkdirSync(`${project.stateDir}/run`, { recursive: true })
-  writeFileSync(`${project.stateDir}/run/master.pid`, '4999999\n')
   writeFileSync(environment, `${readFileSync(environment, 'utf8')}RELAY_HOST=x.example\n`)
 
   const found = await project.run('doctor', '--json')
@@ -190,24 +187,23 @@ test('--fix mends what is safe to mend, and leaves the rest', async () => {
       .results.filter(({ fix }: Result) => fix)
       .map(({ check }: Result) => check),
   )
-  assert.deepEqual(bad, new Set(['env-relay', 'line-ends', 'account-case', 'running', 'leftovers']))
+  assert.deepEqual(bad, new Set(['environment', 'line-ends', 'running', 'leftovers']))
   const mended = await project.run('doctor', '--fix', '--json')
   const { results, mended: done } = JSON.parse(mended.stdout)
-  assert.equal(done.length, 5, mended.stderr)
+  assert.equal(done.length, 4, mended.stderr)
   assert.deepEqual(
     results.filter(({ fix }: Result) => fix).map(({ check }: Result) => check),
-    ['env-relay', 'running'],
+    ['environment', 'running'],
   )
   assert.equal(readFileSync(file('postfix-accounts.cf'), 'utf8'), before)
   assert.ok(!existsSync(file('postfix-accounts.cf.lock')))
-  assert.ok(!existsSync(`${project.stateDir}/run/master.pid`))
   assert.match(readFileSync(environment, 'utf8'), /RELAY_HOST/)
 })
 
 test('--fix leaves a lock alone that another machine may hold', async () => {
   writeFileSync(project.config('postfix-accounts.cf.lock'), 'another-machine 1 12345\n')
   const { stdout } = await project.run('doctor', '--fix', '--only', 'leftovers')
-  assert.match(stdout, /^ok +leftovers/)
+  assert.equal(stdout, '1 check, all ok\n')
   assert.ok(existsSync(project.config('postfix-accounts.cf.lock')))
   rmSync(project.config('postfix-accounts.cf.lock'))
 })

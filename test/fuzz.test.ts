@@ -13,17 +13,7 @@ import { type AccountRequest, addAccount, type Change, deleteAccount } from '../
 import { checkPassword, parseAccounts, parseQuotas } from '../scripts/lib/accounts/accounts.ts'
 import { localDomains, parseAliases, transportOf } from '../scripts/lib/accounts/postfix_tables.ts'
 import { EXIT, Failure } from '../scripts/lib/cli.ts'
-import { nearestName, releasesOf } from '../scripts/lib/doctor/dms_environment.ts'
-import {
-  listOf,
-  logicalLines,
-  lookUpRegexp,
-  parseIndexed,
-  parseMainCf,
-  parseRegexpTable,
-  routerOf,
-  witnessOf,
-} from '../scripts/lib/doctor/routing.ts'
+import { logicalLines } from '../scripts/lib/doctor/facts.ts'
 import { parseAddressList, problemOfAddress, toEnvelope } from '../scripts/lib/mail/addresses.ts'
 import { resolveClient } from '../scripts/lib/mail/client_options.ts'
 import { parseCount, parseFilters } from '../scripts/lib/mail/filters.ts'
@@ -198,16 +188,6 @@ describe('the configuration files', () => {
         transportOf(text, key)
         localDomains(text, HOSTNAME)
         logicalLines(text)
-        const table = parseRegexpTable(text)
-        lookUpRegexp(table, key)
-        for (const rule of table.rules) witnessOf(rule)
-        const [main, indexed] = [parseMainCf(text), parseIndexed(text)]
-        for (const { value } of main.values()) listOf(value)
-        const route = routerOf({
-          parameter: (name) => main.get(name)?.value ?? text,
-          lookup: (_, name) => indexed.get(name),
-        })
-        route(key)
       }),
       { numRuns: 500 },
     )
@@ -302,8 +282,6 @@ describe('addresses and options', () => {
         await resolveClient('smtp', given(server)).catch(isUsage)
         await resolveClient('pop3', given(server)).catch(isUsage)
         await readMail(given(draft), { numbered, user: word }).catch(isUsage)
-        nearestName(word)
-        releasesOf(word)
       }),
       { numRuns: 300 },
     )
@@ -571,8 +549,7 @@ describe('large and nested input ends in time', () => {
         })
         inTime(`an account ${what}`, () => void orFailure(() => parseAccounts(text)))
         inTime(`quotas ${what}`, () => void parseQuotas(text))
-        inTime(`a table ${what}`, () => void parseRegexpTable(text))
-        inTime(`main.cf ${what}`, () => void parseMainCf(text))
+        inTime(`a table ${what}`, () => void logicalLines(text))
         for (const field of [
           'Subject: ',
           'From: ',

@@ -19,6 +19,8 @@ export const inConfig = (name: string) => `${CONFIG}/${name}`
 
 /** Milliseconds for one question to Docker or to a program of the server. */
 export const ANSWER = 10_000
+/** Milliseconds for Docker to answer; one that is wedged never does. */
+export const DOCKER = 4_000
 
 /** A logical line of a file of Postfix's: continuations joined, comments and empty lines left out. */
 export interface Line {
@@ -99,7 +101,7 @@ export class Facts {
   choice(): Promise<EngineChoice> {
     return this.#keep('choice', async () => {
       const { explainEngine } = await import('../server/choose.ts')
-      return explainEngine(this.settings(), ANSWER)
+      return explainEngine(this.settings(), DOCKER)
     })
   }
 

@@ -4,10 +4,7 @@ import { join } from 'node:path'
 import { Failure } from '../cli.ts'
 import { ROOT, readSettings, setting } from '../settings.ts'
 import { type Check, failure, type Finding, ok, Skipped, warning } from './check.ts'
-import { type Facts, program } from './facts.ts'
-
-/** Milliseconds for Docker to say its version; one that is wedged answers never. */
-const DOCKER = 4_000
+import { DOCKER, type Facts, program } from './facts.ts'
 
 const node: Check = {
   name: 'node',
@@ -36,7 +33,7 @@ const settings: Check = {
       return [ok(`${bindAddress}, SMTP on ${ports.smtp}, POP3 on ${ports.pop3}, IMAP on ${ports.imap}`)]
     } catch (error) {
       if (!(error instanceof Failure)) throw error
-      return [failure(error.message)]
+      return [failure(error.message, undefined, { explains: ['compose', 'engine'] })]
     }
   },
 }

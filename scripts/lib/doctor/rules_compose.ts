@@ -2,7 +2,7 @@
 import { resolve } from 'node:path'
 import { CONFIG_DIR, CONTAINER, ROOT } from '../settings.ts'
 import { type Check, type Finding, failure, type Level, Skipped, verdict } from './check.ts'
-import { COMPOSE_FILE, CONFIG, type Facts, program } from './facts.ts'
+import { COMPOSE_FILE, CONFIG, DOCKER, type Facts, program } from './facts.ts'
 import { addLine, restore } from './fixes.ts'
 
 interface Port {
@@ -96,12 +96,13 @@ const compose: Check = {
     if ((await facts.engine().catch(() => undefined))?.name === 'native' && (await facts.isRunning().catch(() => false))) throw new Skipped('not needed, the server runs natively')
     // The caller may have another project's file in mind.
     const { COMPOSE_FILE: _, ...env } = process.env
-    const asked = await program(['docker', 'compose', '--project-directory', ROOT, 'config', '--format', 'json'], { env })
+    const asked = await program(['docker', 'compose', '--project-directory', ROOT, 'config', '--format', 'json'], { env, timeout: DOCKER })
     if (asked.exitCode === null) throw new Skipped('docker compose does not answer, see "docker"')
     const said = asked.stderr.trim().split('\n').at(-1) ?? ''
     if (asked.exitCode === 127 || /unknown (docker )?(command|shorthand flag|flag)|is not a docker command|not found/.test(said)) throw new Skipped('not asked: Docker Compose is not here')
     const explains = ['image', 'start']
     if (asked.exitCode !== 0) return [failure(`${COMPOSE_FILE}: ${said}`, restore(COMPOSE_FILE), { explains })]
+    if (!asked.stdout.startsWith('{')) throw new Skipped('not asked: this Docker Compose says something else')
     const project = JSON.parse(asked.stdout) as Project
     const service = project.services?.[CONTAINER] ?? Object.values(project.services ?? {}).find(({ image }) => /docker-mailserver/.test(image ?? ''))
     if (!service) return [failure(`${COMPOSE_FILE} has no service ${CONTAINER}`, restore(COMPOSE_FILE), { explains })]

@@ -42,7 +42,8 @@ const lineEnds: Check = {
       if (text === '' || mended === text) return []
       const mend = { mend: () => edit(name, withLineEnds) }
       const [fix, line] = ['npm run doctor -- --fix', text.slice(0, text.indexOf('\r')).split('\n').length]
-      const explains = [...EXPLAINS.answers, 'main-cf', 'main-cf-names', 'environment', 'environment-names', 'accounts', 'tables', 'aliases', 'start', 'dovecot', 'compose']
+      // What these read of the file begins or ends with something that nobody sees.
+      const explains = [...EXPLAINS.start, ...(READERS.find(([pattern]) => pattern.test(name))?.[1] ?? [])]
       if (text.startsWith('\ufeff')) return [failure(`${name} begins with a BOM, which becomes part of its first line`, fix, { ...mend, explains })]
       if (text.includes('\r')) return [failure(`${name} line ${line} ends with CRLF; a value may get the CR as its last character`, fix, { ...mend, explains })]
       return [warning(`${name} has no line end at its end; the next line added is glued to its last one`, fix, mend)]
@@ -50,6 +51,16 @@ const lineEnds: Check = {
     return verdict(problems, `${named.length} files`)
   },
 }
+
+const READERS: [RegExp, string[]][] = [
+  [/\.env$/, ['environment', 'environment-names', 'postmaster', 'compose']],
+  [/main\.cf$|master\.cf$/, ['main-cf', 'main-cf-names']],
+  [/accounts\.cf$/, ['accounts', 'tables', 'aliases', 'quotas', 'postmaster']],
+  [/virtual\.cf$/, ['aliases', 'tables']],
+  [/dovecot/, ['dovecot', 'master-user', 'quotas']],
+  [/yml$/, ['compose']],
+  [/./, ['tables']],
+]
 
 function withLineEnds(text: string): string {
   return text === '' ? '' : `${text.replace(/^\ufeff/, '').replace(/\r\n?/g, '\n').replace(/\n$/, '')}\n`

@@ -52,7 +52,7 @@ const running: Check = {
     const refused = engine.name === 'native' && process.getuid?.() === 0 ? await facts.refusal() : undefined
     const half = await engine.half()
     const evidence = half ?? 'the server is not running'
-    return [failure(refused ? `${evidence}; npm start refuses the files` : evidence, refused ? undefined : 'npm start', { explains: ['live', 'leftovers', 'ports'] })]
+    return [failure(refused ? `${evidence}; npm start refuses the files` : evidence, refused ? undefined : 'npm start', { explains: ['live', 'ports'] })]
   },
 }
 

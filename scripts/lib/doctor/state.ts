@@ -112,8 +112,8 @@ export function diskFindings(folder: string, free: number, inodes: number | unde
 
 const leftovers: Check = {
   name: 'leftovers',
-  title: 'No dead process left a lock, a half-written file or a pid file',
-  async run(facts) {
+  title: 'No dead process left a lock or a half-written file',
+  run() {
     const problems: Finding[] = []
     const report = (path: string, shown: string, evidence: string, isStill: () => boolean) => {
       const mend = () => {
@@ -128,14 +128,6 @@ const leftovers: Check = {
       const path = join(CONFIG_DIR, name)
       const isDead = () => isLeftBehind(path, textOf(path))
       if (name.endsWith('.lock') && isDead()) report(path, `${CONFIG}/${name}`, `${CONFIG}/${name} was left by "${textOf(path).trim()}", which is gone`, isDead)
-    }
-    const { engine } = await facts.choice()
-    if (engine?.name === 'native' && process.getuid?.() === 0) {
-      // Postfix's own pid file stays after a clean stop, and nobody believes in it.
-      const path = join(facts.settings().stateDir, 'run/master.pid')
-      const pid = () => Number(textOf(path).trim())
-      const isDead = () => pid() > 0 && !engine.owns({ pid: pid(), name: 'dovecot' })
-      if (isDead()) report(path, path, `${path} names process ${pid()}, which is not Dovecot's`, isDead)
     }
     return verdict(problems, 'none')
   },
