@@ -1,8 +1,15 @@
 /** The doctor against a running server: healthy, and broken in one thing at a time. */
 import assert from 'node:assert/strict'
+import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:net'
 import { after, before, describe, test } from 'node:test'
+import { Ajv } from 'ajv'
+import { BAR, CATCHALL } from '../scripts/lib/accounts/accounts.ts'
+import type { Result } from '../scripts/lib/doctor/check.ts'
 import { BROKEN_SERVER } from './broken_setups.ts'
+import { messagesOf, send } from './deliveries.ts'
 import { DoctorWorld } from './doctor_world.ts'
+import { until } from './harness.ts'
 
 let world: DoctorWorld
 before(async () => {
@@ -11,6 +18,144 @@ before(async () => {
   world.hideDocker(true)
 })
 after(() => world?.project.remove())
+
+/** The JSON that --json prints, as its help describes it. */
+const SCHEMA = {
+  type: 'object',
+  additionalProperties: false,
+  required: ['ok', 'warnings', 'failures', 'skipped', 'milliseconds', 'mended', 'results'],
+  properties: {
+    ...Object.fromEntries(['ok', 'warnings', 'failures', 'skipped', 'milliseconds'].map((name) => [name, { type: 'integer', minimum: 0 }])),
+    mended: { type: 'array', items: { type: 'string' } },
+    results: {
+      type: 'array',
+      minItems: 1,
+      items: {
+        type: 'object',
+        additionalProperties: false,
+        required: ['check', 'title', 'level', 'evidence', 'fix', 'milliseconds'],
+        properties: {
+          check: { type: 'string', pattern: '^[a-z]+(-[a-z]+)*$' },
+          title: { type: 'string', minLength: 1 },
+          level: { enum: ['ok', 'warning', 'failure', 'skipped'] },
+          evidence: { type: 'string', minLength: 1, pattern: '^[^\\n]*$' },
+          fix: { type: ['string', 'null'], minLength: 1 },
+          milliseconds: { type: 'integer', minimum: 0 },
+        },
+      },
+    },
+  },
+}
+
+test('a healthy server is one line, and the test mails are gone', async () => {
+  const { project } = world
+  const server = { host: '127.0.0.1', ports: project.ports }
+  await send(project.ports, BAR, 'stays')
+  await until('the mail', async () => (await messagesOf(server, BAR)).length === 1)
+  const { code, stdout } = await project.run('doctor')
+  assert.match(stdout, /^\d+ checks, all ok\n$/)
+  assert.equal(code, 0)
+  const left = await messagesOf(server, BAR)
+  assert.deepEqual([left.length, /Subject: stays/.test(left[0] ?? '')], [1, true])
+  assert.deepEqual(await messagesOf(server, CATCHALL), [])
+  const verbose = await project.run('doctor', '--verbose')
+  assert.match(verbose.stdout, /ok {2}mail-virtual\n {2}read over POP3 after \d+ ms, over IMAP after \d+ ms\n/)
+  assert.match(verbose.stdout, /ok {2}mail-foreign\n {2}someone-\w+@\w+\.example ends in catchall after \d+ ms\n/)
+  assert.match(verbose.stdout, /ok {2}mail-unknown\n {2}550 5\.1\.1/)
+})
+
+test('--json is one object of the documented shape, and nothing else', async () => {
+  const { stdout } = await world.project.run('doctor', '--json')
+  const report = JSON.parse(stdout) as Record<string, number> & { results: Result[] }
+  const validate = new Ajv({ allowUnionTypes: true }).compile(SCHEMA)
+  assert.ok(validate(JSON.parse(stdout)), JSON.stringify(validate.errors))
+  const count = (level: string) => report.results.filter((result: Result) => result.level === level).length
+  assert.deepEqual([report.ok, report.warnings, report.failures, report.skipped], [count('ok'), 0, 0, count('skipped')])
+})
+
+test('troubles of the log are over when mail flows, yesterday\'s and those since the start', async () => {
+  const { stateDir } = world.project
+  const line = 'host postfix/cleanup[1]: fatal: A1: queue file write error: No space left on device\n'
+  writeFileSync(`${stateDir}/log/mail.log`, `Nov 22 10:00:00 ${line}${readFileSync(`${stateDir}/log/mail.log`, 'utf8')}`)
+  appendFileSync(`${stateDir}/log/mail.log`, `Nov 22 10:00:00 ${line}`)
+  assert.deepEqual(await world.troubles(), [])
+})
+
+test('a port that stays silent is told once, and a port that another took names who', async () => {
+  const sockets = new Set<{ destroy(): void }>()
+  const server = createServer((socket) => sockets.add(socket)).listen(0, '127.0.0.1')
+  await until('the port', () => server.listening)
+  const { port } = server.address() as { port: number }
+  const before = process.env.SMTP_PORT
+  process.env.SMTP_PORT = String(port)
+  try {
+    const [first, ...others] = await world.troubles()
+    assert.deepEqual(others, [])
+    assert.match(`${first?.check}: ${first?.evidence}`, new RegExp(`ports: port ${port} .* in use by node \\(pid ${process.pid}\\)`))
+  } finally {
+    process.env.SMTP_PORT = before
+    server.close()
+    for (const socket of sockets) socket.destroy()
+  }
+})
+
+test('ports that were changed while the server runs', async () => {
+  const before = process.env.POP3_PORT
+  process.env.POP3_PORT = String(Number(before) + 1)
+  try {
+    const found = await world.troubles()
+    assert.deepEqual(found.map(({ check, fix }) => `${check} ${fix}`), ['ports npm start'])
+  } finally {
+    process.env.POP3_PORT = before
+  }
+})
+
+test('with Docker the same questions go through docker exec', async () => {
+  // A docker whose container is this server: exec runs the program with the instance's configuration.
+  const { project } = world
+  const bin = project.path('bin')
+  const docker = `#!/bin/sh
+state=${project.stateDir}
+case "$1 $2" in
+  "version "*) echo 28.0.1 ;;
+  "compose version") echo 2.35.0 ;;
+  "compose "*) echo "unknown command: compose" >&2; exit 1 ;;
+  "logs --tail") tail -n 5 $state/log/mail.log ;;
+  "container inspect") case "$*" in
+    *Paused*) echo false ;;
+    *Config.Env*) echo '[]' ;;
+    *) echo 'true "2026-01-01T00:00:00Z" 0123 {"com.docker.compose.project":"development-mail-server"}' ;;
+    esac ;;
+  "image inspect") echo sha256:0123456789abcdef ;;
+  "exec --interactive") shift 3; program=$1; shift
+    exec $program -c $state/postfix $(echo "$@" | sed "s#/tmp/docker-mailserver#$state/config#g") ;;
+  "exec development-mail-server") shift 2; program=$1; shift
+    case $program in
+      cat) exec cat -- "$(echo "$2" | sed "s#/etc/dovecot#$state/dovecot#")" </dev/null ;;
+      find) exit 0 ;;
+      df) exec df "$@" </dev/null ;;
+      doveadm|doveconf) exec $program -c $state/dovecot/dovecot.conf "$@" </dev/null ;;
+      postconf) postconf -c $state/postfix "$@" </dev/null | sed "s#$state/config#/tmp/docker-mailserver#g" ;;
+      *) exec $program -c $state/postfix "$@" </dev/null ;;
+    esac ;;
+  *) echo "unknown: $*" >&2; exit 1 ;;
+esac
+`
+  mkdirSync(bin)
+  writeFileSync(`${bin}/docker`, docker, { mode: 0o755 })
+  const env = { MAIL_SERVER_ENGINE: 'docker', PATH: `${bin}:${project.env.PATH}` }
+  const { stdout } = await project.runWith({ env }, 'doctor', '--json')
+  const results = JSON.parse(stdout).results as Result[]
+  // The ports are not held by Docker, and that is found out; whatever a client sees follows from it.
+  const bad = results.filter(({ level }) => level === 'failure' || level === 'warning')
+  assert.deepEqual([...new Set(bad.map(({ check, level }) => `${check} ${level}`))], ['ports failure'], JSON.stringify(bad))
+  const said = (name: string) => results.find(({ check }) => check === name)?.evidence ?? ''
+  assert.match(said('docker'), /Docker 28\.0\.1, Compose 2\.35\.0/)
+  assert.match(said('image'), /docker-mailserver:15\.1\.0 sha256:/)
+  assert.match(said('tables'), /postmap answers for \d+ addresses/)
+  assert.match(said('live'), /are those of the files/)
+  assert.match(said('disk'), /MB free in \/var\/mail/)
+})
 
 describe('a broken server is told once, at its cause, and the fix heals it', () => {
   for (const [what, breaks, check, level, said, live] of BROKEN_SERVER) {
@@ -35,4 +180,16 @@ describe('a broken server is told once, at its cause, and the fix heals it', () 
       }
     })
   }
+})
+
+test('npm start explains a failure by the same checks', async () => {
+  const { project } = world
+  await project.run('stop')
+  const file = project.config('postfix-main.cf')
+  const text = readFileSync(file, 'utf8')
+  writeFileSync(file, `${text}smtpd_timeout = 5x\r\n`)
+  const { code, stderr } = await project.run('start')
+  writeFileSync(file, text)
+  assert.equal(code, 1)
+  assert.match(stderr, /npm run doctor says:\nline-ends: .*CRLF.*\n {2}fix: npm run doctor -- --fix/)
 })

@@ -92,7 +92,7 @@ async function runCheck(check: Check, facts: Facts, limit: number): Promise<Resu
 
 async function attempt(check: Check, facts: Facts): Promise<Finding[]> {
   try {
-    return await check.run(facts)
+    return await facts.once(`check ${check.name}`, async () => check.run(facts))
   } catch (error) {
     if (error instanceof Skipped) return [{ level: 'skipped', evidence: error.message }]
     if (error instanceof Failure) return [failure(error.message)]

@@ -43,7 +43,7 @@ export class Facts {
 
   /** A file's text by its path from the project's root; undefined where it cannot be read. */
   read(name: string): string | undefined {
-    return this.#keep(`read ${name}`, () => (this.problem(name) ? undefined : readFileSync(join(ROOT, name), 'utf8')))
+    return this.once(`read ${name}`, () => (this.problem(name) ? undefined : readFileSync(join(ROOT, name), 'utf8')))
   }
 
   /** Why a file cannot be used, and what to type; undefined where it can. */
@@ -72,12 +72,12 @@ export class Facts {
   }
 
   lines(name: string): Line[] {
-    return this.#keep(`lines ${name}`, () => logicalLines(this.read(name) ?? ''))
+    return this.once(`lines ${name}`, () => logicalLines(this.read(name) ?? ''))
   }
 
   /** `name = value` lines, of which the last one of a name counts. */
   parameters(name: string): Parameters {
-    return this.#keep(`parameters ${name}`, () => {
+    return this.once(`parameters ${name}`, () => {
       const pairs = this.lines(name).map((at) => [/^([^=\s]+)\s*=\s*(.*)$/s.exec(at.text), at] as const)
       return new Map(pairs.flatMap(([found, at]) => (found ? [[found[1] ?? '', { value: found[2] ?? '', at }]] : [])))
     })
@@ -99,7 +99,7 @@ export class Facts {
   }
 
   choice(): Promise<EngineChoice> {
-    return this.#keep('choice', async () => {
+    return this.once('choice', async () => {
       const { explainEngine } = await import('../server/choose.ts')
       return explainEngine(this.settings(), DOCKER)
     })
@@ -113,7 +113,7 @@ export class Facts {
   }
 
   isRunning(): Promise<boolean> {
-    return this.#keep('running', async () => {
+    return this.once('running', async () => {
       this.environment()
       return (await this.engine()).isRunning()
     })
@@ -129,7 +129,7 @@ export class Facts {
 
   /** What a program of the running server prints. */
   ask(...command: string[]): Promise<ExecResult> {
-    return this.#keep(`ask ${command.join(' ')}`, async () => (await this.server()).exec(command, { timeout: ANSWER }))
+    return this.once(`ask ${command.join(' ')}`, async () => (await this.server()).exec(command, { timeout: ANSWER }))
   }
 
   /** Parameters of the running Postfix, `postconf -n` with its defaults where `names` are given. */
@@ -161,7 +161,7 @@ export class Facts {
 
   /** A configuration folder of Postfix without any setting, for its programs that want one. */
   async emptyPostfix(): Promise<string> {
-    return this.#keep('empty', async () => {
+    return this.once('empty', async () => {
       const folder = join(this.scratch(), 'empty')
       await makePostfix(folder, '')
       return folder
@@ -179,7 +179,7 @@ export class Facts {
    * say instead.
    */
   made(): Promise<{ folder: string; refusal?: Failure }> {
-    return this.#keep('made', async () => {
+    return this.once('made', async () => {
       const { makeConfiguration, tryConfiguration } = await import('../server/native_configuration.ts')
       const folder = join(this.scratch(), 'made')
       try {
@@ -199,7 +199,7 @@ export class Facts {
 
   /** Whether the native server runs, and from these very files. */
   isLive(): Promise<boolean> {
-    return this.#keep('live', async () => (await this.isRunning().catch(() => false)) && this.#isUntouched())
+    return this.once('live', async () => (await this.isRunning().catch(() => false)) && this.#isUntouched())
   }
 
   /**
@@ -219,7 +219,8 @@ export class Facts {
     if (this.#scratch) rmSync(this.#scratch, { recursive: true, force: true })
   }
 
-  #keep<T>(key: string, work: () => T): T {
+  /** Does the work for whoever asks first, and gives its result to all. */
+  once<T>(key: string, work: () => T): T {
     if (!this.#once.has(key)) this.#once.set(key, work())
     return this.#once.get(key) as T
   }

@@ -9,6 +9,7 @@ import { CONTAINER, enabledProtocols, ROOT, SERVICE_NAMES, SERVICES, type Servic
 import { type Check, EXPLAINS, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
 import { ANSWER, CONFIG, type Facts, inConfig, program } from './facts.ts'
 import { causeIn } from './rules_log.ts'
+import { folders } from './state.ts'
 import { MAIN_CF } from './rules_postfix.ts'
 import { type Step, talk, Unexpected } from './talk.ts'
 
@@ -60,15 +61,15 @@ const processes: Check = {
   name: 'processes',
   title: 'No daemon of the server is stopped',
   async run(facts) {
-    const engine = await facts.server()
-    const stopped = await stoppedOf(facts, engine)
+    const stopped = await stoppedOf(facts)
     if (stopped === undefined) return verdict([], 'all of them run')
     return [failure(stopped.what, stopped.fix, { explains: EXPLAINS.answers })]
   },
 }
 
 /** What was stopped by a signal, or paused, and what wakes it. */
-async function stoppedOf(facts: Facts, engine: Engine): Promise<{ what: string; fix: string } | undefined> {
+async function stoppedOf(facts: Facts): Promise<{ what: string; fix: string } | undefined> {
+  const engine = await facts.server()
   if (engine.name === 'docker') {
     const { stdout } = await program(['docker', 'container', 'inspect', '--format', '{{.State.Paused}}', CONTAINER])
     return stdout.trim() === 'true' ? { what: 'the container is paused', fix: `docker unpause ${CONTAINER}` } : undefined
@@ -76,7 +77,6 @@ async function stoppedOf(facts: Facts, engine: Engine): Promise<{ what: string; 
   const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name) && statOf(name)[1] === 'T' && engine.owns({ pid: Number(name), name: '' }))
   if (pids.length === 0) return undefined
   const names = [...new Set(pids.map((pid) => statOf(pid)[0]))].join(', ')
-  void facts
   return { what: `stopped by a signal (SIGSTOP): ${names}`, fix: `kill -CONT ${pids.join(' ')}` }
 }
 
@@ -90,10 +90,13 @@ function statOf(pid: string): [name: string, state: string] {
   }
 }
 
-/** The server, up and able to answer: one that is stopped keeps everybody waiting. */
+/** The server, up and able to answer: what keeps it from that keeps everybody waiting. */
 export async function answering(facts: Facts): Promise<Engine> {
   const engine = await facts.server()
-  if (await stoppedOf(facts, engine)) throw new Skipped('daemons are stopped, see "processes"')
+  for (const check of [processes, ports, folders]) {
+    const findings = await facts.once(`check ${check.name}`, async () => check.run(facts))
+    if (findings.some(({ level }) => level === 'failure')) throw new Skipped(`it could only wait, see "${check.name}"`)
+  }
   return engine
 }
 

@@ -17,6 +17,20 @@ const OWNER = 5000
 /** Mailboxes and their parts that are looked at. */
 const LOOKED_AT = 3_000
 
+export const folders: Check = {
+  name: 'folders',
+  title: 'The daemons may walk to their folders',
+  async run(facts) {
+    const engine = await facts.server()
+    if (engine.name === 'docker') throw new Skipped('in the container all can')
+    for (let parent = facts.settings().stateDir; parent !== dirname(parent); parent = dirname(parent)) {
+      const mode = statOr(parent)?.mode ?? 0o1
+      if (!(mode & 0o1)) return [failure(`${parent}: only its owner can enter it, and Dovecot has to`, `chmod o+x ${parent}`, { explains: [...EXPLAINS.answers, 'mailboxes'] })]
+    }
+    return [ok(facts.settings().stateDir)]
+  },
+}
+
 const mailboxes: Check = {
   name: 'mailboxes',
   title: 'Dovecot may enter and write every mailbox',
@@ -29,10 +43,6 @@ const mailboxes: Check = {
       return path ? [failure(`${path} belongs to another user than Dovecot's`, `docker exec ${CONTAINER} chown -R ${OWNER}:${OWNER} ${path}`, more)] : [ok('/var/mail')]
     }
     const folder = join(facts.settings().stateDir, 'mail')
-    for (let parent = dirname(folder); parent !== dirname(parent); parent = dirname(parent)) {
-      const mode = statOr(parent)?.mode ?? 0o1
-      if (!(mode & 0o1)) return [failure(`${parent}: only its owner can enter it, and Dovecot has to`, `chmod o+x ${parent}`, { explains: EXPLAINS.answers })]
-    }
     // A domain, a mailbox in it, and what lies there.
     const paths = [folder]
     for (let depth = 0, level = paths.slice(); depth < 3 && paths.length < LOOKED_AT; depth++) {
@@ -141,4 +151,4 @@ function textOf(path: string): string {
   }
 }
 
-export const stateChecks: Check[] = [mailboxes, full, disk, leftovers]
+export const stateChecks: Check[] = [folders, mailboxes, full, disk, leftovers]
