@@ -1,6 +1,8 @@
 /** What a check of the doctor is, what it may look at, and running many of them at the same time. */
+
 import { chownSync, existsSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
+import type { FileName } from '../accounts/configuration.ts'
 import { Failure, messageOf } from '../cli.ts'
 import type { Engine, EngineChoice } from '../server/engine.ts'
 import { CONFIG_DIR, ROOT, readSettings, type Settings, setting } from '../settings.ts'
@@ -137,9 +139,9 @@ const projectFiles: Files = {
   async edit(name, change) {
     const folder = `${CONFIG}/`
     if (name.startsWith(folder)) {
-      const { editConfiguration } = await import('../accounts/configuration_files.ts')
-      const own = name.slice(folder.length)
-      await editConfiguration((read) => ({ files: [[own, change(read(own))]] }))
+      const { change: changeConfiguration, withText } = await import('../accounts/configuration.ts')
+      const own = name.slice(folder.length) as FileName
+      await changeConfiguration((before) => ({ configuration: withText(before, own, change(before[own].text)) }))
       return
     }
     const path = join(ROOT, name)

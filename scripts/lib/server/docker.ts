@@ -99,6 +99,18 @@ export class DockerEngine implements Engine {
     return exitCode === 0 ? stdout : undefined
   }
 
+  async removeMailbox(address: string): Promise<void> {
+    const at = address.lastIndexOf('@')
+    const [user, domain] = [address.slice(0, at), address.slice(at + 1)]
+    if ([user, domain].some((part) => /^\.{0,2}$|\//.test(part))) return
+    const remove = ['-rf', '--', `/var/mail/${domain}/${user}`]
+    // A stopped server has its mail in the volume, which any container of the image opens.
+    const { exitCode, stderr } = (await this.isRunning())
+      ? await this.exec(['rm', ...remove])
+      : await docker(['compose', 'run', '--rm', '--no-deps', '--entrypoint', 'rm', CONTAINER, ...remove], COMMAND)
+    if (exitCode !== 0) throw new Failure('failed', `The mail of ${address} could not be removed: ${lastWords(stderr)}`)
+  }
+
   async logs({ lines, follow }: { lines: number; follow: boolean }): Promise<void> {
     if (!(await this.#container())) {
       throw new Failure('failed', `There is no container ${CONTAINER} to show the log of. Start it: npm start`)

@@ -25,6 +25,8 @@ export interface Engine {
   exec(command: string[], options?: ExecOptions): Promise<{ exitCode: number | null; stdout: string; stderr: string }>
   /** The text of a file by the path that the server's settings have it; undefined where there is none. */
   readFile(path: string): Promise<string | undefined>
+  /** Removes an account's mail from the disk, whether the server runs or not. */
+  removeMailbox(address: string): Promise<void>
   /** Shows the mail log's last lines on stdout and, with `follow`, what comes until Ctrl-C. */
   logs(options: { lines: number; follow: boolean }): Promise<void>
   /** What the daemons complained about since the last start, one line each, with the user's file and line. */

@@ -16,7 +16,7 @@ import {
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Account, readAccounts } from '../accounts/accounts.ts'
-import { withLock } from '../accounts/configuration_files.ts'
+import { withLock } from '../accounts/lock.ts'
 import { Failure, messageOf, say } from '../cli.ts'
 import { readServerEnvironment, SERVICE_NAMES, type ServiceName, type Settings } from '../settings.ts'
 import type { Engine, ExecOptions } from './engine.ts'
@@ -167,7 +167,7 @@ export class NativeEngine implements Engine {
   }
 
   /** Removes an account's mailbox from the disk. Needs root. */
-  removeMailbox(address: string): void {
+  async removeMailbox(address: string): Promise<void> {
     const folder = this.#mailbox(address)
     if (!folder || !existsSync(folder)) return
     rmSync(folder, { recursive: true, force: true })
