@@ -1,17 +1,20 @@
 /** npm run add-account: adds, updates, deletes and lists accounts, like docker-mailserver's "setup email". */
-import { checkAddress } from './lib/accounts/account_address.ts'
-import { addAccount, deleteAccount, updateAccount } from './lib/accounts/account_changes.ts'
-import { checkPassword, hashPassword, masterLogin, parseAccounts, parseQuotas } from './lib/accounts/accounts.ts'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Prompter } from './lib/accounts/prompts.ts'
 import {
-  checkEdit,
-  editConfiguration,
-  type ReadConfiguration,
-  readConfiguration,
-} from './lib/accounts/configuration_files.ts'
-import { parseAliases } from './lib/accounts/postfix_tables.ts'
-import { Prompter } from './lib/accounts/prompts.ts'
-import { EXIT, type ExitName, explainExitCodes, Failure, messageOf, parse, print, run, say, table } from './lib/cli.ts'
-import { enabledProtocols, HOSTNAME, readServerEnvironment, readSettings, type Settings } from './lib/settings.ts'
+  EXIT,
+  type ExitName,
+  explainExitCodes,
+  Failure,
+  type Io,
+  messageOf,
+  parse,
+  run,
+  step,
+  table,
+} from './lib/cli.ts'
+import type { Engine } from './lib/server/engine.ts'
+import type { Settings } from './lib/settings.ts'
 
 const HELP = `Usage: npm run add-account -- ADDRESS [PASSWORD] [options]
 
@@ -40,10 +43,9 @@ Examples:
 
 Exit codes:
 ${explainExitCodes('ok', 'failed', 'usage', 'connection', 'timeout', 'interrupted')}
-  A bad address or password is exit code ${EXIT.failed.code}; nothing is changed then.`
+  A bad address, password or alias is exit code ${EXIT.usage.code}; nothing is changed then.`
 
 const OPTIONS = {
-  help: { type: 'boolean', short: 'h' },
   update: { type: 'boolean' },
   delete: { type: 'boolean' },
   list: { type: 'boolean' },
@@ -68,10 +70,29 @@ const ACTIONS: Record<'add' | 'update' | 'delete' | 'list', { options: Option[];
 
 const BYTES: Record<string, number> = { B: 1, k: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 }
 
-export async function main(args: string[]): Promise<ExitName | undefined> {
+/** Milliseconds for the server to take a change. docker-mailserver needs 6 s, and longer when it is at work. */
+const PATIENCE = 60_000
+/** Milliseconds between two looks at the server; a refused recipient is a line in its log. */
+const INTERVAL = 100
+/** Milliseconds that docker-mailserver 10.5.0 keeps its ports closed when it restarts itself, and some more. */
+const RESTART = 20_000
+
+interface Values {
+  update?: boolean | undefined
+  quota?: string | undefined
+  alias?: string[] | undefined
+  password?: string | undefined
+  'password-stdin'?: boolean | undefined
+  yes?: boolean | undefined
+  'keep-mail'?: boolean | undefined
+  force?: boolean | undefined
+  json?: boolean | undefined
+}
+
+export async function main(args: string[], io: Io): Promise<ExitName | undefined> {
   const { values, positionals } = parse(args, OPTIONS, { positionals: true })
   if (values.help) {
-    print(HELP)
+    io.print(HELP)
     return
   }
   const action = values.list ? 'list' : values.delete ? 'delete' : values.update ? 'update' : 'add'
@@ -81,33 +102,28 @@ export async function main(args: string[]): Promise<ExitName | undefined> {
   if (positionals.length > ACTIONS[action].arguments) {
     throw new Failure('usage', `Too many arguments for ${actionName}. Quote a password that has spaces. See --help.`)
   }
+  const { readSettings } = await import('./lib/settings.ts')
   const settings = readSettings()
-  const terminal = new Prompter()
+  if (action === 'list') return list(settings, values, io)
+  const { Prompter } = await import('./lib/accounts/prompts.ts')
+  const terminal = new Prompter(io)
   try {
-    if (action === 'list') {
-      await list(settings, values)
-      return
-    }
     const instead = 'Give the address: npm run add-account -- ADDRESS'
     const typed = positionals[0] ?? (await terminal.ask('Address: ', instead)).trim()
-    if (action === 'delete') return await remove(settings, terminal, addressOf(typed), values)
-    await store(settings, terminal, typed, { ...values, password: positionals[1] })
+    if (action === 'delete') return await remove(settings, terminal, typed, values, io)
+    await store(settings, terminal, typed, { ...values, password: positionals[1] }, io)
     return
   } finally {
     terminal.close()
   }
 }
 
-interface StoreValues {
-  update?: boolean | undefined
-  quota?: string | undefined
-  alias?: string[] | undefined
-  password?: string | undefined
-  'password-stdin'?: boolean | undefined
-}
-
 /** Adds an account or changes one. */
-async function store(settings: Settings, terminal: Prompter, typed: string, values: StoreValues) {
+async function store(settings: Settings, terminal: Prompter, typed: string, values: Values, io: Io): Promise<void> {
+  const { HOSTNAME, readServerEnvironment } = await import('./lib/settings.ts')
+  const { hashPassword } = await import('./lib/accounts/accounts.ts')
+  const { change, check, readConfiguration } = await import('./lib/accounts/configuration.ts')
+  const { accountLines, addAccount, updateAccount } = await import('./lib/accounts/changes.ts')
   const environment = readServerEnvironment()
   const quota = values.quota === undefined ? undefined : parseQuota(values.quota)
   if (quota !== undefined && environment.ENABLE_QUOTAS === '0') {
@@ -116,117 +132,146 @@ async function store(settings: Settings, terminal: Prompter, typed: string, valu
   if (values.password !== undefined && values['password-stdin']) {
     throw new Failure('usage', 'PASSWORD and --password-stdin: give the password once.')
   }
-  const address = addressOf(typed)
-  const aliases = (values.alias ?? []).map(addressOf)
-  const hostname = environment.OVERRIDE_HOSTNAME || HOSTNAME
+  const address = await addressOf(typed)
+  const aliases: string[] = []
+  for (const alias of values.alias ?? []) aliases.push(await addressOf(alias))
   const hasPassword = values.password !== undefined || values['password-stdin'] === true
-  const keepsPassword = !hasPassword && !values.update && exists(address) && (quota ?? aliases[0]) !== undefined
-  const change = (read: ReadConfiguration, hash?: string) =>
-    (values.update || keepsPassword ? updateAccount : addAccount)(read, { address, hash, quota, aliases }, hostname)
+  const exists = accountLines(readConfiguration(), address).length > 0
+  const keepsPassword = !hasPassword && !values.update && exists && (quota ?? aliases[0]) !== undefined
+  const store = values.update || keepsPassword ? updateAccount : addAccount
+  const edit = (hash?: string) => (configuration: Parameters<typeof addAccount>[0]) =>
+    store(configuration, { address, hash, quota, aliases }, environment.OVERRIDE_HOSTNAME || HOSTNAME)
   // What the files refuse, they refuse before a password is asked for.
-  checkEdit((read) => change(read))
-  sayLowerCase([typed, ...(values.alias ?? [])])
-  const password = keepsPassword ? undefined : await passwordOf(terminal, address, values)
+  check(edit())
+  for (const text of [typed, ...(values.alias ?? [])]) {
+    if (text !== text.toLowerCase()) io.say(`${text} is written in lower case: ${text.toLowerCase()}`)
+  }
+  const password = keepsPassword ? undefined : await passwordOf(terminal, address, values, io)
   const hash = password === undefined ? undefined : hashPassword(password)
   terminal.close()
 
-  const { becomeVirtual } = await editConfiguration((read) => change(read, hash))
+  const { becomeVirtual, configuration } = await change(edit(hash))
 
-  const { bringIntoEffect } = await import('./lib/accounts/live_changes.ts')
   const { acceptsRecipient, canLogIn } = await import('./lib/server/proof.ts')
-  const accepts = (recipient: string) => () => acceptsRecipient(settings, recipient)
-  const refuses = (recipient: string) => async () => !(await acceptsRecipient(settings, recipient))
+  const { anyAt, lookUp, parseAliases } = await import('./lib/accounts/tables.ts')
   // Mail to a new domain is accepted before and after, first for the catchall; only the refusal shows the change.
-  const unknown = becomeVirtual
-    .map((domain) => `no-such-account-${process.pid}@${domain}`)
-    .filter((recipient) => !hasAlias(recipient) && !hasPatterns())
-  const seconds = await bringIntoEffect(settings, address, [
-    ...[address, ...aliases].map(accepts),
-    ...unknown.map(refuses),
+  const catchAlls = parseAliases(configuration['postfix-virtual.cf'].text).map(({ alias }) => alias)
+  const refused = becomeVirtual.filter(
+    (domain) => !catchAlls.includes(`@${domain}`) && !lookUp(configuration['postfix-regexp.cf'].text, anyAt(domain)),
+  )
+  const seconds = await bringIntoEffect(settings, await serverOf(settings), address, [
+    ...[address, ...aliases].map((recipient) => () => acceptsRecipient(settings, recipient)),
+    ...refused.map((domain) => async () => !(await acceptsRecipient(settings, anyAt(domain)))),
     async () => password === undefined || canLogIn(settings, { user: address, password }),
     async () => quota === undefined || hasQuota(settings, address, quota),
   ])
   const done = values.update ? 'Updated' : keepsPassword ? 'Changed' : 'Added'
   const proof = password === undefined ? 'in effect' : 'it can log in and receives mail'
-  print(
+  io.print(
     seconds === undefined
       ? `${done} ${address}. The mail server is not running; this takes effect at the next start: npm start`
       : `${done} ${address}: ${proof}, ${seconds} s after the change.`,
   )
   for (const domain of becomeVirtual) {
-    print(`From now on ${domain} is a virtual mailbox domain: unknown addresses there are refused, no longer caught.`)
+    io.print(
+      `From now on ${domain} is a virtual mailbox domain: unknown addresses there are refused, no longer caught.`,
+    )
   }
-}
-
-interface RemoveValues {
-  yes?: boolean | undefined
-  'keep-mail'?: boolean | undefined
-  force?: boolean | undefined
+  await sayRemains(io)
 }
 
 /** Deletes an account. */
-async function remove(
-  settings: Settings,
-  terminal: Prompter,
-  address: string,
-  values: RemoveValues,
-): Promise<ExitName | undefined> {
-  const change = (read: ReadConfiguration) => deleteAccount(read, address, values.force ?? false)
-  checkEdit(change)
-  const { bringIntoEffect, mailFolder, runningServer } = await import('./lib/accounts/live_changes.ts')
+async function remove(settings: Settings, terminal: Prompter, typed: string, values: Values, io: Io) {
+  const { CATCHALL, masterLogin } = await import('./lib/accounts/accounts.ts')
+  const { change, check } = await import('./lib/accounts/configuration.ts')
+  const { deleteAccount, domainOf } = await import('./lib/accounts/changes.ts')
+  const { parseAliases, lookUp } = await import('./lib/accounts/tables.ts')
   const { acceptsRecipient, canLogIn } = await import('./lib/server/proof.ts')
   const { emptyMailbox, usageOf } = await import('./lib/server/mailboxes.ts')
-  const running = await runningServer(settings)
-  const folder = values['keep-mail'] ? undefined : await mailFolder(settings, address, running)
-  const usage = running && (await usageOf(settings, address).catch(() => undefined))
-  const mail = usage ? messagesText(usage.messages) : 'mail'
+  const address = await addressOf(typed)
+  const edit = (configuration: Parameters<typeof deleteAccount>[0]) =>
+    deleteAccount(configuration, address, values.force ?? false)
+  check(edit)
+  const server = await serverOf(settings)
+  const { engine, running } = server
+  const keeps = values['keep-mail'] === true
+  // Who is not root reaches the native server's mail over IMAP alone, and so does who has no Docker client.
+  const reaches = engine?.name === 'docker' || (engine?.name === 'native' && process.getuid?.() === 0)
+  if (!keeps && !running && !reaches && engine?.hasMailbox?.(address) !== false) {
+    const why = engine
+      ? "belongs to the mail server's own user"
+      : 'lies in a Docker volume, and no Docker engine answers'
+    const advice = 'Start the server (npm start) and repeat this, or leave the mail: --keep-mail'
+    throw new Failure('failed', `The mail of ${address} ${why}. ${advice}`)
+  }
+  const usage = running ? await usageOf(settings, address).catch(() => undefined) : undefined
+  const mail = usage ? `${usage.messages} message${usage.messages === 1 ? '' : 's'}` : 'mail'
   if (!values.yes) {
-    const what = values['keep-mail'] ? `${address}, but not its ${mail}` : `${address} and its ${mail}`
+    const what = keeps ? `${address}, but not its ${mail}` : `${address} and its ${mail}`
     const answer = await terminal.ask(`Delete ${what}? [y/N] `, 'To delete without being asked: --yes')
     terminal.close()
     if (!/^y(es)?$/i.test(answer.trim())) {
-      print('Nothing was deleted.')
+      io.print('Nothing was deleted.')
       return 'failed'
     }
   }
-  const aliases = parseAliases(readConfiguration('postfix-virtual.cf')).filter(
-    ({ alias, recipients }) => recipients.includes(address) && alias !== address,
-  )
-  // A server whose folders are out of reach empties the mailbox while it still can be logged into.
-  if (running && !values['keep-mail'] && !folder) await emptyMailbox(settings, address)
+  // Where the folder is out of reach, the mailbox is emptied while it still can be logged into: when the new files are
+  // safe on the disk, and before they are in place.
+  const { configuration, becomeCaught, goneAliases } = await change(edit, async () => {
+    if (running && !keeps && !reaches) await emptyMailbox(settings, address)
+  })
 
-  const { becomeCaught } = await editConfiguration(change)
-
-  const isCaught = becomeCaught.includes(domainOf(address)) || hasAlias(address)
-  const seconds = await bringIntoEffect(settings, address, [
-    async () => hasPatterns() || (await acceptsRecipient(settings, address)) === isCaught,
+  const aliases = parseAliases(configuration['postfix-virtual.cf'].text).map(({ alias }) => alias)
+  const isCaught =
+    becomeCaught.includes(domainOf(address)) ||
+    aliases.some((alias) => alias === address || alias === `@${domainOf(address)}`) ||
+    lookUp(configuration['postfix-regexp.cf'].text, address)?.result.toLowerCase() === CATCHALL
+  const seconds = await bringIntoEffect(settings, server, address, [
+    async () => (await acceptsRecipient(settings, address)) === isCaught,
     async () => !(await canLogIn(settings, masterLogin(address))),
   ])
-  folder?.removeMailbox(address)
-  const deleted = values['keep-mail'] ? `${address}; its mail stays` : `${address} and its ${mail}`
-  print(
+  if (!keeps && reaches) {
+    try {
+      await engine?.removeMailbox(address)
+    } catch (error) {
+      throw new Failure('failed', `${address} is deleted, and its mail is left. ${messageOf(error)}`)
+    }
+  }
+  const deleted = keeps ? `${address}; its mail stays` : `${address} and its ${mail}`
+  io.print(
     seconds === undefined
       ? `Deleted ${deleted}. The mail server is not running.`
       : `Deleted ${deleted}. The server knows it no longer, ${seconds} s after the change.`,
   )
-  for (const { alias } of aliases) print(`The alias ${alias} does not go to it any more.`)
+  for (const alias of goneAliases) io.print(`The alias ${alias} does not go to it any more.`)
   for (const domain of becomeCaught) {
-    print(`No account is left in ${domain}: mail to any address there is caught again.`)
+    io.print(`No account is left in ${domain}: mail to any address there is caught again.`)
   }
-  return
+  await sayRemains(io)
+  return undefined
 }
 
 /** Prints the accounts. */
-async function list(settings: Settings, values: { json?: boolean | undefined }) {
+async function list(settings: Settings, values: Values, io: Io): Promise<undefined> {
+  const { parseAccounts, parseQuotas } = await import('./lib/accounts/accounts.ts')
+  const { readConfiguration } = await import('./lib/accounts/configuration.ts')
+  const { domainOf } = await import('./lib/accounts/changes.ts')
+  const { parseAliases } = await import('./lib/accounts/tables.ts')
   const { isAnswering } = await import('./lib/server/proof.ts')
   const { usageOf } = await import('./lib/server/mailboxes.ts')
   const isRunning = await isAnswering(settings)
-  const quotas = parseQuotas(readConfiguration('dovecot-quotas.cf'))
-  const aliases = parseAliases(readConfiguration('postfix-virtual.cf'))
+  const configuration = readConfiguration()
+  for (const [name, { problem }] of Object.entries(configuration)) {
+    if (!problem) continue
+    if (name === 'postfix-accounts.cf') throw new Failure('failed', `${name}: ${problem}. See: npm run doctor`)
+    io.say(`${name}: ${problem}. See: npm run doctor`)
+  }
+  const quotas = parseQuotas(configuration['dovecot-quotas.cf'].text)
+  const aliases = parseAliases(configuration['postfix-virtual.cf'].text)
   const rows = []
-  for (const account of parseAccounts(readConfiguration('postfix-accounts.cf'), 'postfix-accounts.cf', say)) {
+  for (const account of parseAccounts(configuration['postfix-accounts.cf'].text, 'postfix-accounts.cf', io.say)) {
     const address = account.address.toLowerCase()
-    const usage = isRunning ? await usageOf(settings, address).catch((error) => say(messageOf(error))) : undefined
+    const usage = isRunning ? await usageOf(settings, address).catch((error) => io.say(messageOf(error))) : undefined
     rows.push({
       address,
       domain: domainOf(address),
@@ -239,10 +284,10 @@ async function list(settings: Settings, values: { json?: boolean | undefined }) 
     })
   }
   if (values.json) {
-    print(JSON.stringify(rows))
+    io.print(JSON.stringify(rows))
     return
   }
-  print(
+  io.print(
     table([
       ['Account', 'Domain', 'Quota', 'Messages', 'Size', 'Aliases'],
       ...rows.map(({ address, domain, quota, messages, bytes, aliases }) => [
@@ -255,37 +300,93 @@ async function list(settings: Settings, values: { json?: boolean | undefined }) 
       ]),
     ]),
   )
-  if (!isRunning) say('The mail server is not running, so nothing was counted. Start it: npm start')
+  if (!isRunning) io.say('The mail server is not running, so nothing was counted. Start it: npm start')
 }
 
-/** An account's address as it stands in the file; a new one is checked. */
-function addressOf(text: string): string {
-  const lower = text.toLowerCase()
-  return exists(lower) ? lower : checkAddress(text)
+interface Server {
+  /** Undefined where none can be used here, such as Docker without its client. */
+  engine: (Engine & { hasMailbox?(address: string): boolean }) | undefined
+  running: boolean
 }
 
-function sayLowerCase(typed: string[]): void {
-  for (const text of typed) {
-    if (text !== text.toLowerCase()) say(`${text} is written in lower case: ${text.toLowerCase()}`)
+/** The engine and whether its server is up. One that restarts itself is: its ports are asked again for a while. */
+async function serverOf(settings: Settings): Promise<Server> {
+  const { chooseEngine, runningNativeEngine } = await import('./lib/server/choose.ts')
+  const { isAnswering } = await import('./lib/server/proof.ts')
+  const native = await runningNativeEngine(settings)
+  if (native) return { engine: native, running: true }
+  const engine = await chooseEngine(settings).catch(() => undefined)
+  if (engine) return { engine, running: (await engine.isRunning()) || (await isAnswering(settings)) }
+  const deadline = Date.now() + RESTART
+  while (!(await isAnswering(settings))) {
+    if (Date.now() > deadline) return { engine, running: false }
+    await sleep(INTERVAL)
+  }
+  return { engine, running: true }
+}
+
+/**
+ * Tells a running server about the change and waits until all conditions hold, one after the other. Gives the seconds
+ * that took, or undefined when no server runs. Throws a Failure when it takes too long.
+ */
+async function bringIntoEffect(
+  settings: Settings,
+  { engine, running }: Server,
+  address: string,
+  conditions: (() => Promise<boolean>)[],
+): Promise<string | undefined> {
+  if (!running) return undefined
+  const begin = performance.now()
+  await step('Waiting until the server has taken the change', async () => {
+    try {
+      // docker-mailserver looks at its configuration files every two seconds by itself.
+      await engine?.reload()
+    } catch (error) {
+      throw new Failure('failed', `${address} is written, and the server has not taken it: ${messageOf(error)}`)
+    }
+    for (const holds of conditions) {
+      while (!(await holds())) {
+        if (performance.now() - begin > PATIENCE) {
+          const fact = `${address} is written, and the server has not taken it in ${PATIENCE / 1000} s`
+          throw new Failure('timeout', `${fact} (port ${settings.ports.smtp}). See: npm run doctor`)
+        }
+        await sleep(INTERVAL)
+      }
+    }
+  })
+  return ((performance.now() - begin) / 1000).toFixed(1)
+}
+
+/** What killed runs have left is told, and is the doctor's to mend. */
+async function sayRemains(io: Io): Promise<void> {
+  const { readConfiguration } = await import('./lib/accounts/configuration.ts')
+  const { remainsOf } = await import('./lib/accounts/changes.ts')
+  for (const { file, line, fact } of remainsOf(readConfiguration())) {
+    io.say(`${file}${line ? ` line ${line}` : ''}: ${fact}. To mend it: npm run doctor -- --fix`)
   }
 }
 
-function exists(address: string): boolean {
-  const accounts = parseAccounts(readConfiguration('postfix-accounts.cf'), 'postfix-accounts.cf', () => {})
-  return accounts.some((account) => account.address.toLowerCase() === address)
+/** An account's address as it stands in the file; a new one is checked. */
+async function addressOf(text: string): Promise<string> {
+  const { checkAddress } = await import('./lib/accounts/address.ts')
+  const { readConfiguration } = await import('./lib/accounts/configuration.ts')
+  const { accountLines } = await import('./lib/accounts/changes.ts')
+  const lower = text.toLowerCase()
+  return accountLines(readConfiguration(), lower).length > 0 ? lower : checkAddress(text)
 }
 
 /** The password: an argument, stdin, or asked for twice. Throws a Failure when it cannot be used. */
-async function passwordOf(terminal: Prompter, address: string, values: StoreValues): Promise<string> {
+async function passwordOf(terminal: Prompter, address: string, values: Values, io: Io): Promise<string> {
+  const { checkPassword } = await import('./lib/accounts/accounts.ts')
   const instead = 'Give the password as a second argument, or by --password-stdin.'
   const password =
     values.password ??
     (values['password-stdin']
-      ? await passwordFromStdin()
+      ? await passwordFromStdin(io)
       : await terminal.askUnseen(`Password for ${address}: `, instead))
   checkPassword(password)
   // What the command line had in another encoding has become U+FFFD, which nobody could type again.
-  if (values.password?.includes('\ufffd')) throw new Failure('failed', 'The password cannot be used: it is not UTF-8.')
+  if (values.password?.includes('\ufffd')) throw new Failure('usage', 'The password cannot be used: it is not UTF-8.')
   if (values.password !== undefined || values['password-stdin']) return password
   if ((await terminal.askUnseen('The same password again: ', instead)) !== password) {
     throw new Failure('failed', 'The two passwords differ. Nothing was changed.')
@@ -293,18 +394,18 @@ async function passwordOf(terminal: Prompter, address: string, values: StoreValu
   return password
 }
 
-async function passwordFromStdin(): Promise<string> {
-  if (process.stdin.isTTY) {
+async function passwordFromStdin({ stdin }: Io): Promise<string> {
+  if (stdin.isTTY) {
     throw new Failure('usage', '--password-stdin: stdin is the terminal. Leave the option out to be asked.')
   }
   const chunks: Buffer[] = []
-  for await (const chunk of process.stdin) chunks.push(chunk)
+  for await (const chunk of stdin) chunks.push(Buffer.from(chunk))
   try {
     // Any byte counts, a byte order mark too.
     const text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(Buffer.concat(chunks))
     return text.replace(/\r?\n$/, '')
   } catch {
-    throw new Failure('failed', 'The password cannot be used: it is not UTF-8.')
+    throw new Failure('usage', 'The password cannot be used: it is not UTF-8.')
   }
 }
 
@@ -319,30 +420,12 @@ function parseQuota(text: string): string {
 
 /** Whether the server keeps to a quota. IMAP tells it in units of 1,024 bytes (RFC 2087). */
 async function hasQuota(settings: Settings, address: string, quota: string): Promise<boolean> {
+  const { enabledProtocols } = await import('./lib/settings.ts')
   if (!enabledProtocols().imap) return true
   const { usageOf } = await import('./lib/server/mailboxes.ts')
   const kibibytes = Math.floor((Number.parseInt(quota, 10) * (BYTES[quota.slice(-1)] ?? 0)) / 1024)
   const usage = await usageOf(settings, address).catch(() => undefined)
   return usage !== undefined && (usage.limit ?? 0) === kibibytes * 1024
-}
-
-function messagesText(count: number): string {
-  return `${count} message${count === 1 ? '' : 's'}`
-}
-
-function domainOf(address: string): string {
-  return address.slice(address.lastIndexOf('@') + 1)
-}
-
-/** Whether `postfix-virtual.cf` knows an address, by itself or with all of its domain. */
-function hasAlias(address: string): boolean {
-  const aliases = parseAliases(readConfiguration('postfix-virtual.cf'))
-  return aliases.some(({ alias }) => alias === address || alias === `@${domainOf(address)}`)
-}
-
-/** With alias patterns in `postfix-regexp.cf` nothing can be told from the recipients that the server accepts. */
-function hasPatterns(): boolean {
-  return readConfiguration('postfix-regexp.cf') !== ''
 }
 
 function sizeText(bytes: number): string {

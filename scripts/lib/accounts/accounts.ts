@@ -3,11 +3,10 @@
  * behind a second `|`), their passwords and quotas, and the master user that opens every mailbox.
  */
 import { createHash, randomBytes } from 'node:crypto'
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 import { encrypt, verify } from 'unixcrypt'
 import { Failure } from '../cli.ts'
-import { CONFIG_DIR } from '../settings.ts'
+import { CONFIG_DIR, readText } from '../settings.ts'
 
 export const VIRTUAL_DOMAIN = 'development-virtual.example.com'
 /** Receives the mail of all recipients that have no account. */
@@ -51,7 +50,8 @@ export function parseAccounts(
     if (/^\s*(#|$)/.test(line)) continue
     const [address = '', hash = '', ...attributes] = line.split('|')
     if (!/^[^\s@:|]+@[^\s@:|]+$/.test(address) || !/^\{[\w.-]+\}\S+$|^\$\S+$/.test(hash)) {
-      onBadLine(`${file} line ${index + 1}: "${line}" is no account; write address|{SCHEME}hash.`)
+      // Its text may be a password, and is not shown.
+      onBadLine(`${file} line ${index + 1} is no account; write address|{SCHEME}hash.`)
       continue
     }
     accounts.push({ address, hash, attributes: attributes.join('|'), line: index + 1 })
@@ -61,7 +61,12 @@ export function parseAccounts(
 
 /** The accounts as the configuration folder has them now. */
 export function readAccounts(): Account[] {
-  return parseAccounts(readFileSync(join(CONFIG_DIR, 'postfix-accounts.cf'), 'utf8'))
+  return parseAccounts(readOwn(join(CONFIG_DIR, 'postfix-accounts.cf')))
+}
+
+/** A file that comes with the project. */
+function readOwn(path: string): string {
+  return readText(path, `Bring it back: git checkout -- ${relative(process.cwd(), path)}`)
 }
 
 /**
@@ -102,7 +107,7 @@ const LONGEST_CRYPT = 511
 /** Throws a Failure when a password could not be used over POP3. Its text names the reason and never the password. */
 export function checkPassword(password: string): void {
   const reason = reasonAgainst(password)
-  if (reason) throw new Failure('failed', `The password cannot be used: ${reason}.`)
+  if (reason) throw new Failure('usage', `The password cannot be used: ${reason}.`)
 }
 
 function reasonAgainst(password: string): string | undefined {
@@ -149,7 +154,7 @@ export interface Login {
  */
 export function masterLogin(address: string): Login {
   const file = join(CONFIG_DIR, 'dovecot-master-users')
-  const [, user, password] = /^([^:#\s]+):\{PLAIN\}([^:\s]+)/m.exec(readFileSync(file, 'utf8')) ?? []
+  const [, user, password] = /^([^:#\s]+):\{PLAIN\}([^:\s]+)/m.exec(readOwn(file)) ?? []
   if (!user || !password) throw new Failure('failed', `${file}: no line "user:{PLAIN}password" for the master user.`)
   return { user: `${address}*${user}`, password }
 }

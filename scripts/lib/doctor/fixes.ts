@@ -11,5 +11,4 @@ const linesOf = (place: Place) => {
 export const deleteLine = (file: string, place: Place) => `Delete ${linesOf(place)} of ${file}`
 export const writeLine = (file: string, place: Place, text: string) => `Write ${linesOf(place)} of ${file} as: ${text}`
 export const addLine = (file: string, text: string) => `Write into ${file}: ${text}`
-export const addFirst = (file: string, text: string) => `Write as the first line of ${file}: ${text}`
 export const restore = (file: string) => `git checkout -- ${file}`

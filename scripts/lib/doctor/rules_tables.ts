@@ -1,12 +1,12 @@
 /** The files of the configuration folder: that they can be read, and what their lines say. To add a rule, add a row. */
-import { existsSync } from 'node:fs'
+import { chownSync, existsSync, readFileSync, realpathSync, renameSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { CATCHALL } from '../accounts/accounts.ts'
 import { nearestOf } from '../cli.ts'
 import { ROOT } from '../settings.ts'
 import { type Check, EXPLAINS, type Finding, failure, Skipped, verdict, warning } from './check.ts'
 import { COMPOSE_FILE, CONFIG, ENV_FILE, type Facts, inConfig, type Line, program } from './facts.ts'
-import { addFirst, deleteLine, restore, writeLine } from './fixes.ts'
+import { deleteLine, restore, writeLine } from './fixes.ts'
 import { domainsOf, glued, OWN_FILES } from './rules_postfix.ts'
 
 const ACCOUNTS = inConfig('postfix-accounts.cf')
@@ -66,12 +66,46 @@ function withLineEnds(text: string): string {
   return text === '' ? '' : `${text.replace(/^\ufeff/, '').replace(/\r\n?/g, '\n').replace(/\n$/, '')}\n`
 }
 
-/** Changes a file as it is now, under the lock of the configuration folder. */
+/** Changes a file as it is now, one of the configuration folder under its lock. */
 async function edit(name: string, change: (text: string) => string): Promise<string> {
-  const { editConfiguration } = await import('../accounts/configuration_files.ts')
-  const own = name.startsWith(`${CONFIG}/`) ? name.slice(CONFIG.length + 1) : join('..', '..', '..', name)
-  await editConfiguration((read) => ({ files: [[own, change(read(own))]] }))
-  return name
+  const { CONFIGURATION_LOCK } = await import('../accounts/configuration.ts')
+  const { withLock } = await import('../accounts/lock.ts')
+  return withLock(CONFIGURATION_LOCK, () => {
+    const path = realpathSync(join(ROOT, name))
+    const { mode, uid, gid } = statSync(path)
+    const text = change(readFileSync(path, 'utf8'))
+    writeFileSync(`${path}.tmp`, text, { mode })
+    // Run as root, the file stays its owner's.
+    chownSync(`${path}.tmp`, uid, gid)
+    renameSync(`${path}.tmp`, path)
+    return name
+  })
+}
+
+/** Completes what an interrupted change of accounts has left, or takes it back. */
+async function repair(): Promise<string> {
+  const { change } = await import('../accounts/configuration.ts')
+  const { remainsOf, repaired } = await import('../accounts/changes.ts')
+  // Looked for again, under the lock.
+  const { remains } = await change((configuration) => {
+    const remains = remainsOf(configuration)
+    return { configuration: repaired(configuration, remains), remains }
+  })
+  return remains.map(({ fact }) => fact).join('; ') || 'nothing is left any more'
+}
+
+const MEND = 'npm run doctor -- --fix'
+
+const remains: Check = {
+  name: 'remains',
+  title: 'No change of accounts was interrupted',
+  async run() {
+    const { readConfiguration } = await import('../accounts/configuration.ts')
+    const { remainsOf } = await import('../accounts/changes.ts')
+    // The others are what "aliases", "quotas" and "tables" say.
+    const left = remainsOf(readConfiguration()).filter(({ file, isLeft }) => isLeft && [MAP, CAUGHT].includes(file))
+    return verdict(left.map(({ file, line, fact }) => warning(`${inConfig(file)} line ${line}: ${fact}`, MEND, { mend: repair })), 'none')
+  },
 }
 
 /** The password schemes of Dovecot (`doveadm pw -l`), and what the value of the usual ones looks like. */
@@ -312,10 +346,9 @@ const tables: Check = {
       const route = routed.answers.get(address) ?? ''
       const taken = caught.answers.get(address)
       if (taken && taken !== address) {
-        problems.push(failure(`${inConfig(CAUGHT)}: mail to ${address} goes to ${taken}: ${domain} has no exception`, `npm run add-account -- --update ${address}`, { explains: EXPLAINS.mail }))
+        problems.push(failure(`${inConfig(CAUGHT)}: mail to ${address} goes to ${taken}: ${domain} has no exception`, MEND, { explains: EXPLAINS.mail, mend: repair }))
       } else if (!/^(:|lmtp:|virtual:)/.test(route)) {
-        const rule = `/@${domain.replaceAll('.', '\\.')}$/ :`
-        problems.push(failure(`${inConfig(MAP)}: mail to ${address} goes to ${route || 'default_transport'}, not to its mailbox`, addFirst(inConfig(MAP), rule), { explains: EXPLAINS.mail }))
+        problems.push(failure(`${inConfig(MAP)}: mail to ${address} goes to ${route || 'default_transport'}, not to its mailbox`, MEND, { explains: EXPLAINS.mail, mend: repair }))
       }
     }
     return verdict(problems, `postmap answers for ${own.length + foreign.length} addresses in both tables`)
@@ -384,4 +417,4 @@ const dovecot: Check = {
   },
 }
 
-export const tableChecks: Check[] = [files, lineEnds, accounts, aliases, quotas, masterUsers, tables, dovecot]
+export const tableChecks: Check[] = [files, lineEnds, accounts, aliases, quotas, masterUsers, tables, remains, dovecot]

@@ -3,7 +3,7 @@ import { existsSync, lstatSync, readdirSync, readFileSync, rmSync, type Stats } 
 import { statfs } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { BAR, CATCHALL } from '../accounts/accounts.ts'
-import { isLeftBehind } from '../accounts/configuration_files.ts'
+import { isLeftBehind } from '../accounts/lock.ts'
 import { CONFIG_DIR, CONTAINER } from '../settings.ts'
 import { type Check, EXPLAINS, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
 import { CONFIG } from './facts.ts'

@@ -6,7 +6,7 @@ import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync, statSync, wri
 import { dirname, join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Account, readAccounts } from '../accounts/accounts.ts'
-import { withLock } from '../accounts/configuration_files.ts'
+import { withLock } from '../accounts/lock.ts'
 import { Failure, say } from '../cli.ts'
 import { enabledServices, readServerEnvironment, type Settings } from '../settings.ts'
 import type { Engine, ExecOptions, ExecResult, Started } from './engine.ts'

@@ -1,145 +1,15 @@
-/**
- * Changing the files of the configuration folder, so that nobody loses a line: one writer at a time, and a file is the
- * old one or the new one, whole, whatever happens in between.
- */
+/** Lock files that say who holds them: one writer at a time, and a lock whose holder is dead stops nobody. */
 import { createHash } from 'node:crypto'
-import {
-  accessSync,
-  closeSync,
-  constants,
-  existsSync,
-  fchmodSync,
-  fchownSync,
-  fsyncSync,
-  linkSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  realpathSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { linkSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, messageOf } from '../cli.ts'
-import { CONFIG_DIR } from '../settings.ts'
 
-/**
- * docker-mailserver's own lock: its change detector holds it while it rewrites postfix-accounts.cf (line ends, final
- * newline), and waits while anybody else does.
- */
-export const CONFIGURATION_LOCK = join(CONFIG_DIR, 'check-for-changes.sh.lock')
 /** Milliseconds that a writer waits for the others before it. */
 const PATIENCE = 90_000
 /** Milliseconds after which a lock whose holder cannot be looked up counts as left behind, as in docker-mailserver. */
 const STALE = 60_000
-
-/** Gives the text of a file of the configuration folder; empty where there is none. */
-export type ReadConfiguration = (name: string) => string
-/** A file of the configuration folder and its new text. */
-export type FileChange = [name: string, text: string]
-
-export function readConfiguration(name: string): string {
-  const path = join(CONFIG_DIR, name)
-  return existsSync(path) ? readFileSync(path, 'utf8') : ''
-}
-
-/**
- * Edits files of the configuration folder under its lock. `edit` reads them and gives the changes, which are written
- * in its order: a killed run leaves the first of them, each file whole. Throws a Failure, with all files as they were,
- * when one cannot be written.
- */
-export async function editConfiguration<T extends { files: FileChange[] }>(
-  edit: (read: ReadConfiguration) => T,
-): Promise<T> {
-  return withLock(CONFIGURATION_LOCK, () => {
-    const result = edit(readConfiguration)
-    const changes = result.files.filter(([name, text]) => text !== readConfiguration(name))
-    const prepared: { temporary: string; path: string }[] = []
-    try {
-      // All of them first: a full disk is noticed before any file is replaced.
-      for (const [name, text] of changes) prepared.push(prepare(join(CONFIG_DIR, name), text))
-      for (const { temporary, path } of prepared) {
-        try {
-          renameSync(temporary, path)
-        } catch (error) {
-          throw unwritable(path, messageOf(error))
-        }
-        syncFolder(dirname(path))
-      }
-    } finally {
-      for (const { temporary } of prepared) rmSync(temporary, { force: true })
-    }
-    return result
-  })
-}
-
-/** Throws what `editConfiguration` would throw, as far as that shows without the lock, and changes nothing. */
-export function checkEdit(edit: (read: ReadConfiguration) => { files: FileChange[] }): void {
-  for (const [name, text] of edit(readConfiguration).files) {
-    if (text !== readConfiguration(name)) assertWritable(join(CONFIG_DIR, name))
-  }
-}
-
-function assertWritable(path: string): void {
-  if (!existsSync(path)) return
-  try {
-    // root may write what is read-only; its owner meant it all the same.
-    if (!(statSync(path).mode & 0o222)) throw new Error('it is read-only; make it writable with chmod u+w')
-    accessSync(path, constants.W_OK)
-  } catch (error) {
-    throw unwritable(path, messageOf(error))
-  }
-}
-
-/** Writes a file's new text beside it, with its owner and mode, down to the disk. */
-function prepare(name: string, text: string): { temporary: string; path: string } {
-  const old = statSync(name, { throwIfNoEntry: false })
-  // A symbolic link stays one.
-  const path = old ? realpathSync(name) : name
-  // The lock is held, so a file of this name is what a killed run has left.
-  const temporary = `${path}.tmp`
-  assertWritable(path)
-  try {
-    rmSync(temporary, { force: true })
-    const file = openSync(temporary, 'wx', 0o600)
-    try {
-      writeFileSync(file, text)
-      if (process.platform !== 'win32') {
-        const { uid, gid } = old ?? statSync(dirname(path))
-        const made = statSync(temporary)
-        if (made.uid !== uid || made.gid !== gid) fchownSync(file, uid, gid)
-        const mode = old?.mode ?? (basename(path) === 'postfix-accounts.cf' ? 0o600 : 0o644)
-        fchmodSync(file, mode & 0o7777)
-      }
-      fsyncSync(file)
-    } finally {
-      closeSync(file)
-    }
-    return { temporary, path }
-  } catch (error) {
-    rmSync(temporary, { force: true })
-    throw unwritable(path, messageOf(error))
-  }
-}
-
-function unwritable(path: string, reason: string): Failure {
-  return new Failure('failed', `${path} cannot be written: ${reason}. Nothing was changed.`)
-}
-
-/** Makes a rename last beyond a power cut. Windows has no such call for folders. */
-function syncFolder(path: string): void {
-  if (process.platform === 'win32') return
-  const folder = openSync(path, 'r')
-  try {
-    fsyncSync(folder)
-  } finally {
-    closeSync(folder)
-  }
-}
 
 /**
  * Runs `work` while this process holds the lock file `path` (its name ends in ".lock"). A lock whose holder is dead is

@@ -11,7 +11,7 @@ const LONGEST = { local: 64, domain: 255, label: 63, address: 254 }
  */
 export function checkAddress(text: string): string {
   const reason = reasonAgainst(text)
-  if (reason) throw new Failure('failed', `${JSON.stringify(text)} cannot be an address here: ${reason}.`)
+  if (reason) throw new Failure('usage', `${JSON.stringify(text)} cannot be an address here: ${reason}.`)
   return text.toLowerCase()
 }
 
