@@ -76,7 +76,7 @@ export class NativeEngine implements Engine {
     await installPackages()
     makeFolders(this.#settings.stateDir)
     // One at a time: whoever waited finds the server running.
-    return withLock(this.#path('start.lock'), () => this.#start())
+    return withLock(this.#path('start.lock'), () => this.#start()).finally(() => this.#clear())
   }
 
   async #start(): Promise<Started> {
@@ -154,7 +154,7 @@ export class NativeEngine implements Engine {
     if (!isRoot) return startAsRoot()
     await withLock(this.#path('start.lock'), async () => {
       if (await this.isRunning()) await this.#reload()
-    })
+    }).finally(() => this.#clear())
   }
 
   async #reload(): Promise<void> {
@@ -183,16 +183,20 @@ export class NativeEngine implements Engine {
   async #prepare(): Promise<NativeConfiguration> {
     const next = this.#path('next')
     try {
-      await makeCertificate(this.#settings.stateDir)
+      await makeCertificate(this.#settings)
       const configuration = await makeConfiguration(this.#settings, next)
       for (const notice of configuration.notices) say(notice)
       await tryConfiguration(next, configuration)
       return configuration
     } catch (error) {
-      rmSync(next, { recursive: true, force: true })
       if (!(error instanceof Failure)) throw error
       throw new Failure(error.exit, this.#log.traced(error.message).join('\n'))
     }
+  }
+
+  /** Removes next/: password hashes need no second place. */
+  #clear(): void {
+    rmSync(this.#path('next'), { recursive: true, force: true })
   }
 
   /** Puts the files of next/ in place that differ; gives their names. Those that next/ has not go. */
@@ -292,10 +296,10 @@ export class NativeEngine implements Engine {
     { input: text, timeout = 60_000 }: ExecOptions = {},
   ): Promise<ExecResult> {
     const configuration = /^(dovecot|doveadm|doveconf)$/.test(program) ? this.#dovecotConf() : this.#path('postfix')
-    const command = await asRoot(
-      [program, '-c', configuration, ...args],
-      `${program} -c ${configuration} ${args.join(' ')}`,
-    )
+    const words = [program, '-c', configuration, ...args]
+    // These two tell every user what they read; the others want the queue, the passwords or a root's socket.
+    const isOpen = program === 'postconf' || args[0] === '--version'
+    const command = isOpen ? words : await asRoot(words, words.join(' '))
     return $({ timeout, ...(text === undefined ? {} : input(text)) })`${command}`
   }
 

@@ -119,6 +119,10 @@ function copyConfiguration(folder: string, stateDir: string): void {
     readProjectFile('docker-data', 'mail-server', 'config', name)
   }
   cpSync(CONFIG_DIR, join(folder, 'config'), { recursive: true, filter: (path) => !/\.(lock|tmp)$/.test(path) })
+  // A table that is not there would make every recipient a temporary failure.
+  for (const name of ['postfix-virtual.cf', 'postfix-regexp.cf']) {
+    if (!names.includes(name)) writeFileSync(join(folder, 'config', name), '')
+  }
   for (const name of names) {
     const copy = join(folder, 'config', name)
     const bytes = /\.(cf|pcre|cnf)$|_maps$/.test(name) && existsSync(copy) ? readFileSync(copy) : undefined
@@ -196,6 +200,7 @@ function base(name: string, settings: Settings, environment: Environment): strin
     .replaceAll('@STATE@/tls/key.pem @STATE@/tls/certificate.pem', tls?.chain ?? '')
     .replaceAll('@STATE@/tls/key.pem', tls?.key ?? '')
     .replaceAll('@STATE@/tls/certificate.pem', tls?.certificate ?? '')
+    .replace('@BIND_ADDRESS@:', isIPv6(bindAddress) ? `[${bindAddress}]:` : '@BIND_ADDRESS@:')
     .replace(/@([A-Z0-9_]+)@/g, (placeholder, key) => String(values[key] ?? placeholder))
 }
 
