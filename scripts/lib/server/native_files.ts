@@ -120,7 +120,12 @@ export function idOf(database: 'passwd' | 'group', name: string): number {
 
 /** Replaces a file in one step, so that a daemon reads the old or the new one. False when it was so already. */
 export function replaceFile(path: string, bytes: Buffer, mode: number, gid: number): boolean {
-  if (existsSync(path) && readFileSync(path).equals(bytes)) return false
+  if (existsSync(path) && readFileSync(path).equals(bytes)) {
+    // Packages that were removed and came back have other numbers.
+    chownSync(path, 0, gid)
+    chmodSync(path, mode)
+    return false
+  }
   mkdirSync(dirname(path), { recursive: true })
   writeFileSync(`${path}.tmp`, bytes, { mode })
   // Postfix's programs wait until main.cf and their tables are two seconds old, lest they read half a file; it is whole.
