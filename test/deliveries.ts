@@ -151,6 +151,11 @@ export async function send(ports: Settings['ports'], to: string, subject: string
   return error
 }
 
+/** The envelope recipient of a message as it lies in a mailbox: the topmost field, since others may be forged. */
+export function originalRecipient(source: string): string | undefined {
+  return /^X-Original-To: (.*)\r$/m.exec(source)?.[1]
+}
+
 /** The subjects of messages, sorted. */
 export function subjectsOf(sources: string[]): string[] {
   return sources.map((source) => /^Subject: (.*)\r$/m.exec(source)?.[1] ?? '').sort()
