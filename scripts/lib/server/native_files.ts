@@ -23,7 +23,7 @@ const LONGEST_STATE_DIR = 107 - 36
 const ADVICE = 'Set MAIL_SERVER_STATE_DIR in .env to another folder.'
 
 /** What stands in the state folder. */
-const OWN = /^(config|data|dovecot|log|mail|next|postfix|queue|run|state|tls|inbox|start(ed\.json|\.lock)|lost\+found)/
+const OWN = /^(config|data|dovecot|log|mail|next|postfix|queue|run|state|tls|inbox|start|lost\+found)/
 
 /** Throws a usage Failure where the daemons could not work in the state folder. */
 export function checkStateDir(dir: string): void {
