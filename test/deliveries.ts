@@ -32,9 +32,10 @@ export const DELIVERIES: { to: string; mailbox?: string; refused?: RegExp }[] = 
   { to: `user@not-${VIRTUAL}`, mailbox: CATCHALL },
   { to: `user@${VIRTUAL}.evil.example`, mailbox: CATCHALL },
   { to: 'user@xn--eckwd4c7cu47r2wf.example', mailbox: CATCHALL },
-  // local(8) would give the first to the Unix user, whom no mailbox shows, and return the second.
-  { to: '"\\\\root"@gmail.com', refused: /^550 5\.1\.3 / },
-  { to: '""@gmail.com', refused: /^550 5\.1\.3 / },
+  // local(8) would write mail for the first to /var/mail/root, and return mail for the second.
+  { to: '"\\\\root"@gmail.com', mailbox: CATCHALL },
+  { to: '""@gmail.com', mailbox: CATCHALL },
+  { to: '"two words"@gmail.com', mailbox: CATCHALL },
   // Local addresses and the server's own name.
   { to: 'x@localhost', mailbox: CATCHALL },
   { to: 'bareuser', mailbox: CATCHALL },
@@ -148,6 +149,11 @@ export async function send(ports: Settings['ports'], to: string, subject: string
   })
   connection.quit()
   return error
+}
+
+/** The envelope recipient of a message as it lies in a mailbox: the topmost field, since others may be forged. */
+export function originalRecipient(source: string): string | undefined {
+  return /^X-Original-To: (.*)\r$/m.exec(source)?.[1]
 }
 
 /** The subjects of messages, sorted. */

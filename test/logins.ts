@@ -7,10 +7,9 @@ import { Pop3Session, type TlsMode } from '../scripts/lib/mail/pop3.ts'
 import type { ServiceName } from '../scripts/lib/settings.ts'
 import { nodemailerOptions, type Where } from './deliveries.ts'
 
-/** Every port with every way to use it. */
+/** Every port with every way to use it: port 25 offers no TLS. */
 export const ENTRANCES: [ServiceName, TlsMode][] = [
   ['smtp', 'none'],
-  ['smtp', 'starttls'],
   ['submission', 'none'],
   ['submission', 'starttls'],
   ['submissions', 'implicit'],

@@ -1,4 +1,7 @@
 import assert from 'node:assert/strict'
+import { X509Certificate } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { createTransport } from 'nodemailer'
 import { BAR, CATCHALL, FOO, type Login, masterLogin, readAccounts } from '../scripts/lib/accounts/accounts.ts'
@@ -8,6 +11,7 @@ import type { ServiceName } from '../scripts/lib/settings.ts'
 import { messagesOf, nodemailerOptions } from './deliveries.ts'
 import { type Project, startedProject, until } from './harness.ts'
 import { ENTRANCES, logIn as logInAt } from './logins.ts'
+import { RawClient, REPLY } from './raw_client.ts'
 
 let project: Project
 const host = '127.0.0.1'
@@ -78,27 +82,80 @@ test('a message just below the size limit arrives', async () => {
   )
 })
 
-test('EHLO offers AUTH, STARTTLS and DSN on 25 and 587', async () => {
-  const { connect } = await import('node:net')
-  for (const service of ['smtp', 'submission'] as const) {
-    const socket = connect(project.ports[service], host)
-    let text = ''
-    socket.on('data', (chunk) => {
-      text += chunk
-    })
-    await until('greeting', () => text.startsWith('220 '))
-    socket.write('EHLO tests.example\r\n')
-    await until('the end of EHLO', () => /^250 /m.test(text))
-    socket.destroy()
-    for (const keyword of [
-      /^250[- ]AUTH PLAIN LOGIN/m,
-      /^250[- ]STARTTLS/m,
-      /^250[- ]DSN/m,
-      /^250[- ]SIZE 10240000/m,
-    ]) {
+for (const [service, offersTls] of [
+  ['smtp', false],
+  ['submission', true],
+] as const) {
+  test(`EHLO at ${service} offers AUTH, DSN and SIZE, and ${offersTls ? '' : 'no '}STARTTLS`, async () => {
+    const client = await RawClient.open(project.ports[service], REPLY.smtp)
+    const text = await client.say('EHLO tests.example', /^250 .*\r\n/m)
+    client.close()
+    for (const keyword of [/^250[- ]AUTH PLAIN LOGIN/m, /^250[- ]DSN/m, /^250[- ]SIZE 10240000/m]) {
       assert.match(text, keyword)
     }
+    assert.equal(/^250[- ]STARTTLS/m.test(text), offersTls)
+  })
+}
+
+// What applications carry of their mail provider.
+for (const user of ['apikey', 'AKIAIOSFODNN7EXAMPLE', 'postmaster@mg.client.com', 'foo@gmail.com']) {
+  const login = { user, password: `not/a+real=secret ${user}` }
+  test(`the foreign login ${user} is right at SMTP, and wrong at POP3 and IMAP`, async () => {
+    for (const [service, tls] of ENTRANCES) {
+      const result = logIn(service, tls, login)
+      if (/^(smtp|sub)/.test(service)) await result
+      else await assert.rejects(result, `${service} ${tls}`)
+    }
+  })
+}
+
+test('POP3 and IMAP call a foreign login wrong, not an error of the server', async () => {
+  const pop3 = await RawClient.open(project.ports.pop3, REPLY.pop3)
+  await pop3.say('USER apikey', REPLY.pop3)
+  assert.match(await pop3.say('PASS x', REPLY.pop3), /^-ERR \[AUTH\] Authentication failed/)
+  pop3.close()
+  const imap = await RawClient.open(project.ports.imap, REPLY.imap)
+  assert.match(await imap.say('a LOGIN apikey x', REPLY.imap), /^a NO \[AUTHENTICATIONFAILED\]/)
+  imap.close()
+})
+
+test('a user of an own domain is no foreign login: unknown ones, and wrong passwords, in any letter case', async () => {
+  for (const user of [FOO, FOO.toUpperCase(), FOO.replace('foo', 'nobody'), CATCHALL.replace('catchall', 'x')]) {
+    await assert.rejects(logIn('smtp', 'none', { user, password: 'wrong' }), /535 5\.7\.8/, user)
   }
+})
+
+test('the domain of an account that is added is an own one at once', async () => {
+  const login = { user: 'nobody@new-domain.example', password: 'x' }
+  await logIn('smtp', 'none', login)
+  const added = await project.runWith(
+    { input: 'secret\n' },
+    'add_account',
+    'ann@new-domain.example',
+    '--password-stdin',
+  )
+  assert.equal(added.code, 0, added.stderr)
+  await until('the login to be refused', () =>
+    logIn('smtp', 'none', login).then(
+      () => false,
+      () => true,
+    ),
+  )
+  await logIn('smtp', 'none', { user: 'ann@new-domain.example', password: 'secret' })
+})
+
+test('the certificate is right for all names of the server where it is trusted', async () => {
+  const ca = readFileSync(join(project.stateDir, 'tls/certificate.pem'))
+  for (const servername of ['localhost', 'development-mail-server', 'development-mail-server.example.com']) {
+    for (const [service, tls] of [
+      ['submissions', 'implicit'],
+      ['submission', 'starttls'],
+    ] as const) {
+      const options = nodemailerOptions(project.ports[service], tls, { user: FOO, password: 'foo' })
+      await createTransport({ ...options, tls: { ca, servername } }).verify()
+    }
+  }
+  for (const host of ['127.0.0.1', '::1']) assert.equal(new X509Certificate(ca).checkIP(host), host)
 })
 
 test('all accounts of the file can be opened by the master user', async () => {

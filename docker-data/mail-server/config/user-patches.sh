@@ -1,6 +1,40 @@
 #!/bin/bash
 # docker-mailserver runs this at the end of its set-up, before it starts the daemons. Here stands what depends on the
-# environment and so cannot be said in the other files. The native engine knows it by itself.
+# environment or the release and so cannot be said in the other files. The native engine does the same by itself.
+
+config=/tmp/docker-mailserver
+
+# No way out: without an SMTP client in master.cf Postfix cannot connect to another server.
+postconf -MX smtp/unix relay/unix
+# Each mail says in X-Original-To which address it was sent to, also caught mail.
+postconf -F 'lmtp/unix/command=lmtp flags=O'
+
+# Dovecot 2.4, in releases from 16 on, has another syntax.
+if dovecot --version | grep -q '^2\.4'; then
+  cp $config/dovecot-2.4.cf /etc/dovecot/local.conf
+fi
+
+# SMTP_ANY_LOGIN=0: only the server's own accounts log in.
+if [ "$SMTP_ANY_LOGIN" = 0 ]; then
+  sed -i '/^# SMTP_ANY_LOGIN begins/,/^# SMTP_ANY_LOGIN ends/d' /etc/dovecot/local.conf
+fi
+
+# The certificate of SSL_TYPE=snakeoil has all names that clients call this server by, and stays the same. The image's own
+# is made with the image and for another name. Clients that want to trust it find it in the configuration folder.
+if [ "$SSL_TYPE" = snakeoil ]; then
+  tls=/var/mail-state/tls
+  name=$(postconf -h myhostname)
+  if ! openssl x509 -noout -checkhost "$name" -in $tls/certificate.pem 2>/dev/null | grep -q 'does match'; then
+    mkdir -p -m 700 $tls
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 -extensions usr_cert \
+      -subj "/CN=$name" -addext extendedKeyUsage=serverAuth \
+      -addext "subjectAltName=DNS:localhost,DNS:$name,DNS:development-mail-server,IP:127.0.0.1,IP:::1" \
+      -keyout $tls/key.pem -out $tls/certificate.pem 2>/dev/null
+  fi
+  install -m 640 -g ssl-cert $tls/key.pem /etc/ssl/private/ssl-cert-snakeoil.key
+  install -m 644 $tls/certificate.pem /etc/ssl/certs/ssl-cert-snakeoil.pem
+  install -m 644 $tls/certificate.pem $config/certificate.pem
+fi
 
 # SSL_TYPE= (empty) is no TLS on any port; dovecot.cf and postfix-master.cf turn it on for theirs.
 if [ -z "$SSL_TYPE" ]; then
@@ -12,7 +46,7 @@ fi
 # limit in whole MB, and what lies between the two would be accepted and never delivered.
 quota=/etc/dovecot/conf.d/90-quota.conf
 if [ -f $quota ] && [ "${POSTFIX_MESSAGE_SIZE_LIMIT:=10240000}" -gt 0 ]; then
-  sed -i "s/quota_max_mail_size =.*/quota_max_mail_size = $((POSTFIX_MESSAGE_SIZE_LIMIT + 1000000))B/" $quota
+  sed -i -E "s/quota_(max_)?mail_size =.*/quota_\1mail_size = $((POSTFIX_MESSAGE_SIZE_LIMIT + 1000000))B/" $quota
 fi
 
 # SMTP_ONLY=1 is without Dovecot, so nobody can check a password, and an smtpd with AUTH on would end at each connection.
@@ -37,6 +71,7 @@ fi
 # Mail keeps the headers that its application gave it; docker-mailserver drops X-Mailer and others on ports 587 and 465.
 : >/etc/postfix/maps/sender_header_filter.pcre
 
-# Dovecot reads the master user's password as its own user, also where the checkout was made with umask 077.
-chmod o+x /tmp/docker-mailserver
-chmod o+r /tmp/docker-mailserver/dovecot-master-users
+# Dovecot reads the master user's password as its own user, also where the checkout was made with umask 077; and so does
+# Postfix with the tables that it reads from here.
+chmod o+x $config
+chmod o+r $config/dovecot-master-users $config/postfix-transport_maps $config/*.pcre

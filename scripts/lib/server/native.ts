@@ -2,32 +2,25 @@
  * The server without Docker: a private instance of Debian's own Postfix and Dovecot, with everything it needs in one
  * state folder. Nothing below /etc/postfix or /etc/dovecot is read or written.
  */
-import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync, statSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Account, readAccounts } from '../accounts/accounts.ts'
 import { withLock } from '../accounts/lock.ts'
 import { Failure, say } from '../cli.ts'
-import { enabledServices, readServerEnvironment, type Settings } from '../settings.ts'
+import { enabledServices, type Settings } from '../settings.ts'
 import type { Engine, ExecOptions, ExecResult, Started } from './engine.ts'
-import {
-  certificateOf,
-  mailboxOf,
-  makeConfiguration,
-  type NativeConfiguration,
-  readOr,
-  tryConfiguration,
-} from './native_configuration.ts'
+import { mailboxOf, makeConfiguration, type NativeConfiguration, tryConfiguration } from './native_configuration.ts'
+import { certificateOf } from './native_environment.ts'
 import { checkStateDir, idOf, makeCertificate, makeFolders, removeLocks, replaceFile } from './native_files.ts'
 import { MailLog } from './native_log.ts'
+import { NativeProcesses } from './native_processes.ts'
 import { installPackages } from './packages.ts'
 import { assertPortsFree } from './ports.ts'
-import { isLiving, isProcessOf, processIds, signal, startTimeOf } from './processes.ts'
+import { isProcessOf, signal } from './processes.ts'
 import { asRoot, becomeRoot, isRoot, startAsRoot } from './root.ts'
 import { $, input } from './shell.ts'
 
-/** Holds the masters and what they listen on, for every user to read; gone after a stop. */
-const STARTED = 'started.json'
 /** Milliseconds until a stop becomes a kill. */
 const STOP_PATIENCE = 10_000
 /** Milliseconds for Dovecot to read its settings again. */
@@ -35,36 +28,28 @@ const RELOAD_PATIENCE = 5_000
 /** Milliseconds for a daemon's own start command. */
 const LAUNCH = 30_000
 
-const MASTERS = { Postfix: 'queue/pid/master.pid', Dovecot: 'run/master.pid' } as const
-type Daemon = keyof typeof MASTERS
-
-interface StartRecord {
-  /** What the daemons listen on, as text, to notice that it changed. */
-  addresses: string
-  /** Each daemon's master: its pid, and the time of its start as the kernel counts it, which a reused pid has not. */
-  masters: Partial<Record<Daemon, { pid: number; startTime: string }>>
-}
-
 export class NativeEngine implements Engine {
   readonly name = 'native'
   readonly #settings: Settings
   readonly #log: MailLog
+  readonly #processes: NativeProcesses
 
   constructor(settings: Settings) {
     this.#settings = settings
     this.#log = new MailLog(settings.stateDir)
+    this.#processes = new NativeProcesses(settings.stateDir)
   }
 
   async isRunning(): Promise<boolean> {
-    const { up, down } = this.#daemons()
+    const { up, down } = this.#processes.daemons()
     return up.length > 0 && down.length === 0
   }
 
   async half(): Promise<string | undefined> {
-    const { up, down } = this.#daemons()
+    const { up, down } = this.#processes.daemons()
     if (up.length > 0 && down.length > 0) return `Half of the mail server runs: ${up.join()} without ${down.join()}.`
     // Only root sees whose children are left behind by masters that were killed.
-    if (up.length > 0 || !isRoot || this.#processes().length === 0) return undefined
+    if (up.length > 0 || !isRoot || this.#processes.all().length === 0) return undefined
     return 'Half of the mail server runs: processes of Postfix or Dovecot without their master.'
   }
 
@@ -76,12 +61,12 @@ export class NativeEngine implements Engine {
     await installPackages()
     makeFolders(this.#settings.stateDir)
     // One at a time: whoever waited finds the server running.
-    return withLock(this.#path('start.lock'), () => this.#start())
+    return withLock(this.#path('start.lock'), () => this.#start()).finally(() => this.#clear())
   }
 
   async #start(): Promise<Started> {
     const wasRunning = await this.isRunning()
-    if (wasRunning && this.#record()?.addresses === this.#addresses()) {
+    if (wasRunning && this.#processes.addresses === this.#addresses()) {
       this.#log.mark()
       await this.#reload()
       return 'running'
@@ -89,13 +74,13 @@ export class NativeEngine implements Engine {
     if (wasRunning) say('Other ports or services than the server was started with: it starts anew.')
     const configuration = await this.#prepare()
     // Also what a crash left behind: one of the two daemons, or children without a master, which keep the ports.
-    await this.#end()
+    await this.#processes.end(STOP_PATIENCE)
     await assertPortsFree(this.#settings, enabledServices())
     try {
       await this.#launchAll(configuration)
     } catch (error) {
       const complaints = this.#log.complaints()
-      await this.#end()
+      await this.#processes.end(STOP_PATIENCE)
       throw complaints.length > 0
         ? new Failure('failed', `The mail server did not start:\n${complaints.join('\n')}`)
         : error
@@ -111,7 +96,7 @@ export class NativeEngine implements Engine {
     this.#write(configuration)
     await this.#compileAliases()
     await this.#log.begin(idOf('passwd', 'postfix'))
-    this.#keepRecord()
+    this.#processes.keep(this.#addresses())
     const launches = [
       this.#launch('postfix', ['postfix', '-c', this.#path('postfix'), 'start']),
       ...(configuration.dovecot ? [this.#launch('dovecot', ['dovecot', '-c', this.#dovecotConf()])] : []),
@@ -119,34 +104,16 @@ export class NativeEngine implements Engine {
     // Both to their end before one's failure is looked at: a daemon that comes up later would be left behind.
     const failed = (await Promise.allSettled(launches)).find(({ status }) => status === 'rejected')
     if (failed?.status === 'rejected') throw failed.reason
-    this.#keepRecord()
+    this.#processes.keep(this.#addresses())
     // Mail that waits since before the stop goes out now and not at its next turn.
     await this.#flush()
   }
 
   async stop(): Promise<boolean> {
-    if (!isRoot && this.#daemons().up.length === 0) return false
+    if (!isRoot && this.#processes.daemons().up.length === 0) return false
     await becomeRoot()
-    const end = () => this.#end()
+    const end = () => this.#processes.end(STOP_PATIENCE)
     return existsSync(this.#settings.stateDir) ? withLock(this.#path('start.lock'), end) : end()
-  }
-
-  async #end(): Promise<boolean> {
-    if (this.#processes().length === 0) return false
-    const deadline = Date.now() + STOP_PATIENCE
-    const all = (pids: number[], name: NodeJS.Signals) => {
-      // A stopped process (SIGSTOP) takes a signal when it goes on.
-      for (const pid of pids) for (const sent of [name, 'SIGCONT'] as const) signal(pid, sent)
-    }
-    all(this.#masters(), 'SIGTERM')
-    for (let left = this.#processes(); left.length > 0; left = this.#processes()) {
-      // Without their masters, or at the end of patience, the rest goes at once; the queue is made for that.
-      if (Date.now() > deadline) all(left, 'SIGKILL')
-      else if (this.#masters().length === 0) all(left, 'SIGTERM')
-      await sleep(20)
-    }
-    rmSync(this.#path(STARTED), { force: true })
-    return true
   }
 
   async reload(): Promise<void> {
@@ -154,7 +121,7 @@ export class NativeEngine implements Engine {
     if (!isRoot) return startAsRoot()
     await withLock(this.#path('start.lock'), async () => {
       if (await this.isRunning()) await this.#reload()
-    })
+    }).finally(() => this.#clear())
   }
 
   async #reload(): Promise<void> {
@@ -183,16 +150,20 @@ export class NativeEngine implements Engine {
   async #prepare(): Promise<NativeConfiguration> {
     const next = this.#path('next')
     try {
-      await makeCertificate(this.#settings.stateDir)
+      await makeCertificate(this.#settings)
       const configuration = await makeConfiguration(this.#settings, next)
       for (const notice of configuration.notices) say(notice)
       await tryConfiguration(next, configuration)
       return configuration
     } catch (error) {
-      rmSync(next, { recursive: true, force: true })
       if (!(error instanceof Failure)) throw error
       throw new Failure(error.exit, this.#log.traced(error.message).join('\n'))
     }
+  }
+
+  /** Removes next/: password hashes need no second place. */
+  #clear(): void {
+    rmSync(this.#path('next'), { recursive: true, force: true })
   }
 
   /** Puts the files of next/ in place that differ; gives their names. Those that next/ has not go. */
@@ -229,7 +200,7 @@ export class NativeEngine implements Engine {
     }
     const before = stateOf()
     const deadline = Date.now() + RELOAD_PATIENCE
-    for (const pid of this.#masters('Dovecot')) signal(pid, 'SIGHUP')
+    for (const pid of this.#processes.masters('Dovecot')) signal(pid, 'SIGHUP')
     while (Date.now() < deadline && [undefined, before].includes(stateOf())) await sleep(10)
   }
 
@@ -241,7 +212,7 @@ export class NativeEngine implements Engine {
       (
         await $({ timeout: RELOAD_PATIENCE })`doveadm -c ${this.#dovecotConf()} user -f marker ${address}`
       ).stdout.trim() === marker
-    while (account && this.#masters('Dovecot').length > 0 && !(await seen(account))) {
+    while (account && this.#processes.masters('Dovecot').length > 0 && !(await seen(account))) {
       if (Date.now() > deadline)
         throw new Failure('failed', 'Dovecot does not read its accounts again. See: npm run logs')
       await sleep(20)
@@ -292,10 +263,10 @@ export class NativeEngine implements Engine {
     { input: text, timeout = 60_000 }: ExecOptions = {},
   ): Promise<ExecResult> {
     const configuration = /^(dovecot|doveadm|doveconf)$/.test(program) ? this.#dovecotConf() : this.#path('postfix')
-    const command = await asRoot(
-      [program, '-c', configuration, ...args],
-      `${program} -c ${configuration} ${args.join(' ')}`,
-    )
+    const words = [program, '-c', configuration, ...args]
+    // These two tell every user what they read; the others want the queue, the passwords or a root's socket.
+    const isOpen = program === 'postconf' || args[0] === '--version'
+    const command = isOpen ? words : await asRoot(words, words.join(' '))
     return $({ timeout, ...(text === undefined ? {} : input(text)) })`${command}`
   }
 
@@ -320,7 +291,7 @@ export class NativeEngine implements Engine {
   }
 
   owns({ pid }: { pid: number }): boolean {
-    return isProcessOf(pid, this.#settings.stateDir, this.#masters())
+    return isProcessOf(pid, this.#settings.stateDir, this.#processes.masters())
   }
 
   #path(part: string): string {
@@ -334,46 +305,5 @@ export class NativeEngine implements Engine {
   #addresses(): string {
     const { bindAddress, ports } = this.#settings
     return JSON.stringify({ bindAddress, ports, services: enabledServices() })
-  }
-
-  #record(): StartRecord | undefined {
-    try {
-      return JSON.parse(readOr(this.#path(STARTED)))
-    } catch {
-      return undefined
-    }
-  }
-
-  #keepRecord(): void {
-    const masters: StartRecord['masters'] = {}
-    for (const [daemon, file] of Object.entries(MASTERS)) {
-      const pid = Number(readOr(this.#path(file)).trim())
-      if (pid > 0 && isProcessOf(pid, this.#settings.stateDir))
-        masters[daemon as Daemon] = { pid, startTime: startTimeOf(pid) }
-    }
-    const record: StartRecord = { addresses: this.#addresses(), masters }
-    writeFileSync(this.#path(STARTED), JSON.stringify(record), { mode: 0o644 })
-  }
-
-  /** The pids of the living masters. */
-  #masters(...daemons: Daemon[]): number[] {
-    const { masters = {} } = this.#record() ?? {}
-    const wanted = daemons.length > 0 ? daemons : (Object.keys(MASTERS) as Daemon[])
-    return wanted.flatMap((daemon) => {
-      const master = masters[daemon]
-      return master && isLiving(master.pid, master.startTime) ? [master.pid] : []
-    })
-  }
-
-  /** Which of the daemons that the environment file asks for are up. */
-  #daemons(): { up: Daemon[]; down: Daemon[] } {
-    const wanted: Daemon[] = readServerEnvironment().SMTP_ONLY === '1' ? ['Postfix'] : ['Postfix', 'Dovecot']
-    const isUp = (daemon: Daemon) => this.#masters(daemon).length > 0
-    return { up: wanted.filter(isUp), down: wanted.filter((daemon) => !isUp(daemon)) }
-  }
-
-  /** All processes of the instance; as another user the masters alone. */
-  #processes(): number[] {
-    return isRoot ? processIds().filter((pid) => isProcessOf(pid, this.#settings.stateDir)) : this.#masters()
   }
 }

@@ -6,35 +6,12 @@
 import { createHash } from 'node:crypto'
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
 import { isIPv6 } from 'node:net'
-import { networkInterfaces } from 'node:os'
 import { join } from 'node:path'
 import { parseAccounts, parseQuotas } from '../accounts/accounts.ts'
 import { Failure } from '../cli.ts'
-import {
-  CONFIG_DIR,
-  enabledProtocols,
-  HOSTNAME,
-  readProjectFile,
-  readServerEnvironment,
-  type Settings,
-} from '../settings.ts'
+import { CONFIG_DIR, enabledProtocols, readProjectFile, readServerEnvironment, type Settings } from '../settings.ts'
+import { base, checkValues, type Environment, mapPaths, noticesOf } from './native_environment.ts'
 import { $ } from './shell.ts'
-
-type Environment = Record<string, string>
-
-/** Where the container's paths lie in the state folder. */
-const PATHS: Record<string, string> = {
-  '/tmp/docker-mailserver': 'config',
-  '/etc/aliases': 'postfix/aliases',
-  '/etc/postfix': 'postfix',
-  '/etc/dovecot': 'dovecot',
-  '/var/run/dovecot': 'run',
-  '/run/dovecot': 'run',
-  '/var/spool/postfix': 'queue',
-  '/var/mail': 'mail',
-  '/var/log/mail': 'log',
-}
-const CONTAINER_PATH = new RegExp(`(?<![\\w./-])(?:${Object.keys(PATHS).join('|')})(?![\\w.-])`, 'g')
 
 /** Parameters of main.cf that make the instance private; the user's file cannot change them. */
 const PRIVATE = [
@@ -73,24 +50,28 @@ export async function makeConfiguration(
 
   copyConfiguration(folder, settings.stateDir)
   const file = (name: string) => readOr(join(folder, 'config', name))
-  const { users, ...tables } = accountTables(settings, environment, file, await dovecotMinor())
+  const own = logicalLines(file('postfix-main.cf'))
+  const main = mainCf(settings, environment, own)
+  write('postfix/main.cf', main)
+  // A main.cf that is younger than two seconds makes each program wait, in case it is still being written.
+  const past = new Date(Date.now() - 10_000)
+  utimesSync(join(folder, 'postfix', 'main.cf'), past, past)
+  const [minor] = await Promise.all([
+    dovecotMinor(),
+    makeMasterCf(settings, environment, join(folder, 'postfix'), file('postfix-master.cf')),
+  ])
+  const { users, ...tables } = accountTables(settings, environment, file, minor)
   for (const [name, text] of Object.entries(tables)) write(`postfix/${name}`, text)
   const userdbMarker = createHash('sha256').update(users.join()).digest('hex').slice(0, 16)
   if (hasDovecot) {
     write('dovecot/userdb', users.map((user) => `${user} userdb_marker=${userdbMarker}\n`).join(''))
-    write('dovecot/dovecot.conf', dovecotConf(settings, environment, (await dovecotMinor()) >= 4))
+    write('dovecot/dovecot.conf', dovecotConf(settings, environment, minor >= 4))
   }
-  const own = logicalLines(file('postfix-main.cf'))
-  await makeMainCf(settings, environment, join(folder, 'postfix'), own)
-  await makeMasterCf(settings, environment, join(folder, 'postfix'), file('postfix-master.cf'))
-  return {
-    dovecot: hasDovecot,
-    userdbMarker,
-    notices: noticesOf(
-      environment,
-      own.map(({ name }) => name),
-    ),
-  }
+  const notices = noticesOf(
+    environment,
+    PRIVATE.filter((name) => own.some((line) => line.name === name)),
+  )
+  return { dovecot: hasDovecot, userdbMarker, notices }
 }
 
 /** The minor number of the installed Dovecot: 3 for 2.3, 4 for 2.4. */
@@ -119,15 +100,15 @@ function copyConfiguration(folder: string, stateDir: string): void {
     readProjectFile('docker-data', 'mail-server', 'config', name)
   }
   cpSync(CONFIG_DIR, join(folder, 'config'), { recursive: true, filter: (path) => !/\.(lock|tmp)$/.test(path) })
+  // A table that is not there would make every recipient a temporary failure.
+  for (const name of ['postfix-virtual.cf', 'postfix-regexp.cf']) {
+    if (!names.includes(name)) writeFileSync(join(folder, 'config', name), '')
+  }
   for (const name of names) {
     const copy = join(folder, 'config', name)
     const bytes = /\.(cf|pcre|cnf)$|_maps$/.test(name) && existsSync(copy) ? readFileSync(copy) : undefined
     if (bytes && !bytes.includes(0)) writeFileSync(copy, mapPaths(bytes.toString('utf8'), stateDir))
   }
-}
-
-function mapPaths(text: string, stateDir: string): string {
-  return text.replace(CONTAINER_PATH, (path) => `${stateDir}/${PATHS[path]}`)
 }
 
 /** What docker-mailserver makes of accounts, aliases and quotas: Postfix's tables by name, and the lines of Dovecot's userdb. */
@@ -165,67 +146,6 @@ export function mailboxOf(address: string): string {
   return `${address.slice(at + 1)}/${address.slice(0, at)}`
 }
 
-/** Fills the placeholders of a base file. */
-function base(name: string, settings: Settings, environment: Environment): string {
-  const { stateDir, bindAddress, ports } = settings
-  const hostname = environment.OVERRIDE_HOSTNAME || HOSTNAME
-  const labels = hostname.split('.')
-  // docker-mailserver's rule: the host name without its first label, or all of it where that leaves one label.
-  const domain = labels.length > 2 ? labels.slice(1).join('.') : hostname
-  const messageLimit = Number(environment.POSTFIX_MESSAGE_SIZE_LIMIT || 10_240_000)
-  const mailboxLimit = Math.floor(Number(environment.POSTFIX_MAILBOX_SIZE_LIMIT || 0) / 1_000_000)
-  const tls = tlsFiles(environment, stateDir, hostname)
-  const values: Record<string, string | number> = {
-    HOSTNAME: hostname,
-    DOMAIN: domain,
-    BIND_ADDRESS: bindAddress,
-    NETWORKS: trustedNetworks(environment),
-    POSTMASTER_ADDRESS: environment.POSTMASTER_ADDRESS || `postmaster@${domain}`,
-    MAILBOX_FORMAT: environment.DOVECOT_MAILBOX_FORMAT || 'maildir',
-    MAILBOX_LIMIT: mailboxLimit > 0 ? `${mailboxLimit}M` : 0,
-    // Room for the lines that are added on the way: what Postfix takes, Dovecot takes as well.
-    MESSAGE_LIMIT: messageLimit > 0 ? `${messageLimit + 1_000_000}B` : 0,
-    SMTP_PORT: ports.smtp,
-    POP3_PORT: ports.pop3,
-    POP3S_PORT: tls ? ports.pop3s : 0,
-    IMAP_PORT: ports.imap,
-    IMAPS_PORT: tls ? ports.imaps : 0,
-    STATE: stateDir,
-  }
-  return readProjectFile('docker-data', 'native', name)
-    .replaceAll('@STATE@/tls/key.pem @STATE@/tls/certificate.pem', tls?.chain ?? '')
-    .replaceAll('@STATE@/tls/key.pem', tls?.key ?? '')
-    .replaceAll('@STATE@/tls/certificate.pem', tls?.certificate ?? '')
-    .replace(/@([A-Z0-9_]+)@/g, (placeholder, key) => String(values[key] ?? placeholder))
-}
-
-/** Where key and certificate lie, by docker-mailserver's rules for SSL_TYPE; undefined where TLS is off. */
-function tlsFiles(environment: Environment, stateDir: string, hostname: string) {
-  const pair = (key: string, certificate: string) => ({ key, certificate, chain: `${key} ${certificate}` })
-  const ssl = `${stateDir}/config/ssl/${hostname}`
-  const mapped = (path = '') => mapPaths(path, stateDir)
-  switch (environment.SSL_TYPE || '') {
-    case '':
-      return undefined
-    case 'snakeoil':
-      return pair(`${stateDir}/tls/key.pem`, `${stateDir}/tls/certificate.pem`)
-    case 'self-signed':
-      return pair(`${ssl}-key.pem`, `${ssl}-cert.pem`)
-    case 'custom':
-      return { key: `${ssl}-full.pem`, certificate: `${ssl}-full.pem`, chain: `${ssl}-full.pem` }
-    case 'manual':
-      return pair(mapped(environment.SSL_KEY_PATH), mapped(environment.SSL_CERT_PATH))
-    default:
-      throw wrong('SSL_TYPE', environment, 'snakeoil, self-signed, custom, manual, or nothing for no TLS')
-  }
-}
-
-/** The certificate that clients have to trust; undefined where TLS is off. Throws a usage Failure for a wrong SSL_TYPE. */
-export function certificateOf({ stateDir }: Settings): string | undefined {
-  const environment = readServerEnvironment()
-  return tlsFiles(environment, stateDir, environment.OVERRIDE_HOSTNAME || HOSTNAME)?.certificate
-}
-
 function dovecotConf(settings: Settings, environment: Environment, is24: boolean): string {
   const [name, own] = is24 ? ['dovecot-2.4.conf', 'dovecot-2.4.cf'] : ['dovecot-2.3.conf', 'dovecot.cf']
   const { imap, pop3 } = enabledProtocols(environment)
@@ -239,39 +159,37 @@ function dovecotConf(settings: Settings, environment: Environment, is24: boolean
   return environment.SSL_TYPE ? text : `${text.replace(/^ssl\w* = .*$/gm, '')}ssl = no\n`
 }
 
-async function makeMainCf(settings: Settings, environment: Environment, folder: string, own: LogicalLine[]) {
-  const start = logicalLines(base('main.cf', settings, environment))
+/** main.cf: the base, then what the environment says, the user's lines, and what makes the instance private; the last wins. */
+function mainCf(settings: Settings, environment: Environment, own: LogicalLine[]): string {
   const without = own.find(({ name }) => name === '')
   if (without) {
-    throw new Failure(
-      'failed',
-      `docker-data/mail-server/config/postfix-main.cf, line ${without.line}: "${without.text}" should be "parameter = value".`,
-    )
+    const where = `docker-data/mail-server/config/postfix-main.cf, line ${without.line}`
+    throw new Failure('failed', `${where}: "${without.text}" should be "parameter = value".`)
   }
-  const byEnvironment = {
-    inet_protocols: isIPv6(settings.bindAddress) ? 'all' : environment.POSTFIX_INET_PROTOCOLS || 'all',
-    virtual_transport: mapPaths(environment.POSTFIX_DAGENT || 'lmtp:unix:/var/run/dovecot/lmtp', settings.stateDir),
-    message_size_limit: environment.POSTFIX_MESSAGE_SIZE_LIMIT || '10240000',
-    virtual_mailbox_limit: environment.POSTFIX_MAILBOX_SIZE_LIMIT || '0',
-    ...(environment.SSL_TYPE ? {} : { smtpd_tls_security_level: 'none', smtpd_tls_chain_files: '' }),
+  const start = logicalLines(base('main.cf', settings, environment))
+  const tls = Boolean(environment.SSL_TYPE)
+  const lines = (values: Record<string, string>) =>
+    Object.entries(values).map(([name, value]) => ({ name, text: `${name} = ${value}` }))
+  const parameters = new Map<string, string>()
+  for (const { name, text } of [
+    ...start,
+    ...lines({
+      virtual_transport: mapPaths(environment.POSTFIX_DAGENT || 'lmtp:unix:/var/run/dovecot/lmtp', settings.stateDir),
+      message_size_limit: environment.POSTFIX_MESSAGE_SIZE_LIMIT || '10240000',
+      virtual_mailbox_limit: environment.POSTFIX_MAILBOX_SIZE_LIMIT || '0',
+    }),
+    ...own,
+    ...start.filter((line) => PRIVATE.includes(line.name)),
+    ...lines({
+      inet_protocols: isIPv6(settings.bindAddress) ? 'all' : environment.POSTFIX_INET_PROTOCOLS || 'all',
+      // Without Dovecot nobody can check a password, and smtpd refuses to run with AUTH on.
+      ...(environment.SMTP_ONLY === '1' ? { smtpd_sasl_auth_enable: 'no' } : {}),
+      ...(tls ? {} : { smtpd_tls_security_level: 'none', smtpd_tls_chain_files: '' }),
+    }),
+  ]) {
+    parameters.set(name, text)
   }
-  const lines = (values: Record<string, string>) => Object.entries(values).map(([name, value]) => `${name} = ${value}`)
-  const path = join(folder, 'main.cf')
-  writeFileSync(path, '')
-  const edit = (changes: string[]) => postconf(folder, ['-e', ...changes])
-  await edit([...start.map(({ text }) => text), ...lines(byEnvironment)])
-  if (own.length > 0) await edit(own.map(({ text }) => text))
-  await edit([
-    ...start.filter(({ name }) => PRIVATE.includes(name)).map(({ text }) => text),
-    `inet_protocols = ${byEnvironment.inet_protocols}`,
-    // Without Dovecot nobody can check a password, and smtpd refuses to run with AUTH on.
-    ...(environment.SMTP_ONLY === '1' ? ['smtpd_sasl_auth_enable = no'] : []),
-    ...(environment.SSL_TYPE ? [] : ['smtpd_tls_security_level = none']),
-  ])
-  rmSync(path.replace('main.cf', 'main.cf.tmp'), { force: true })
-  // A main.cf that is younger than two seconds makes each program wait, in case it is still being written.
-  const past = new Date(Date.now() - 10_000)
-  utimesSync(path, past, past)
+  return `${[...parameters.values()].join('\n')}\n`
 }
 
 /** Debian's own master.cf on the instance's ports, without the services that could carry mail away. */
@@ -356,56 +274,6 @@ function logicalLines(text: string): LogicalLine[] {
     else lines.push({ name: /^([\w.-]+)\s*=/.exec(line)?.[1] ?? '', text: line.trim(), line: index + 1 })
   }
   return lines
-}
-
-/** mynetworks by PERMIT_DOCKER. Loopback stands for the container itself; this machine's networks for Docker's. */
-function trustedNetworks({ PERMIT_DOCKER }: Environment): string {
-  const interfaces = Object.values(networkInterfaces()).flatMap((list) => list ?? [])
-  const networks = interfaces
-    .filter(({ internal }) => !internal)
-    .map(({ cidr }) => cidr?.replace(/^(.*:.*)\//, '[$1]/'))
-  const isWide = ['connected-networks', 'network', 'host'].includes(PERMIT_DOCKER ?? '')
-  return ['[::1]/128', ...(isWide ? new Set(networks) : [])].join(' ')
-}
-
-/** Variables that the native engine obeys. */
-const HONOURED = [
-  ...['SMTP_ONLY', 'ENABLE_POP3', 'ENABLE_IMAP', 'ENABLE_QUOTAS', 'ENABLE_POSTFIX_VIRTUAL_TRANSPORT', 'SMTP_ANY_LOGIN'],
-  ...['POSTFIX_MESSAGE_SIZE_LIMIT', 'POSTFIX_MAILBOX_SIZE_LIMIT', 'POSTFIX_DAGENT', 'POSTFIX_INET_PROTOCOLS'],
-  ...['DOVECOT_INET_PROTOCOLS', 'DOVECOT_MAILBOX_FORMAT', 'POSTMASTER_ADDRESS', 'PERMIT_DOCKER', 'OVERRIDE_HOSTNAME'],
-  ...['SSL_TYPE', 'SSL_CERT_PATH', 'SSL_KEY_PATH'],
-]
-
-/** Throws a Failure for a value that no daemon would take, or only with a riddle in the log. */
-function checkValues(environment: Environment): void {
-  const network = [/^(ipv4|all)$/, 'ipv4 or all'] as const
-  const bytes = [/^\d+$/, 'a number of bytes'] as const
-  const rules: Record<string, readonly [RegExp, string]> = {
-    POSTFIX_INET_PROTOCOLS: network,
-    DOVECOT_INET_PROTOCOLS: network,
-    OVERRIDE_HOSTNAME: [/^(?!-)[\w-]+(\.[\w-]+)+$/, 'a host name with its domain'],
-    DOVECOT_MAILBOX_FORMAT: [/^(maildir|sdbox|mdbox)$/, 'maildir, sdbox or mdbox'],
-    POSTFIX_MESSAGE_SIZE_LIMIT: bytes,
-    POSTFIX_MAILBOX_SIZE_LIMIT: bytes,
-  }
-  for (const [name, [pattern, allowed]] of Object.entries(rules)) {
-    if (environment[name] && !pattern.test(environment[name])) throw wrong(name, environment, allowed)
-  }
-}
-
-function wrong(name: string, environment: Environment, allowed: string): Failure {
-  return new Failure('usage', `development-mail-server.env: ${name}=${environment[name]} should be ${allowed}.`)
-}
-
-function noticesOf(environment: Environment, parameters: string[]): string[] {
-  const isOff = (value: string) => value === '' || value === '0' || value === 'none'
-  const unknown = Object.entries(environment).filter(([name, value]) => !HONOURED.includes(name) && !isOff(value))
-  const fixed = PRIVATE.filter((name) => parameters.includes(name))
-  const names = unknown.map(([name, value]) => `${name}=${value}`).join(', ')
-  return [
-    ...(unknown.length > 0 ? [`development-mail-server.env: the native engine does without ${names}.`] : []),
-    ...(fixed.length > 0 ? [`postfix-main.cf: the native engine sets ${fixed.join(', ')} itself.`] : []),
-  ]
 }
 
 /** A file's text; an empty one where it cannot be read. */

@@ -14,13 +14,16 @@ import {
 } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { Failure, messageOf } from '../cli.ts'
-import { HOSTNAME, readServerEnvironment } from '../settings.ts'
+import { CONTAINER, HOSTNAME, readServerEnvironment, type Settings } from '../settings.ts'
 import { VMAIL_ID } from './native_configuration.ts'
 import { $ } from './shell.ts'
 
 /** A Unix socket's path has 107 bytes at most; the longest below the state folder takes 36 of them. */
 const LONGEST_STATE_DIR = 107 - 36
 const ADVICE = 'Set MAIL_SERVER_STATE_DIR in .env to another folder.'
+
+/** What stands in the state folder. */
+const OWN = /^(config|data|dovecot|log|mail|next|postfix|queue|run|state|tls|inbox|start|lost\+found)/
 
 /** Throws a usage Failure where the daemons could not work in the state folder. */
 export function checkStateDir(dir: string): void {
@@ -40,14 +43,14 @@ export function checkStateDir(dir: string): void {
   const found = statSync(dir, { throwIfNoEntry: false })
   if (found && !found.isDirectory()) refuse('it is no folder')
   // What this writes there, it also removes: never in somebody else's folder.
-  const isOurs = !found || existsSync(join(dir, 'start.lock')) || existsSync(join(dir, 'postfix', 'main.cf'))
-  if (!isOurs && readdirSync(dir).length > 0) refuse('the folder has other files in it')
+  const foreign = found && readdirSync(dir).find((name) => !OWN.test(name))
+  if (foreign) refuse(`there is a ${foreign} in it, so it is not the mail server's own folder`)
 }
 
 /** Makes the folders, each with the owner and the mode that its daemon asks for. Throws a usage Failure where it cannot. */
 export function makeFolders(dir: string): void {
   const folder = (part: string, mode: number, uid = 0, gid = 0) => {
-    mkdirSync(join(dir, part), { recursive: true })
+    makeFolder(join(dir, part))
     chownSync(join(dir, part), uid, gid)
     chmodSync(join(dir, part), mode)
   }
@@ -62,15 +65,31 @@ export function makeFolders(dir: string): void {
   }
 }
 
-/** A self-signed certificate, made once, for all names that the server may be reached by here. */
-export async function makeCertificate(dir: string): Promise<void> {
-  const [key, certificate] = [join(dir, 'tls', 'key.pem'), join(dir, 'tls', 'certificate.pem')]
+/** mkdirSync with "recursive" tries for ever below /proc (Node 20). */
+function makeFolder(path: string): void {
+  if (existsSync(path)) return
+  makeFolder(dirname(path))
+  mkdirSync(path)
+}
+
+/**
+ * A self-signed certificate, made once, for all names that the server may be reached by here. It is no authority: whoever
+ * trusts it trusts this server alone. The same command stands in user-patches.sh.
+ */
+export async function makeCertificate({ stateDir, bindAddress }: Settings): Promise<void> {
+  const [key, certificate] = ['key.pem', 'certificate.pem'].map((name) => join(stateDir, 'tls', name)) as [
+    string,
+    string,
+  ]
   if (existsSync(certificate)) return
   const hostname = readServerEnvironment().OVERRIDE_HOSTNAME || HOSTNAME
-  const names = `subjectAltName=DNS:localhost,DNS:${hostname},DNS:${HOSTNAME.split('.')[0]},IP:127.0.0.1,IP:::1`
+  const addresses = new Set(['127.0.0.1', '::1', bindAddress].filter((address) => !['0.0.0.0', '::'].includes(address)))
+  const names = ['localhost', hostname, CONTAINER].map((name) => `DNS:${name}`)
+  const subjects = [...names, ...[...addresses].map((address) => `IP:${address}`)].join(',')
   // The certificate is renamed into place last, so that an interrupted run leaves none.
   const made = await $({ timeout: 30_000 })`openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
-    -days 3650 -subj ${`/CN=${hostname}`} -addext ${names} -keyout ${key} -out ${certificate}.new`
+    -days 3650 -extensions usr_cert -subj ${`/CN=${hostname}`} -addext ${`subjectAltName=${subjects}`} \
+    -addext extendedKeyUsage=serverAuth -keyout ${key} -out ${certificate}.new`
   if (made.exitCode !== 0)
     throw new Failure('failed', `openssl could not make the TLS certificate:\n${made.stderr.trim()}`)
   chmodSync(key, 0o600)
@@ -101,7 +120,12 @@ export function idOf(database: 'passwd' | 'group', name: string): number {
 
 /** Replaces a file in one step, so that a daemon reads the old or the new one. False when it was so already. */
 export function replaceFile(path: string, bytes: Buffer, mode: number, gid: number): boolean {
-  if (existsSync(path) && readFileSync(path).equals(bytes)) return false
+  if (existsSync(path) && readFileSync(path).equals(bytes)) {
+    // Packages that were removed and came back have other numbers.
+    chownSync(path, 0, gid)
+    chmodSync(path, mode)
+    return false
+  }
   mkdirSync(dirname(path), { recursive: true })
   writeFileSync(`${path}.tmp`, bytes, { mode })
   // Postfix's programs wait until main.cf and their tables are two seconds old, lest they read half a file; it is whole.

@@ -1,0 +1,139 @@
+/** What the environment file and the settings mean for the native engine: values of the base files, paths, TLS, and limits. */
+import { isIPv6 } from 'node:net'
+import { networkInterfaces } from 'node:os'
+import { Failure } from '../cli.ts'
+import { HOSTNAME, readProjectFile, readServerEnvironment, type Settings } from '../settings.ts'
+
+/** The variables of development-mail-server.env. */
+export type Environment = Record<string, string>
+
+/** Where the container's paths lie in the state folder. */
+const PATHS: Record<string, string> = {
+  '/tmp/docker-mailserver': 'config',
+  '/etc/aliases': 'postfix/aliases',
+  '/etc/postfix': 'postfix',
+  '/etc/dovecot': 'dovecot',
+  '/var/run/dovecot': 'run',
+  '/run/dovecot': 'run',
+  '/var/spool/postfix': 'queue',
+  '/var/mail': 'mail',
+  '/var/log/mail': 'log',
+}
+const CONTAINER_PATH = new RegExp(`(?<![\\w./-])(?:${Object.keys(PATHS).join('|')})(?![\\w.-])`, 'g')
+
+/** Maps the container's paths in a text onto the state folder, each line where it was. */
+export function mapPaths(text: string, stateDir: string): string {
+  return text.replace(CONTAINER_PATH, (path) => `${stateDir}/${PATHS[path]}`)
+}
+
+/** Fills the placeholders of a base file. */
+export function base(name: string, settings: Settings, environment: Environment): string {
+  const { stateDir, bindAddress, ports } = settings
+  const hostname = environment.OVERRIDE_HOSTNAME || HOSTNAME
+  const labels = hostname.split('.')
+  // docker-mailserver's rule: the host name without its first label, or all of it where that leaves one label.
+  const domain = labels.length > 2 ? labels.slice(1).join('.') : hostname
+  const messageLimit = Number(environment.POSTFIX_MESSAGE_SIZE_LIMIT || 10_240_000)
+  const mailboxLimit = Math.floor(Number(environment.POSTFIX_MAILBOX_SIZE_LIMIT || 0) / 1_000_000)
+  const tls = tlsFiles(environment, stateDir, hostname)
+  const values: Record<string, string | number> = {
+    HOSTNAME: hostname,
+    DOMAIN: domain,
+    BIND_ADDRESS: bindAddress,
+    NETWORKS: trustedNetworks(environment),
+    POSTMASTER_ADDRESS: environment.POSTMASTER_ADDRESS || `postmaster@${domain}`,
+    MAILBOX_FORMAT: environment.DOVECOT_MAILBOX_FORMAT || 'maildir',
+    MAILBOX_LIMIT: mailboxLimit > 0 ? `${mailboxLimit}M` : 0,
+    // Room for the lines that are added on the way: what Postfix takes, Dovecot takes as well.
+    MESSAGE_LIMIT: messageLimit > 0 ? `${messageLimit + 1_000_000}B` : 0,
+    SMTP_PORT: ports.smtp,
+    POP3_PORT: ports.pop3,
+    POP3S_PORT: tls ? ports.pop3s : 0,
+    IMAP_PORT: ports.imap,
+    IMAPS_PORT: tls ? ports.imaps : 0,
+    STATE: stateDir,
+  }
+  return readProjectFile('docker-data', 'native', name)
+    .replaceAll('@STATE@/tls/key.pem @STATE@/tls/certificate.pem', tls?.chain ?? '')
+    .replaceAll('@STATE@/tls/key.pem', tls?.key ?? '')
+    .replaceAll('@STATE@/tls/certificate.pem', tls?.certificate ?? '')
+    .replace('@BIND_ADDRESS@:', isIPv6(bindAddress) ? `[${bindAddress}]:` : '@BIND_ADDRESS@:')
+    .replace(/@([A-Z0-9_]+)@/g, (placeholder, key) => String(values[key] ?? placeholder))
+}
+
+/** Where key and certificate lie, by docker-mailserver's rules for SSL_TYPE; undefined where TLS is off. */
+function tlsFiles(environment: Environment, stateDir: string, hostname: string) {
+  const pair = (key: string, certificate: string) => ({ key, certificate, chain: `${key} ${certificate}` })
+  const ssl = `${stateDir}/config/ssl/${hostname}`
+  const mapped = (path = '') => mapPaths(path, stateDir)
+  switch (environment.SSL_TYPE || '') {
+    case '':
+      return undefined
+    case 'snakeoil':
+      return pair(`${stateDir}/tls/key.pem`, `${stateDir}/tls/certificate.pem`)
+    case 'self-signed':
+      return pair(`${ssl}-key.pem`, `${ssl}-cert.pem`)
+    case 'custom':
+      return { key: `${ssl}-full.pem`, certificate: `${ssl}-full.pem`, chain: `${ssl}-full.pem` }
+    case 'manual':
+      return pair(mapped(environment.SSL_KEY_PATH), mapped(environment.SSL_CERT_PATH))
+    default:
+      throw wrong('SSL_TYPE', environment, 'snakeoil, self-signed, custom, manual, or nothing for no TLS')
+  }
+}
+
+/** The certificate that clients have to trust; undefined where TLS is off. Throws a usage Failure for a wrong SSL_TYPE. */
+export function certificateOf({ stateDir }: Settings): string | undefined {
+  const environment = readServerEnvironment()
+  return tlsFiles(environment, stateDir, environment.OVERRIDE_HOSTNAME || HOSTNAME)?.certificate
+}
+
+/** mynetworks by PERMIT_DOCKER. Loopback stands for the container itself; this machine's networks for Docker's. */
+function trustedNetworks({ PERMIT_DOCKER }: Environment): string {
+  const interfaces = Object.values(networkInterfaces()).flatMap((list) => list ?? [])
+  const networks = interfaces
+    .filter(({ internal }) => !internal)
+    .map(({ cidr }) => cidr?.replace(/^(.*:.*)\//, '[$1]/'))
+  const isWide = ['connected-networks', 'network', 'host'].includes(PERMIT_DOCKER ?? '')
+  return ['[::1]/128', ...(isWide ? new Set(networks) : [])].join(' ')
+}
+
+/** Variables that the native engine obeys. */
+const HONOURED = [
+  ...['SMTP_ONLY', 'ENABLE_POP3', 'ENABLE_IMAP', 'ENABLE_QUOTAS', 'ENABLE_POSTFIX_VIRTUAL_TRANSPORT', 'SMTP_ANY_LOGIN'],
+  ...['POSTFIX_MESSAGE_SIZE_LIMIT', 'POSTFIX_MAILBOX_SIZE_LIMIT', 'POSTFIX_DAGENT', 'POSTFIX_INET_PROTOCOLS'],
+  ...['DOVECOT_INET_PROTOCOLS', 'DOVECOT_MAILBOX_FORMAT', 'POSTMASTER_ADDRESS', 'PERMIT_DOCKER', 'OVERRIDE_HOSTNAME'],
+  ...['SSL_TYPE', 'SSL_CERT_PATH', 'SSL_KEY_PATH'],
+]
+
+/** Throws a Failure for a value that no daemon would take, or only with a riddle in the log. */
+export function checkValues(environment: Environment): void {
+  const network = [/^(ipv4|all)$/, 'ipv4 or all'] as const
+  const bytes = [/^\d+$/, 'a number of bytes'] as const
+  const rules: Record<string, readonly [RegExp, string]> = {
+    POSTFIX_INET_PROTOCOLS: network,
+    DOVECOT_INET_PROTOCOLS: network,
+    OVERRIDE_HOSTNAME: [/^(?!-)[\w-]+(\.[\w-]+)+$/, 'a host name with its domain'],
+    DOVECOT_MAILBOX_FORMAT: [/^(maildir|sdbox|mdbox)$/, 'maildir, sdbox or mdbox'],
+    POSTFIX_MESSAGE_SIZE_LIMIT: bytes,
+    POSTFIX_MAILBOX_SIZE_LIMIT: bytes,
+  }
+  for (const [name, [pattern, allowed]] of Object.entries(rules)) {
+    if (environment[name] && !pattern.test(environment[name])) throw wrong(name, environment, allowed)
+  }
+}
+
+function wrong(name: string, environment: Environment, allowed: string): Failure {
+  return new Failure('usage', `development-mail-server.env: ${name}=${environment[name]} should be ${allowed}.`)
+}
+
+/** One line each for what the native engine cannot honour: variables, and parameters that it sets `fixed`. */
+export function noticesOf(environment: Environment, fixed: string[]): string[] {
+  const isOff = (value: string) => value === '' || value === '0' || value === 'none'
+  const unknown = Object.entries(environment).filter(([name, value]) => !HONOURED.includes(name) && !isOff(value))
+  const names = unknown.map(([name, value]) => `${name}=${value}`).join(', ')
+  return [
+    ...(unknown.length > 0 ? [`development-mail-server.env: the native engine does without ${names}.`] : []),
+    ...(fixed.length > 0 ? [`postfix-main.cf: the native engine sets ${fixed.join(', ')} itself.`] : []),
+  ]
+}

@@ -1,0 +1,120 @@
+/**
+ * Mail clients of several languages, each as its users write it, without an option about TLS. A program gets host, port,
+ * recipient, subject, and where it logs in user and password, as its arguments.
+ */
+
+export interface Client {
+  name: string
+  /** The command; the program follows it as its last argument. */
+  command: string[]
+  /** Ends with 0 where the client is installed. */
+  probe: string
+  program: string
+  /** For port 465, where another program or option is needed. */
+  implicitTls: string
+}
+
+const PYTHON = (open: string) => `
+import smtplib, ssl, sys
+host, port, to, subject, *login = sys.argv[1:]
+context = ssl.create_default_context()
+with smtplib.${open} as smtp:
+    smtp.ehlo()
+    if smtp.has_extn('starttls'): smtp.starttls(context=context)
+    if login: smtp.login(*login)
+    smtp.sendmail('app@shop.example', [to], f'Subject: {subject}\\n\\nHello')
+`
+const NODEMAILER = (scheme: string) => `
+import { createTransport } from 'nodemailer'
+const [host, port, to, subject, ...login] = process.argv.slice(1)
+const auth = login.length > 0 ? login.map(encodeURIComponent).join(':') + '@' : ''
+const transport = createTransport(\`${scheme}://\${auth}\${host}:\${port}\`)
+await transport.sendMail({ from: 'app@shop.example', to, subject, text: 'Hello' })
+transport.close()
+`
+const NET_SMTP = (enable: string) => `
+require 'net/smtp'
+host, port, to, subject, *login = ARGV
+smtp = Net::SMTP.new(host, port.to_i)
+${enable}
+smtp.start(*(login.empty? ? ['client.example'] : ['client.example', *login, :plain])) do |session|
+  session.send_message("Subject: #{subject}\\r\\n\\r\\nHello\\r\\n", 'app@shop.example', to)
+end
+`
+const RUBY_MAIL = (option: string) => `
+require 'mail'
+host, port, recipient, title, *login = ARGV
+settings = { address: host, port: port.to_i, ${option} }
+settings.update(user_name: login[0], password: login[1], authentication: :plain) unless login.empty?
+Mail.defaults { delivery_method :smtp, settings }
+Mail.deliver { from 'app@shop.example'; to recipient; subject title; body 'Hello' }
+`
+const PHPMAILER = (option: string) => `
+require '/usr/share/php/libphp-phpmailer/autoload.php';
+[, $host, $port, $to, $subject] = $argv;
+$mail = new PHPMailer\\PHPMailer\\PHPMailer(true);
+$mail->isSMTP();
+$mail->Host = $host;
+$mail->Port = (int) $port;
+${option}
+if ($argc > 5) { $mail->SMTPAuth = true; [, , , , , $mail->Username, $mail->Password] = $argv; }
+$mail->setFrom('app@shop.example');
+$mail->addAddress($to);
+$mail->Subject = $subject;
+$mail->Body = 'Hello';
+$mail->send();
+`
+const SYMFONY = (scheme: string) => `
+require '/usr/share/php/Symfony/Component/Mailer/autoload.php';
+[, $host, $port, $to, $subject] = $argv;
+$login = $argc > 5 ? implode(':', array_map('rawurlencode', array_slice($argv, 5))) . '@' : '';
+$transport = Symfony\\Component\\Mailer\\Transport::fromDsn("${scheme}://$login$host:$port");
+$email = (new Symfony\\Component\\Mime\\Email())->from('app@shop.example')->to($to)->subject($subject)->text('Hello');
+(new Symfony\\Component\\Mailer\\Mailer($transport))->send($email);
+`
+const NODE = [process.execPath, '--input-type=module', '--eval']
+
+export const CLIENTS: Client[] = [
+  {
+    name: 'Python smtplib',
+    command: ['python3', '-c'],
+    probe: 'import smtplib, ssl',
+    program: PYTHON('SMTP(host, port, timeout=20)'),
+    implicitTls: PYTHON('SMTP_SSL(host, port, timeout=20, context=context)'),
+  },
+  {
+    name: 'nodemailer',
+    command: NODE,
+    probe: `import 'nodemailer'`,
+    program: NODEMAILER('smtp'),
+    implicitTls: NODEMAILER('smtps'),
+  },
+  {
+    name: 'Ruby Net::SMTP',
+    command: ['ruby', '-e'],
+    probe: `require 'net/smtp'`,
+    program: NET_SMTP(''),
+    implicitTls: NET_SMTP('smtp.enable_tls'),
+  },
+  {
+    name: 'Ruby mail (Rails)',
+    command: ['ruby', '-e'],
+    probe: `require 'mail'`,
+    program: RUBY_MAIL(''),
+    implicitTls: RUBY_MAIL('tls: true'),
+  },
+  {
+    name: 'PHPMailer',
+    command: ['php', '-r'],
+    probe: `require '/usr/share/php/libphp-phpmailer/autoload.php';`,
+    program: PHPMAILER(''),
+    implicitTls: PHPMAILER(`$mail->SMTPSecure = 'ssl';`),
+  },
+  {
+    name: 'Symfony Mailer (Laravel)',
+    command: ['php', '-r'],
+    probe: `require '/usr/share/php/Symfony/Component/Mailer/autoload.php';`,
+    program: SYMFONY('smtp'),
+    implicitTls: SYMFONY('smtps'),
+  },
+]
