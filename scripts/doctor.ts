@@ -4,7 +4,18 @@ import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline/promises'
 import { fileURLToPath } from 'node:url'
-import { type ExitName, explainExitCodes, Failure, type Io, messageOf, parse, run, step, style, table } from './lib/cli.ts'
+import {
+  type ExitName,
+  explainExitCodes,
+  Failure,
+  type Io,
+  messageOf,
+  parse,
+  run,
+  step,
+  style,
+  table,
+} from './lib/cli.ts'
 import type { Check, Level, Result } from './lib/doctor/check.ts'
 
 const HELP = `Usage: npm run doctor [-- --fix] [-- --only NAME ...] [-- --verbose] [-- --json]
@@ -97,15 +108,26 @@ function chosen(checks: readonly Check[], names: string[]): Check[] {
 /** The project's packages that are not installed, as the result of a check; undefined when all of them are there. */
 function nodePackages(): Result | undefined {
   const { dependencies } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'))
-  const missing = Object.keys(dependencies).filter((name) => !existsSync(join(ROOT, 'node_modules', name, 'package.json')))
+  const missing = Object.keys(dependencies).filter(
+    (name) => !existsSync(join(ROOT, 'node_modules', name, 'package.json')),
+  )
   if (missing.length === 0) return undefined
   const mend = () => {
-    const { status } = spawnSync('npm', ['ci'], { cwd: ROOT, stdio: ['ignore', 2, 2], shell: process.platform === 'win32' })
+    const { status } = spawnSync('npm', ['ci'], {
+      cwd: ROOT,
+      stdio: ['ignore', 2, 2],
+      shell: process.platform === 'win32',
+    })
     if (status !== 0) throw new Error(`npm ci ended with ${status}`)
     return 'npm ci'
   }
   const evidence = `not installed: ${missing.join(', ')}; no other check can run without them`
-  const about = { check: 'node-packages', title: "The project's packages are installed", level: 'failure', milliseconds: 0 } as const
+  const about = {
+    check: 'node-packages',
+    title: "The project's packages are installed",
+    level: 'failure',
+    milliseconds: 0,
+  } as const
   return { ...about, evidence, fix: 'npm ci', question: 'Install the packages by npm ci?', mend }
 }
 
@@ -140,7 +162,10 @@ function toText(results: Result[], verbose: boolean, io: Io): string {
   const bad = results.filter(({ level }) => level === 'failure' || level === 'warning')
   const shown = verbose ? results : bad
   const blocks = shown.map(({ check, level, evidence, fix }) => {
-    const lines = [`${style(COLOURS[level], level, io.stdout)}  ${style('bold', check, io.stdout)}`, ...wrap(evidence, '  ')]
+    const lines = [
+      `${style(COLOURS[level], level, io.stdout)}  ${style('bold', check, io.stdout)}`,
+      ...wrap(evidence, '  '),
+    ]
     // What has to be typed stands alone, whole.
     const [, how, typed] = /^(Write .*?: )(.*)$/s.exec(fix ?? '') ?? []
     return [...lines, ...(how ? [`  fix: ${how.trim()}`, `    ${typed}`] : fix ? [`  fix: ${fix}`] : [])].join('\n')
@@ -148,7 +173,10 @@ function toText(results: Result[], verbose: boolean, io: Io): string {
   const checks = new Set(results.map(({ check }) => check)).size
   const plural = (number: number, word: string) => `${number} ${word}${number === 1 ? '' : 's'}`
   const skipped = count('skipped') > 0 ? `, ${count('skipped')} skipped` : ''
-  const sum = bad.length === 0 ? `${plural(checks, 'check')}, all ok` : `${plural(checks, 'check')}: ${plural(count('failure'), 'failure')}, ${plural(count('warning'), 'warning')}${skipped}`
+  const sum =
+    bad.length === 0
+      ? `${plural(checks, 'check')}, all ok`
+      : `${plural(checks, 'check')}: ${plural(count('failure'), 'failure')}, ${plural(count('warning'), 'warning')}${skipped}`
   return [...blocks, ...(blocks.length > 0 ? [''] : []), sum].join('\n')
 }
 
@@ -165,8 +193,23 @@ function wrap(text: string, indent: string): string[] {
 
 function toJson(results: Result[], mended: string[], milliseconds: number) {
   const count = (wanted: Level) => results.filter(({ level }) => level === wanted).length
-  const shown = results.map(({ check, title, level, evidence, fix = null, milliseconds: time }) => ({ check, title, level, evidence, fix, milliseconds: time }))
-  return { ok: count('ok'), warnings: count('warning'), failures: count('failure'), skipped: count('skipped'), milliseconds, mended, results: shown }
+  const shown = results.map(({ check, title, level, evidence, fix = null, milliseconds: time }) => ({
+    check,
+    title,
+    level,
+    evidence,
+    fix,
+    milliseconds: time,
+  }))
+  return {
+    ok: count('ok'),
+    warnings: count('warning'),
+    failures: count('failure'),
+    skipped: count('skipped'),
+    milliseconds,
+    mended,
+    results: shown,
+  }
 }
 
 await run(import.meta.url, main)

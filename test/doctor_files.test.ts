@@ -14,7 +14,10 @@ before(async () => {
 after(() => world?.project.remove())
 
 test('the files as they are give nothing but a server that is not running', async () => {
-  assert.deepEqual((await world.troubles()).map(({ check, fix }) => `${check} ${fix}`), ['running npm start'])
+  assert.deepEqual(
+    (await world.troubles()).map(({ check, fix }) => `${check} ${fix}`),
+    ['running npm start'],
+  )
 })
 
 describe('a broken set-up is found by its check alone, and its fix heals it', () => {

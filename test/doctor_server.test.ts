@@ -25,7 +25,9 @@ const SCHEMA = {
   additionalProperties: false,
   required: ['ok', 'warnings', 'failures', 'skipped', 'milliseconds', 'mended', 'results'],
   properties: {
-    ...Object.fromEntries(['ok', 'warnings', 'failures', 'skipped', 'milliseconds'].map((name) => [name, { type: 'integer', minimum: 0 }])),
+    ...Object.fromEntries(
+      ['ok', 'warnings', 'failures', 'skipped', 'milliseconds'].map((name) => [name, { type: 'integer', minimum: 0 }]),
+    ),
     mended: { type: 'array', items: { type: 'string' } },
     results: {
       type: 'array',
@@ -73,10 +75,13 @@ test('--json is one object of the documented shape, and nothing else', async () 
   assert.deepEqual([report.ok, report.warnings, report.failures, report.skipped], [count('ok'), 0, 0, count('skipped')])
 })
 
-test('troubles of the log are over when mail flows, yesterday\'s and those since the start', async () => {
+test("troubles of the log are over when mail flows, yesterday's and those since the start", async () => {
   const { stateDir } = world.project
   const line = 'host postfix/cleanup[1]: fatal: A1: queue file write error: No space left on device\n'
-  writeFileSync(`${stateDir}/log/mail.log`, `Nov 22 10:00:00 ${line}${readFileSync(`${stateDir}/log/mail.log`, 'utf8')}`)
+  writeFileSync(
+    `${stateDir}/log/mail.log`,
+    `Nov 22 10:00:00 ${line}${readFileSync(`${stateDir}/log/mail.log`, 'utf8')}`,
+  )
   appendFileSync(`${stateDir}/log/mail.log`, `Nov 22 10:00:00 ${line}`)
   assert.deepEqual(await world.troubles(), [])
 })
@@ -91,7 +96,10 @@ test('a port that stays silent is told once, and a port that another took names 
   try {
     const [first, ...others] = await world.troubles()
     assert.deepEqual(others, [])
-    assert.match(`${first?.check}: ${first?.evidence}`, new RegExp(`ports: port ${port} .* in use by node \\(pid ${process.pid}\\)`))
+    assert.match(
+      `${first?.check}: ${first?.evidence}`,
+      new RegExp(`ports: port ${port} .* in use by node \\(pid ${process.pid}\\)`),
+    )
   } finally {
     process.env.SMTP_PORT = before
     server.close()
@@ -104,7 +112,10 @@ test('ports that were changed while the server runs', async () => {
   process.env.POP3_PORT = String(Number(before) + 1)
   try {
     const found = await world.troubles()
-    assert.deepEqual(found.map(({ check, fix }) => `${check} ${fix}`), ['ports npm start'])
+    assert.deepEqual(
+      found.map(({ check, fix }) => `${check} ${fix}`),
+      ['ports npm start'],
+    )
   } finally {
     process.env.POP3_PORT = before
   }
@@ -148,7 +159,11 @@ esac
   const results = JSON.parse(stdout).results as Result[]
   // The ports are not held by Docker, and that is found out; whatever a client sees follows from it.
   const bad = results.filter(({ level }) => level === 'failure' || level === 'warning')
-  assert.deepEqual([...new Set(bad.map(({ check, level }) => `${check} ${level}`))], ['ports failure'], JSON.stringify(bad))
+  assert.deepEqual(
+    [...new Set(bad.map(({ check, level }) => `${check} ${level}`))],
+    ['ports failure'],
+    JSON.stringify(bad),
+  )
   const said = (name: string) => results.find(({ check }) => check === name)?.evidence ?? ''
   assert.match(said('docker'), /Docker 28\.0\.1, Compose 2\.35\.0/)
   assert.match(said('image'), /docker-mailserver:15\.1\.0 sha256:/)

@@ -9,11 +9,18 @@ import { ROOT } from '../scripts/lib/settings.ts'
 import { Project, processesOf } from './harness.ts'
 
 /** What a set-up may change. */
-const FILES = ['docker-data', 'docker-compose.yml', 'docker-compose.override.yml', 'development-mail-server.env', '.env']
+const FILES = [
+  'docker-data',
+  'docker-compose.yml',
+  'docker-compose.override.yml',
+  'development-mail-server.env',
+  '.env',
+]
 
 export class DoctorWorld {
   readonly project: Project
   readonly #doctor: Main
+  #madeTls = ''
 
   private constructor(project: Project, doctor: Main) {
     this.project = project
@@ -54,7 +61,8 @@ export class DoctorWorld {
   restore(): void {
     for (const name of FILES) {
       rmSync(this.project.path(name), { recursive: true, force: true })
-      if (existsSync(`${ROOT}/${name}`) && name !== '.env') cpSync(`${ROOT}/${name}`, this.project.path(name), { recursive: true })
+      if (existsSync(`${ROOT}/${name}`) && name !== '.env')
+        cpSync(`${ROOT}/${name}`, this.project.path(name), { recursive: true })
     }
   }
 
@@ -72,10 +80,25 @@ export class DoctorWorld {
     chmodSync(project.dir, 0o755)
     for (const pid of processesOf(project).matchAll(/\/proc\/(\d+)\//g)) process.kill(Number(pid[1]), 'SIGCONT')
     execFileSync('bash', ['-c', `chown -R 5000:5000 ${project.stateDir}/mail; chmod -R u+rwX ${project.stateDir}/mail`])
+    if (this.#tls() !== this.#madeTls) {
+      execFileSync('bash', ['-c', `rm ${project.stateDir}/tls/*`])
+      await project.run('stop')
+    }
     await this.takeEffect()
-    for (const [program, ...args] of [['postsuper', '-H', 'ALL'], ['postsuper', '-d', 'ALL']] as const) {
+    this.#madeTls = this.#tls()
+    for (const [program, ...args] of [
+      ['postsuper', '-H', 'ALL'],
+      ['postsuper', '-d', 'ALL'],
+    ] as const) {
       execFileSync(program, ['-c', `${project.stateDir}/postfix`, ...args], { stdio: 'pipe' })
     }
+  }
+
+  #tls(): string {
+    return ['key', 'certificate']
+      .map((name) => `${this.project.stateDir}/tls/${name}.pem`)
+      .map((path) => (existsSync(path) ? readFileSync(path, 'utf8') : ''))
+      .join()
   }
 
   #script(name: string): string {
@@ -91,10 +114,21 @@ export class DoctorWorld {
       writeFileSync(project.path(file), lines.join('\n'))
     }
     const patterns: [RegExp, (...words: (string | undefined)[]) => unknown][] = [
-      [/^Delete lines? (\d+)(?:-(\d+))? of (\S+)$/, (line, end = line, file = '') => edit(file, (lines) => lines.splice(Number(line) - 1, Number(end) - Number(line) + 1))],
-      [/^Write lines? (\d+)(?:-(\d+))? of (\S+) as: (.*)$/s, (line, end = line, file = '', text = '') => edit(file, (lines) => lines.splice(Number(line) - 1, Number(end) - Number(line) + 1, text))],
+      [
+        /^Delete lines? (\d+)(?:-(\d+))? of (\S+)$/,
+        (line, end = line, file = '') =>
+          edit(file, (lines) => lines.splice(Number(line) - 1, Number(end) - Number(line) + 1)),
+      ],
+      [
+        /^Write lines? (\d+)(?:-(\d+))? of (\S+) as: (.*)$/s,
+        (line, end = line, file = '', text = '') =>
+          edit(file, (lines) => lines.splice(Number(line) - 1, Number(end) - Number(line) + 1, text)),
+      ],
       [/^Write into (\S+): (.*)$/s, (file = '', text) => appendFileSync(project.path(file), `${text}\n`)],
-      [/^Write as the first line of (\S+): (.*)$/, (file = '', text = '') => edit(file, (lines) => lines.unshift(text))],
+      [
+        /^Write as the first line of (\S+): (.*)$/,
+        (file = '', text = '') => edit(file, (lines) => lines.unshift(text)),
+      ],
       [/^Write as the last line of (\S+): (.*)$/, (file = '', text) => appendFileSync(project.path(file), `${text}\n`)],
     ]
     for (const [pattern, act] of patterns) {
@@ -110,7 +144,12 @@ export class DoctorWorld {
     if (file) return cpSync(`${ROOT}/${file}`, project.path(file), { recursive: true })
     const [, script, args = ''] = /^npm (?:run )?([\w-]+)(?: -- (.*))?$/.exec(command) ?? []
     if (script) {
-      const { code, stderr } = await project.runWith({ input: 'secret\n' }, script.replaceAll('-', '_'), ...args.split(' ').filter((word) => word !== ''), ...(args.includes('--update') ? ['--password-stdin'] : []))
+      const { code, stderr } = await project.runWith(
+        { input: 'secret\n' },
+        script.replaceAll('-', '_'),
+        ...args.split(' ').filter((word) => word !== ''),
+        ...(args.includes('--update') ? ['--password-stdin'] : []),
+      )
       if (code !== 0 && script !== 'doctor') throw new Error(`${command}: ${stderr}`)
       return
     }

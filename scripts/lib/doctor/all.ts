@@ -23,7 +23,11 @@ export const CHECKS: readonly Check[] = [
 ]
 
 /** What can keep a server from starting. */
-const START = new Set([...machineChecks, ...composeChecks, ...environmentChecks, ...tableChecks, ...postfixChecks].map(({ name }) => name).concat('ports'))
+const START = new Set(
+  [...machineChecks, ...composeChecks, ...environmentChecks, ...tableChecks, ...postfixChecks]
+    .map(({ name }) => name)
+    .concat('ports'),
+)
 
 /** Milliseconds that explaining may take. */
 const EXPLANATION = 10_000
@@ -31,9 +35,15 @@ const EXPLANATION = 10_000
 /** An error of a start, with what the doctor says about it below. Words that the error has already are not repeated. */
 export async function explain(error: unknown): Promise<unknown> {
   if (!(error instanceof Failure) || error.exit !== 'failed') return error
-  const results = await runChecks(CHECKS.filter(({ name }) => START.has(name)), new Facts(), EXPLANATION)
+  const results = await runChecks(
+    CHECKS.filter(({ name }) => START.has(name)),
+    new Facts(),
+    EXPLANATION,
+  )
   const lines = results
     .filter(({ level, evidence }) => level === 'failure' && !error.message.includes(evidence))
     .map(({ check, evidence, fix }) => `${check}: ${evidence}${fix ? `\n  fix: ${fix}` : ''}`)
-  return lines.length === 0 ? error : new Failure('failed', [error.message, 'npm run doctor says:', ...lines].join('\n'))
+  return lines.length === 0
+    ? error
+    : new Failure('failed', [error.message, 'npm run doctor says:', ...lines].join('\n'))
 }

@@ -110,7 +110,13 @@ function settle(results: Result[]): Result[] {
     const isMutual = cause && result.explains?.includes(cause.check)
     if (!cause || isMutual || result.level === 'ok' || result.level === 'skipped') return result
     const { check, title, milliseconds } = result
-    return { check, title, milliseconds, level: 'skipped', evidence: `follows from "${cause.check}": ${result.evidence}` }
+    return {
+      check,
+      title,
+      milliseconds,
+      level: 'skipped',
+      evidence: `follows from "${cause.check}": ${result.evidence}`,
+    }
   })
 }
 

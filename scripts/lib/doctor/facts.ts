@@ -1,13 +1,23 @@
 /** What the checks look at: the project's files, and what the daemons say. Each is read or asked once for all checks. */
 import { execFile } from 'node:child_process'
-import { lstatSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
+import {
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parse } from 'dotenv'
 import { Failure } from '../cli.ts'
 import type { EngineChoice } from '../server/choose.ts'
 import type { Engine, ExecResult } from '../server/engine.ts'
-import { readSettings, ROOT, type Settings } from '../settings.ts'
+import { ROOT, readSettings, type Settings } from '../settings.ts'
 import { Skipped } from './check.ts'
 
 /** The configuration folder from the project's root, and as docker-mailserver sees it. */
@@ -66,8 +76,8 @@ export class Facts {
 
   /** The names of the project's configuration files, environment file and Compose file included. */
   list(): string[] {
-    return [COMPOSE_FILE, ENV_FILE, ...readdirOr(join(ROOT, CONFIG)).sort().map(inConfig)].filter(
-      (name) => statSync(join(ROOT, name), { throwIfNoEntry: false })?.isFile(),
+    return [COMPOSE_FILE, ENV_FILE, ...readdirOr(join(ROOT, CONFIG)).sort().map(inConfig)].filter((name) =>
+      statSync(join(ROOT, name), { throwIfNoEntry: false })?.isFile(),
     )
   }
 
@@ -150,10 +160,13 @@ export class Facts {
     const asked = `${keys.join('\n')}\n`
     const engine = (await this.choice().catch(() => undefined))?.engine
     const isContainer = engine?.name === 'docker'
-    if (isContainer && !(await this.isRunning())) throw new Skipped('Postfix is not there to ask before the first start')
+    if (isContainer && !(await this.isRunning()))
+      throw new Skipped('Postfix is not there to ask before the first start')
     const { stdout, stderr, exitCode } = isContainer
       ? await engine.exec(['postmap', '-q', '-', `${type}:${IN_CONTAINER}/${name}`], { input: asked, timeout: ANSWER })
-      : await program(['postmap', '-c', await this.emptyPostfix(), '-q', '-', `${type}:${join(ROOT, CONFIG, name)}`], { input: asked })
+      : await program(['postmap', '-c', await this.emptyPostfix(), '-q', '-', `${type}:${join(ROOT, CONFIG, name)}`], {
+          input: asked,
+        })
     if (exitCode === 127) throw new Skipped('Postfix is not installed yet')
     const pairs = stdout.split('\n').flatMap((line) => (line === '' ? [] : [line.split('\t') as [string, string]]))
     return { answers: new Map(pairs), said: stderr }
@@ -210,7 +223,11 @@ export class Facts {
     const { stateDir } = this.settings()
     const made = statSync(join(stateDir, 'started.json'), { throwIfNoEntry: false })?.ctimeMs ?? 0
     const below = (dir: string) => [dir, ...readdirOr(dir, true).map((name) => join(dir, name))]
-    const sources = [join(ROOT, CONFIG), join(ROOT, 'docker-data/native'), ...['config', 'postfix', 'dovecot'].map((part) => join(stateDir, part))]
+    const sources = [
+      join(ROOT, CONFIG),
+      join(ROOT, 'docker-data/native'),
+      ...['config', 'postfix', 'dovecot'].map((part) => join(stateDir, part)),
+    ]
     const paths = [join(ROOT, ENV_FILE), join(ROOT, '.env'), ...sources.flatMap(below)]
     return paths.every((path) => (statSync(path, { throwIfNoEntry: false })?.ctimeMs ?? 0) < made)
   }
@@ -230,9 +247,18 @@ export class Facts {
  * Runs a program of this machine, without a shell; also one that lies where only root's PATH leads. 127 where there is none, as
  * in a shell; null where it took too long.
  */
-export function program([name = '', ...args]: string[], { input = '', timeout = ANSWER, env = process.env } = {}): Promise<ExecResult> {
+export function program(
+  [name = '', ...args]: string[],
+  { input = '', timeout = ANSWER, env = process.env } = {},
+): Promise<ExecResult> {
   return new Promise((resolve) => {
-    const options = { cwd: ROOT, timeout, killSignal: 'SIGKILL', maxBuffer: 1e8, env: { ...env, PATH: `${env.PATH}:/usr/sbin:/sbin` } } as const
+    const options = {
+      cwd: ROOT,
+      timeout,
+      killSignal: 'SIGKILL',
+      maxBuffer: 1e8,
+      env: { ...env, PATH: `${env.PATH}:/usr/sbin:/sbin` },
+    } as const
     const child = execFile(name, args, options, (error, stdout, stderr) => {
       const exitCode = child.exitCode ?? (error?.code === 'ENOENT' ? 127 : null)
       resolve({ exitCode, stdout, stderr: exitCode === 127 ? `${name}: command not found` : stderr })
@@ -259,7 +285,10 @@ export async function makePostfix(folder: string, main: string): Promise<void> {
   mkdirSync(folder, { recursive: true })
   // Programs wait until main.cf is two seconds old, lest they read half a file.
   const past = new Date(Date.now() - 10_000)
-  for (const [name, text] of [['main.cf', main], ['master.cf', '']] as const) {
+  for (const [name, text] of [
+    ['main.cf', main],
+    ['master.cf', ''],
+  ] as const) {
     writeFileSync(join(folder, name), text)
     utimesSync(join(folder, name), past, past)
   }

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Failure } from '../cli.ts'
 import { ROOT, readSettings, setting } from '../settings.ts'
-import { type Check, failure, type Finding, ok, Skipped, warning } from './check.ts'
+import { type Check, type Finding, failure, ok, Skipped, warning } from './check.ts'
 import { DOCKER, type Facts, program } from './facts.ts'
 
 const node: Check = {
@@ -56,7 +56,11 @@ const docker: Check = {
   async run(facts) {
     if (facts.settings().engine === 'native') throw new Skipped('not needed: MAIL_SERVER_ENGINE=native')
     const ask = (...args: string[]) => program(['docker', ...args], { timeout: DOCKER })
-    const [{ engine: chosen }, version, compose] = await Promise.all([facts.choice(), ask('version', '--format', '{{.Server.Version}}'), ask('compose', 'version', '--short')])
+    const [{ engine: chosen }, version, compose] = await Promise.all([
+      facts.choice(),
+      ask('version', '--format', '{{.Server.Version}}'),
+      ask('compose', 'version', '--short'),
+    ])
     // Where auto has something else to take, Docker is allowed to be missing, though not to hang.
     const isSpare = chosen?.name === 'native'
     const missing = (reason: string, fix?: string) => {
@@ -64,13 +68,22 @@ const docker: Check = {
       return [failure(reason, fix, { explains: ['image'] })]
     }
     const hung = [version, compose].find(({ exitCode }) => exitCode === null)
-    if (hung) return [(isSpare ? warning : failure)(`"docker ${hung === version ? 'version' : 'compose version'}" gave no answer within ${DOCKER / 1000} s; is the engine wedged? Restart it`)]
+    if (hung)
+      return [
+        (isSpare ? warning : failure)(
+          `"docker ${hung === version ? 'version' : 'compose version'}" gave no answer within ${DOCKER / 1000} s; is the engine wedged? Restart it`,
+        ),
+      ]
     if (version.exitCode === 127) return missing('there is no docker command: https://docs.docker.com/engine/install/')
     const words = version.stderr.trim().split('\n').at(-1) ?? ''
-    if (/permission denied/i.test(words)) return missing(`${words}; log in again after the fix`, 'sudo usermod -aG docker "$USER"')
+    if (/permission denied/i.test(words))
+      return missing(`${words}; log in again after the fix`, 'sudo usermod -aG docker "$USER"')
     if (version.exitCode !== 0) return missing(words || 'docker version failed')
     if (compose.exitCode !== 0 || /^v?1\./.test(compose.stdout)) {
-      return missing(`Docker ${version.stdout.trim()} has no Compose v2`, facts.platform === 'linux' ? 'sudo apt-get install docker-compose-plugin' : undefined)
+      return missing(
+        `Docker ${version.stdout.trim()} has no Compose v2`,
+        facts.platform === 'linux' ? 'sudo apt-get install docker-compose-plugin' : undefined,
+      )
     }
     return [ok(`Docker ${version.stdout.trim()}, Compose ${compose.stdout.trim()}`)]
   },
@@ -88,7 +101,12 @@ const image: Check = {
     if (remote.exitCode === 0) return [warning(`${name} is not here yet; npm start pulls it`, `docker pull ${name}`)]
     const reason = remote.exitCode === null ? 'the registry does not answer' : remote.stderr.trim().split('\n')[0]
     const wrong = setting('DMS_VERSION') && !process.env.DMS_VERSION ? 'Write into .env: DMS_VERSION=15.1.0' : undefined
-    return [failure(`${name} is not here and cannot be pulled: ${reason}`, /no such manifest|not found|unknown/.test(reason ?? '') ? wrong : undefined)]
+    return [
+      failure(
+        `${name} is not here and cannot be pulled: ${reason}`,
+        /no such manifest|not found|unknown/.test(reason ?? '') ? wrong : undefined,
+      ),
+    ]
   },
 }
 
@@ -106,7 +124,12 @@ const packages: Check = {
         return `installed ${missing.join(', ')}`
       }
       const fix = 'npm run doctor -- --fix'
-      return [warning(`not installed: ${missing.join(', ')}; npm start installs them`, fix, { mend, question: `Install ${missing.join(', ')} by apt?` })]
+      return [
+        warning(`not installed: ${missing.join(', ')}; npm start installs them`, fix, {
+          mend,
+          question: `Install ${missing.join(', ')} by apt?`,
+        }),
+      ]
     }
     return [ok('Postfix and Dovecot')]
   },
@@ -121,7 +144,12 @@ const root: Check = {
     const { exitCode } = await program(['sudo', '-n', 'true'])
     if (exitCode === 0) return [ok('sudo asks for no password')]
     if (exitCode === 127) return [failure('the native engine needs root, and there is no sudo: run this as root')]
-    return [failure('the native engine needs root, and sudo wants a password', 'sudo env PATH="$PATH" npx tsx scripts/doctor.ts')]
+    return [
+      failure(
+        'the native engine needs root, and sudo wants a password',
+        'sudo env PATH="$PATH" npx tsx scripts/doctor.ts',
+      ),
+    ]
   },
 }
 

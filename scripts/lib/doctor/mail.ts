@@ -8,9 +8,9 @@ import { SmtpSession } from '../mail/smtp.ts'
 import { enabledProtocols } from '../settings.ts'
 import { type Check, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
 import { ANSWER, type Facts, inConfig } from './facts.ts'
-import { answering } from './server.ts'
 import { causeIn, explained, fixOf } from './rules_log.ts'
 import { domainsOf, MAIN_CF } from './rules_postfix.ts'
+import { answering } from './server.ts'
 import { talk, Unexpected } from './talk.ts'
 
 /** Milliseconds for a test mail to arrive while the server is at work on it: a loaded machine takes its time. */
@@ -31,7 +31,8 @@ interface TestMail {
 
 /** Whether an account is there, for mail to go to. */
 function assertAccount(facts: Facts, address: string): void {
-  if (!(facts.read(inConfig('postfix-accounts.cf')) ?? '').includes(`${address}|`)) throw new Skipped(`there is no account ${address}`)
+  if (!(facts.read(inConfig('postfix-accounts.cf')) ?? '').includes(`${address}|`))
+    throw new Skipped(`there is no account ${address}`)
 }
 
 /** Sends a test mail. Throws a Failure with the server's words where it is not taken. */
@@ -40,7 +41,12 @@ async function send(facts: Facts, to: string, login?: Login): Promise<TestMail> 
   const server = { host, port: ports.smtp, tls: 'none', timeout: ANSWER } as const
   const id = `doctor-${randomBytes(8).toString('hex')}`
   const begin = performance.now()
-  const fields = [`From: ${FOO}`, `To: ${to}`, `Message-ID: <${id}@development-virtual.example.com>`, 'Subject: Test mail of npm run doctor']
+  const fields = [
+    `From: ${FOO}`,
+    `To: ${to}`,
+    `Message-ID: <${id}@development-virtual.example.com>`,
+    'Subject: Test mail of npm run doctor',
+  ]
   const bytes = Buffer.from([...fields, '', 'This mail is deleted as soon as it was read.', ''].join('\r\n'))
   const session = await SmtpSession.open(server, { login, loginWasChosen: login !== undefined })
   const { problem, queueId } = await session.deliver({ envelope: { from: FOO, to: [to] }, bytes })
@@ -75,20 +81,35 @@ async function takeByImap(facts: Facts, { user, password }: Login, mail: TestMai
   const quoted = (text: string) => `"${text.replace(/(["\\])/g, '\\$1')}"`
   const steps = [
     { expect: /^\* OK/, otherwise: 'IMAP does not greet' },
-    { say: `a LOGIN ${quoted(user)} ${quoted(password)}`, expect: /^a OK/m, otherwise: 'the login over IMAP is refused' },
+    {
+      say: `a LOGIN ${quoted(user)} ${quoted(password)}`,
+      expect: /^a OK/m,
+      otherwise: 'the login over IMAP is refused',
+    },
     { say: 'b SELECT INBOX', expect: /^b OK/m, otherwise: 'INBOX cannot be opened over IMAP' },
     { say: `c SEARCH HEADER Message-ID ${mail.id}`, expect: /^c OK/m, otherwise: 'IMAP finds nothing' },
   ]
   const replies = await talk(host, ports.imap, steps, ANSWER)
-  const found = /^\* SEARCH ([\d ]+)/m.exec(replies.at(-1) ?? '')?.[1]?.trim().replaceAll(' ', ',')
+  const found = /^\* SEARCH ([\d ]+)/m
+    .exec(replies.at(-1) ?? '')?.[1]
+    ?.trim()
+    .replaceAll(' ', ',')
   if (!found) return false
-  const end = [{ say: `d STORE ${found} +FLAGS.SILENT (\\Deleted)`, expect: /^d OK/m, otherwise: 'IMAP deletes nothing' }, { say: 'e EXPUNGE', expect: /^e OK/m, otherwise: 'IMAP deletes nothing' }]
+  const end = [
+    { say: `d STORE ${found} +FLAGS.SILENT (\\Deleted)`, expect: /^d OK/m, otherwise: 'IMAP deletes nothing' },
+    { say: 'e EXPUNGE', expect: /^e OK/m, otherwise: 'IMAP deletes nothing' },
+  ]
   await talk(host, ports.imap, [...steps.slice(0, 3), ...end], ANSWER)
   return true
 }
 
 /** Follows a mail that was accepted. Gives its header, or what became of it instead. */
-async function follow(facts: Facts, login: Login, mail: TestMail, seen: (login: Login, mail: TestMail) => Promise<string | undefined>): Promise<string | Finding> {
+async function follow(
+  facts: Facts,
+  login: Login,
+  mail: TestMail,
+  seen: (login: Login, mail: TestMail) => Promise<string | undefined>,
+): Promise<string | Finding> {
   let sentAt = 0
   for (let wait = 30; ; wait = Math.min(wait * 1.5, 500)) {
     await sleep(wait)
@@ -122,7 +143,10 @@ async function queueOf(facts: Facts): Promise<Queued[]> {
   const engine = await facts.server()
   const { stdout, stderr, exitCode } = await engine.exec(['postqueue', '-j'], { timeout: ANSWER })
   if (exitCode !== 0) throw new Unexpected(`postqueue -j: ${stderr.trim() || 'no answer'}`)
-  return stdout.split('\n').filter((line) => line.startsWith('{')).map((line) => JSON.parse(line) as Queued)
+  return stdout
+    .split('\n')
+    .filter((line) => line.startsWith('{'))
+    .map((line) => JSON.parse(line) as Queued)
 }
 
 /** Where a mail is that did not arrive yet: the queue and the log say it. */
@@ -134,7 +158,8 @@ async function fateOf(facts: Facts, { queueId }: TestMail): Promise<{ is: 'movin
   if (queued?.queue_name === 'hold') return { is: 'stuck', said: 'it is on hold in the queue' }
   const reason = queued?.recipients.find(({ delay_reason }) => delay_reason)?.delay_reason
   const cause = causeIn(lines)
-  if (queued?.queue_name === 'deferred') return { is: 'stuck', said: reason ?? cause ?? 'it was deferred without a reason' }
+  if (queued?.queue_name === 'deferred')
+    return { is: 'stuck', said: reason ?? cause ?? 'it was deferred without a reason' }
   if (/status=bounced/.test(last)) return { is: 'stuck', said: `it bounced: ${last.replace(/^.*?status=bounced/, '')}` }
   if (/status=sent/.test(last)) return { is: 'sent', said: `it went elsewhere: ${last.replace(/^.*?: to=/, 'to=')}` }
   return { is: 'moving', said: reason ?? cause ?? 'nothing is logged about it' }
@@ -150,44 +175,50 @@ const since = (begin: number) => `${Math.round(performance.now() - begin)} ms`
 const virtual: Check = {
   name: 'mail-virtual',
   title: 'A mail from foo to bar arrives and is read over POP3 and IMAP',
-  run: (facts) => tellFlow(facts, 'virtual', async () => {
-    await answering(facts)
-    const { pop3, imap } = enabledProtocols(facts.environment())
-    if (!pop3 && !imap) throw new Skipped('POP3 and IMAP are off, see "environment"')
-    assertAccount(facts, FOO)
-    assertAccount(facts, BAR)
-    const mail = await send(facts, BAR, masterLogin(FOO))
-    const login = masterLogin(BAR)
-    const byImap = async () => ((await takeByImap(facts, login, mail)) ? 'found' : undefined)
-    const found = await follow(facts, login, mail, pop3 ? () => look(facts, login, mail, !imap) : byImap)
-    if (typeof found !== 'string') return [found]
-    const read = `read over ${pop3 ? 'POP3' : 'IMAP'} after ${since(mail.begin)}`
-    if (!pop3 || !imap) return [ok(read)]
-    if (await byImap().catch(async (error) => {
+  run: (facts) =>
+    tellFlow(facts, 'virtual', async () => {
+      await answering(facts)
+      const { pop3, imap } = enabledProtocols(facts.environment())
+      if (!pop3 && !imap) throw new Skipped('POP3 and IMAP are off, see "environment"')
+      assertAccount(facts, FOO)
+      assertAccount(facts, BAR)
+      const mail = await send(facts, BAR, masterLogin(FOO))
+      const login = masterLogin(BAR)
+      const byImap = async () => ((await takeByImap(facts, login, mail)) ? 'found' : undefined)
+      const found = await follow(facts, login, mail, pop3 ? () => look(facts, login, mail, !imap) : byImap)
+      if (typeof found !== 'string') return [found]
+      const read = `read over ${pop3 ? 'POP3' : 'IMAP'} after ${since(mail.begin)}`
+      if (!pop3 || !imap) return [ok(read)]
+      if (
+        await byImap().catch(async (error) => {
+          await look(facts, login, mail, true)
+          throw error
+        })
+      )
+        return [ok(`${read}, over IMAP after ${since(mail.begin)}`)]
       await look(facts, login, mail, true)
-      throw error
-    })) return [ok(`${read}, over IMAP after ${since(mail.begin)}`)]
-    await look(facts, login, mail, true)
-    return [failure(`the mail to ${BAR} is there over POP3, and not over IMAP`)]
-  }),
+      return [failure(`the mail to ${BAR} is there over POP3, and not over IMAP`)]
+    }),
 }
 
 const foreign: Check = {
   name: 'mail-foreign',
   title: 'A mail to a foreign address, without a login, ends in catchall with its envelope recipient',
-  run: (facts) => tellFlow(facts, 'foreign', async () => {
-    await answering(facts)
-    if (!enabledProtocols(facts.environment()).pop3) throw new Skipped('POP3 is off, see "environment"')
-    assertAccount(facts, CATCHALL)
-    const random = randomBytes(4).toString('hex')
-    // A reserved name (RFC 2606): even a server that lets mail out has nowhere to send this one.
-    const mail = await send(facts, `someone-${random}@${random}.example`)
-    const login = masterLogin(CATCHALL)
-    const found = await follow(facts, login, mail, () => look(facts, login, mail, true))
-    if (typeof found !== 'string') return [found]
-    if (new RegExp(`^(X-Original-To|Delivered-To): <?${mail.to}>?\\s*$`, 'im').test(found)) return [ok(`${mail.to} ends in catchall after ${since(mail.begin)}`)]
-    return [failure(`the mail to ${mail.to} is in catchall, and no X-Original-To names that address`)]
-  }),
+  run: (facts) =>
+    tellFlow(facts, 'foreign', async () => {
+      await answering(facts)
+      if (!enabledProtocols(facts.environment()).pop3) throw new Skipped('POP3 is off, see "environment"')
+      assertAccount(facts, CATCHALL)
+      const random = randomBytes(4).toString('hex')
+      // A reserved name (RFC 2606): even a server that lets mail out has nowhere to send this one.
+      const mail = await send(facts, `someone-${random}@${random}.example`)
+      const login = masterLogin(CATCHALL)
+      const found = await follow(facts, login, mail, () => look(facts, login, mail, true))
+      if (typeof found !== 'string') return [found]
+      if (new RegExp(`^(X-Original-To|Delivered-To): <?${mail.to}>?\\s*$`, 'im').test(found))
+        return [ok(`${mail.to} ends in catchall after ${since(mail.begin)}`)]
+      return [failure(`the mail to ${mail.to} is in catchall, and no X-Original-To names that address`)]
+    }),
 }
 
 /** Runs a test, and tells those that wait for it whether mail flows. Words of the server are what went wrong. */
@@ -196,7 +227,13 @@ async function tellFlow(facts: Facts, name: string, test: () => Promise<Finding[
     if (error instanceof Skipped || !(error instanceof Error) || error instanceof TypeError) throw error
     return [failure(explained(messageOf(error)), fixOf(messageOf(error)))]
   })
-  facts.mailFlows.set(name, result.then(([finding]) => finding?.level === 'ok', () => false))
+  facts.mailFlows.set(
+    name,
+    result.then(
+      ([finding]) => finding?.level === 'ok',
+      () => false,
+    ),
+  )
   // What stops a mail from foo to bar stops the other one as well.
   const explains = name === 'virtual' ? ['mail-foreign', 'queue', 'log'] : ['queue', 'log']
   return (await result).map((finding) => ({ ...finding, explains }))
@@ -208,16 +245,27 @@ const unknown: Check = {
   async run(facts) {
     await answering(facts)
     const domain = BAR.slice(BAR.indexOf('@') + 1)
-    const takesAll = facts.lines(inConfig('postfix-virtual.cf')).some(({ text }) => text.toLowerCase().startsWith(`@${domain} `))
+    const takesAll = facts
+      .lines(inConfig('postfix-virtual.cf'))
+      .some(({ text }) => text.toLowerCase().startsWith(`@${domain} `))
     if (!domainsOf(facts).includes(domain) || takesAll) throw new Skipped(`${domain} takes any address, or none`)
     const { host, ports } = facts.settings()
     const recipient = `nobody-${randomBytes(4).toString('hex')}@${domain}`
     const taken = { expect: /^2\d\d/m, otherwise: 'SMTP refuses the test' }
-    const steps = [taken, { ...taken, say: 'EHLO localhost' }, { ...taken, say: `MAIL FROM:<${FOO}>` }, { say: `RCPT TO:<${recipient}>`, expect: /./, otherwise: 'SMTP does not answer RCPT TO' }]
+    const steps = [
+      taken,
+      { ...taken, say: 'EHLO localhost' },
+      { ...taken, say: `MAIL FROM:<${FOO}>` },
+      { say: `RCPT TO:<${recipient}>`, expect: /./, otherwise: 'SMTP does not answer RCPT TO' },
+    ]
     try {
       const reply = (await talk(host, ports.smtp, steps, ANSWER)).at(-1) ?? ''
       if (reply.startsWith('550')) return [ok(`${reply.slice(0, 9)} for ${recipient}`)]
-      return [failure(`RCPT TO:<${recipient}> got "${reply}", not 550: ${/^2/.test(reply) ? `see smtpd_recipient_restrictions and virtual_alias_domains in ${MAIN_CF}` : explained(reply)}`)]
+      return [
+        failure(
+          `RCPT TO:<${recipient}> got "${reply}", not 550: ${/^2/.test(reply) ? `see smtpd_recipient_restrictions and virtual_alias_domains in ${MAIN_CF}` : explained(reply)}`,
+        ),
+      ]
     } catch (error) {
       if (error instanceof Unexpected) return [failure(explained(error.message))]
       throw error
@@ -232,13 +280,21 @@ const queue: Check = {
     const engine = await answering(facts)
     const flows = (await Promise.all(facts.mailFlows.values())).every((isOk) => isOk)
     const { stateDir } = facts.settings()
-    const command = (program: string, ...args: string[]) => (engine.name === 'docker' ? ['docker', 'exec', 'development-mail-server', program, ...args] : [program, '-c', `${stateDir}/postfix`, ...args]).join(' ')
+    const command = (program: string, ...args: string[]) =>
+      (engine.name === 'docker'
+        ? ['docker', 'exec', 'development-mail-server', program, ...args]
+        : [program, '-c', `${stateDir}/postfix`, ...args]
+      ).join(' ')
     return queueFindings(await queueOf(facts), flows, command)
   },
 }
 
 /** Judges what waits in the queue. `flows`: whether mail arrives now, so that another try helps. */
-export function queueFindings(mails: readonly Queued[], flows: boolean, command: (...words: [string, ...string[]]) => string): Finding[] {
+export function queueFindings(
+  mails: readonly Queued[],
+  flows: boolean,
+  command: (...words: [string, ...string[]]) => string,
+): Finding[] {
   const problems = new Map<string, { mails: Queued[]; address: string }>()
   for (const mail of mails.filter(({ queue_name }) => queue_name === 'deferred' || queue_name === 'hold')) {
     const { address = '', delay_reason } = mail.recipients.find((one) => one.delay_reason) ?? mail.recipients[0] ?? {}
@@ -248,8 +304,13 @@ export function queueFindings(mails: readonly Queued[], flows: boolean, command:
     else problems.set(reason, { mails: [mail], address })
   }
   const findings = [...problems].map(([reason, { mails: stuck, address }]) => {
-    const which = stuck.length === 1 ? `${stuck[0]?.queue_id} to ${address}` : `${stuck.length} mails, the first to ${address}`
-    if (reason === 'on hold') return failure(`${which}: on hold, which nothing but this ends`, `${command('postsuper', '-H', 'ALL')} && ${command('postqueue', '-f')}`)
+    const which =
+      stuck.length === 1 ? `${stuck[0]?.queue_id} to ${address}` : `${stuck.length} mails, the first to ${address}`
+    if (reason === 'on hold')
+      return failure(
+        `${which}: on hold, which nothing but this ends`,
+        `${command('postsuper', '-H', 'ALL')} && ${command('postqueue', '-f')}`,
+      )
     return failure(`waits: ${which}: ${explained(reason)}`, flows ? command('postqueue', '-f') : undefined)
   })
   return verdict(findings, mails.length === 0 ? 'empty' : `${mails.length} on their way`)

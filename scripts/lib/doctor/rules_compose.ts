@@ -43,11 +43,14 @@ const PORTS = [25, 587, 465, 110, 995, 143, 993]
 /** Seconds of a clean stop; what goes beyond the grace period is killed. */
 const CLEAN_STOP = 16
 
-const mountOf = (service: Service, path: string) => service.volumes?.find(({ target }) => target.replace(/\/$/, '') === path)
+const mountOf = (service: Service, path: string) =>
+  service.volumes?.find(({ target }) => target.replace(/\/$/, '') === path)
 const isDesktop = ({ platform }: Facts) => platform === 'win32' || platform === 'darwin'
 const stateBind = (service: Service, { volumes = {} }: Project) => {
   const mount = mountOf(service, '/var/mail-state')
-  return mount && (mount.type === 'bind' || /\bbind\b/.test(volumes[mount.source ?? '']?.driver_opts?.o ?? '')) ? mount.source : undefined
+  return mount && (mount.type === 'bind' || /\bbind\b/.test(volumes[mount.source ?? '']?.driver_opts?.o ?? ''))
+    ? mount.source
+    : undefined
 }
 const tagOf = ({ image = '' }: Service) => /:([^/@]+)(?:@.*)?$/.exec(image)?.[1] ?? 'latest'
 
@@ -73,7 +76,10 @@ const ROWS: Row[] = [
 
 function openPort(ports: Port[]): Port | undefined {
   // What BIND_ADDRESS opens is judged by "environment-trust".
-  return ports.find(({ host_ip: address = '' }) => !/^(127(\.\d+){3}|::1)$/.test(address) && (address === '' || address !== process.env.BIND_ADDRESS))
+  return ports.find(
+    ({ host_ip: address = '' }) =>
+      !/^(127(\.\d+){3}|::1)$/.test(address) && (address === '' || address !== process.env.BIND_ADDRESS),
+  )
 }
 
 const published = (port?: Port) => (port?.published ? ` (${port.published})` : '')
@@ -85,7 +91,10 @@ function missing(ports: Port[]): number | undefined {
 /** A duration of Compose in seconds: `1m0s`. */
 function secondsOf(text: string): number {
   const units: Record<string, number> = { h: 3_600, m: 60, s: 1, ms: 1e-3, us: 1e-6, ns: 1e-9 }
-  return [...text.matchAll(/(\d+(?:\.\d+)?)(ns|us|ms|[smh])/g)].reduce((sum, [, count = '', unit = '']) => sum + Number(count) * (units[unit] ?? 0), 0)
+  return [...text.matchAll(/(\d+(?:\.\d+)?)(ns|us|ms|[smh])/g)].reduce(
+    (sum, [, count = '', unit = '']) => sum + Number(count) * (units[unit] ?? 0),
+    0,
+  )
 }
 
 const compose: Check = {
@@ -93,24 +102,49 @@ const compose: Check = {
   title: 'Compose publishes the ports on loopback alone, and keeps mail and state on volumes',
   async run(facts) {
     if (facts.problem(COMPOSE_FILE)) throw new Skipped(`${COMPOSE_FILE} cannot be read, see "files"`)
-    if ((await facts.engine().catch(() => undefined))?.name === 'native' && (await facts.isRunning().catch(() => false))) throw new Skipped('not needed, the server runs natively')
+    if (
+      (await facts.engine().catch(() => undefined))?.name === 'native' &&
+      (await facts.isRunning().catch(() => false))
+    )
+      throw new Skipped('not needed, the server runs natively')
     // The caller may have another project's file in mind.
     const { COMPOSE_FILE: _, ...env } = process.env
-    const asked = await program(['docker', 'compose', '--project-directory', ROOT, 'config', '--format', 'json'], { env, timeout: DOCKER })
+    const asked = await program(['docker', 'compose', '--project-directory', ROOT, 'config', '--format', 'json'], {
+      env,
+      timeout: DOCKER,
+    })
     if (asked.exitCode === null) throw new Skipped('docker compose does not answer, see "docker"')
     const said = asked.stderr.trim().split('\n').at(-1) ?? ''
-    if (asked.exitCode === 127 || /unknown (docker )?(command|shorthand flag|flag)|is not a docker command|not found/.test(said)) throw new Skipped('not asked: Docker Compose is not here')
+    if (
+      asked.exitCode === 127 ||
+      /unknown (docker )?(command|shorthand flag|flag)|is not a docker command|not found/.test(said)
+    )
+      throw new Skipped('not asked: Docker Compose is not here')
     const explains = ['image', 'start']
     if (asked.exitCode !== 0) return [failure(`${COMPOSE_FILE}: ${said}`, restore(COMPOSE_FILE), { explains })]
     if (!asked.stdout.startsWith('{')) throw new Skipped('not asked: this Docker Compose says something else')
     const project = JSON.parse(asked.stdout) as Project
-    const service = project.services?.[CONTAINER] ?? Object.values(project.services ?? {}).find(({ image }) => /docker-mailserver/.test(image ?? ''))
+    const service =
+      project.services?.[CONTAINER] ??
+      Object.values(project.services ?? {}).find(({ image }) => /docker-mailserver/.test(image ?? ''))
     if (!service) return [failure(`${COMPOSE_FILE} has no service ${CONTAINER}`, restore(COMPOSE_FILE), { explains })]
     const problems = ROWS.flatMap((row): Finding[] => {
       const wrong = row.wrong(service, project, facts)
       // What an override file says is not in the checked-in one.
-      const isByEnv = wrong && tagOf(service) === facts.settings().dmsVersion && wrong.includes(tagOf(service)) && !process.env.DMS_VERSION
-      return wrong ? [{ level: row.level ?? 'failure', evidence: `Compose: ${wrong}`, fix: isByEnv ? addLine('.env', 'DMS_VERSION=15.1.0') : undefined }] : []
+      const isByEnv =
+        wrong &&
+        tagOf(service) === facts.settings().dmsVersion &&
+        wrong.includes(tagOf(service)) &&
+        !process.env.DMS_VERSION
+      return wrong
+        ? [
+            {
+              level: row.level ?? 'failure',
+              evidence: `Compose: ${wrong}`,
+              fix: isByEnv ? addLine('.env', 'DMS_VERSION=15.1.0') : undefined,
+            },
+          ]
+        : []
     })
     return verdict(problems, `image ${service.image}, ${service.ports?.length} ports`)
   },

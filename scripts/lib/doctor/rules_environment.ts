@@ -1,7 +1,7 @@
 /** What development-mail-server.env has to say. To add a rule, add a row. */
 import { CATCHALL } from '../accounts/accounts.ts'
 import { nearestOf } from '../cli.ts'
-import { EXPLAINS, type Check, type Finding, failure, verdict, warning } from './check.ts'
+import { type Check, EXPLAINS, type Finding, failure, verdict, warning } from './check.ts'
 import { ENV_FILE, type Facts, inConfig } from './facts.ts'
 import { addLine, deleteLine, writeLine } from './fixes.ts'
 
@@ -18,8 +18,18 @@ interface Row {
 
 const DELIVERY = 'lmtp:unix:/var/run/dovecot/lmtp'
 const OFF = /^0?$/
-const warn = (name: string, right: RegExp, why: string, write?: string): Row => ({ name, right, level: 'warning', why, ...(write === undefined ? {} : { write }) })
-const fail = (name: string, right: RegExp, why: string, write?: string): Row => ({ ...warn(name, right, why, write), level: 'failure', explains: EXPLAINS.answers })
+const warn = (name: string, right: RegExp, why: string, write?: string): Row => ({
+  name,
+  right,
+  level: 'warning',
+  why,
+  ...(write === undefined ? {} : { write }),
+})
+const fail = (name: string, right: RegExp, why: string, write?: string): Row => ({
+  ...warn(name, right, why, write),
+  level: 'failure',
+  explains: EXPLAINS.start,
+})
 
 // biome-ignore format: one rule a line
 const ROWS: Row[] = [
@@ -66,7 +76,8 @@ const ROWS: Row[] = [
 ]
 
 /** Names of docker-mailserver 10.5.0 and 15.1.0. */
-const BOTH = words(`AMAVIS_LOGLEVEL DEFAULT_RELAY_HOST DOVECOT_AUTH_BIND DOVECOT_BASE DOVECOT_DEFAULT_PASS_SCHEME DOVECOT_DN
+const BOTH =
+  words(`AMAVIS_LOGLEVEL DEFAULT_RELAY_HOST DOVECOT_AUTH_BIND DOVECOT_BASE DOVECOT_DEFAULT_PASS_SCHEME DOVECOT_DN
   DOVECOT_DNPASS DOVECOT_INET_PROTOCOLS DOVECOT_LDAP_VERSION DOVECOT_MAILBOX_FORMAT DOVECOT_PASS_ATTRS
   DOVECOT_PASS_FILTER DOVECOT_TLS DOVECOT_URIS DOVECOT_USER_ATTRS DOVECOT_USER_FILTER ENABLE_AMAVIS ENABLE_CLAMAV
   ENABLE_DNSBL ENABLE_FAIL2BAN ENABLE_FETCHMAIL ENABLE_MANAGESIEVE ENABLE_POP3 ENABLE_POSTGREY ENABLE_QUOTAS
@@ -113,12 +124,18 @@ const values: Check = {
   title: 'The environment file turns on what this server needs, and nothing else',
   run(facts) {
     const environment = facts.environment()
-    const problems = ROWS.filter(({ name, right }) => !right.test(environment[name] ?? '') && isKnownHere(facts, name)).map((row) => {
+    const problems = ROWS.filter(
+      ({ name, right }) => !right.test(environment[name] ?? '') && isKnownHere(facts, name),
+    ).map((row) => {
       const { name, level, why, write, explains } = row
       const line = lineOf(facts, name)
       const is = line ? `line ${line}: ${name}=${environment[name]}` : `${name} is not set`
       const right = write === undefined ? undefined : `${name}=${write}`
-      const fix = !line ? addLine(ENV_FILE, right ?? '') : right ? writeLine(ENV_FILE, line, right) : deleteLine(ENV_FILE, line)
+      const fix = !line
+        ? addLine(ENV_FILE, right ?? '')
+        : right
+          ? writeLine(ENV_FILE, line, right)
+          : deleteLine(ENV_FILE, line)
       return { level, evidence: `${ENV_FILE} ${is}: ${why}`, fix, ...(explains ? { explains } : {}) } as Finding
     })
     return verdict([...problems, ...certificatePaths(facts, environment)], `${ROWS.length} rules`)
@@ -131,10 +148,16 @@ function certificatePaths(facts: Facts, environment: Record<string, string>): Fi
   const wrong = ['SSL_CERT_PATH', 'SSL_KEY_PATH'].flatMap((name) => {
     const path = environment[name] ?? ''
     const file = /^\/tmp\/docker-mailserver\/(.+)$/.exec(path)?.[1]
-    const fact = !path ? 'is not set' : !file ? 'is not below /tmp/docker-mailserver/' : facts.problem(inConfig(file))?.[0]
+    const fact = !path
+      ? 'is not set'
+      : !file
+        ? 'is not below /tmp/docker-mailserver/'
+        : facts.problem(inConfig(file))?.[0]
     return fact ? [`${name}=${path} ${fact}`] : []
   })
-  return wrong.length > 0 ? [failure(`${ENV_FILE}: SSL_TYPE=manual, and ${wrong.join(', ')}`, undefined, { explains: EXPLAINS.start })] : []
+  return wrong.length > 0
+    ? [failure(`${ENV_FILE}: SSL_TYPE=manual, and ${wrong.join(', ')}`, undefined, { explains: EXPLAINS.start })]
+    : []
 }
 
 /** A release that does not know a variable does not do either what it asks for. */
@@ -156,11 +179,17 @@ const names: Check = {
       if (!KNOWN.includes(name)) {
         const meant = nearestOf(name, KNOWN)
         // A name that stands there already is not what was meant, or means it twice.
-        const fix = meant && !(meant in environment) ? writeLine(ENV_FILE, line, `${meant}=${value}`) : deleteLine(ENV_FILE, line)
+        const fix =
+          meant && !(meant in environment) ? writeLine(ENV_FILE, line, `${meant}=${value}`) : deleteLine(ENV_FILE, line)
         return [warning(`${where} is not known to docker-mailserver${meant ? `; meant is ${meant}?` : ''}`, fix)]
       }
       if (/^ENABLE_/.test(name) && !/^[01]?$/.test(value) && !ROWS.some((row) => row.name === name)) {
-        return [warning(`${where}=${value} is neither 0 nor 1, and counts as 0`, writeLine(ENV_FILE, line, `${name}=${/^(yes|true|on)$/i.test(value) ? 1 : 0}`))]
+        return [
+          warning(
+            `${where}=${value} is neither 0 nor 1, and counts as 0`,
+            writeLine(ENV_FILE, line, `${name}=${/^(yes|true|on)$/i.test(value) ? 1 : 0}`),
+          ),
+        ]
       }
       // Turned off, a name that the release does not know does no harm.
       if (/^0?$/.test(value) || isKnownHere(facts, name)) return []

@@ -46,7 +46,9 @@ export function explained(text: string): string {
 export function causeIn(lines: readonly string[]): string | undefined {
   // What stands further up in the table says it better than "fatal:".
   for (const { pattern, meaning } of ROWS) {
-    const line = lines.findLast((text) => pattern.test(text) && /\b(fatal|panic|error|warning|status=(deferred|bounced)|reject)/i.test(text))
+    const line = lines.findLast(
+      (text) => pattern.test(text) && /\b(fatal|panic|error|warning|status=(deferred|bounced)|reject)/i.test(text),
+    )
     if (line) return `${meaning}: ${line}`
   }
   return undefined

@@ -28,9 +28,12 @@ const EMPTY = /^$/
 const OFF = /^(0|0s|no)?$/
 const ADDRESS = '(127\\.\\d+\\.\\d+\\.\\d+|localhost|\\[?::1\\]?)'
 /** `inet:127.0.0.1:8891`, `smtp:[127.0.0.1]:10024`, `unix:/path`, several of them. */
-const LOOPBACK = new RegExp(`^((inet:|smtp:|lmtp:|scan:)?\\[?${ADDRESS}\\]?(:\\d+)?|unix:\\S+|lmtp:unix:\\S+|[\\s,]+)*$`)
+const LOOPBACK = new RegExp(
+  `^((inet:|smtp:|lmtp:|scan:)?\\[?${ADDRESS}\\]?(:\\d+)?|unix:\\S+|lmtp:unix:\\S+|[\\s,]+)*$`,
+)
 /** Words in restrictions that ask the DNS, or somebody outside. */
-const ASKS = /\breject_unknown_\w+|\breject_rh?s?bl\w*|\bcheck_\w+_(mx|ns|a)_access|\bpermit_dnswl_client|\bpermit_rhswl_client|\bpermit_mx_backup/
+const ASKS =
+  /\breject_unknown_\w+|\breject_rh?s?bl\w*|\bcheck_\w+_(mx|ns|a)_access|\bpermit_dnswl_client|\bpermit_rhswl_client|\bpermit_mx_backup/
 const MAP = `pcre:${IN_CONTAINER}/postfix-transport_maps`
 
 // biome-ignore format: one rule a line
@@ -66,7 +69,7 @@ const ROWS: Row[] = [
   { name: /^smtpd_\w+_restrictions$/, right: (value) => !/^(reject|defer)(,|\s|$)/.test(value), why: 'it refuses everybody', explains: EXPLAINS.mail },
   { name: /^smtpd_\w+_restrictions$/, right: (value) => !/check_policy_service\s+\{?\s*inet:(?!127\.|localhost)/.test(value), why: 'it asks another machine about each mail', explains: EXPLAINS.mail },
   { name: /^smtpd_(relay|recipient)_restrictions$/, right: (value) => value === '' || /permit_mynetworks|permit_sasl_authenticated|\bpermit\b|static:/.test(value) || !/\breject\b|reject_unauth_destination|\bdefer\b/.test(value), why: 'no client may send to foreign addresses', explains: EXPLAINS.mail },
-  { name: /^smtpd_recipient_restrictions$/, right: /\breject_unlisted_recipient\b/, needed: true, write: 'reject_unlisted_recipient, permit_mynetworks, permit_sasl_authenticated, reject_unauth_destination', why: 'unknown users of the virtual mailbox domains get no 550, and the mail bounces later', explains: ['mail-unknown'] },
+  { name: /^smtpd_recipient_restrictions$/, right: /\breject_unlisted_recipient\b/, needed: true, write: 'check_recipient_access pcre:/tmp/docker-mailserver/postfix-failures.pcre, reject_unlisted_recipient, permit_mynetworks, permit_sasl_authenticated, reject_unauth_destination', why: 'unknown users of the virtual mailbox domains get no 550, and the mail bounces later', explains: ['mail-unknown'] },
   { name: /^smtpd_reject_unlisted_(sender)$/, right: OFF, why: 'senders without a mailbox here are refused', explains: EXPLAINS.mail },
   { name: /^(smtpd_peername_lookup)$/, right: /^no$/, write: 'no', needed: true, why: 'each connection waits for reverse DNS', level: 'warning' },
   { name: /^inet_protocols$/, right: /ipv4|all/, write: 'ipv4', why: 'Postfix does not listen on an IPv4 address', explains: EXPLAINS.answers },
@@ -104,12 +107,18 @@ function targetsOf(value: string, facts: Facts, whole = false): string[] {
 
 /** Whether mail for a name or address ends in a mailbox here, by way of the catchall too unless it is copied past it. */
 function isOwn(target: string, facts: Facts): boolean {
-  return !target.includes('@') ? !/[:/]/.test(target) : domainsOf(facts).includes(target.replace(/.*@/, '').toLowerCase())
+  return !target.includes('@')
+    ? !/[:/]/.test(target)
+    : domainsOf(facts).includes(target.replace(/.*@/, '').toLowerCase())
 }
 
 export function domainsOf(facts: Facts): string[] {
   const addresses = facts.lines(inConfig('postfix-accounts.cf')).map(({ text }) => text.split('|')[0] ?? '')
-  return [...new Set(addresses.filter((address) => address.includes('@')).map((address) => address.replace(/.*@/, '').toLowerCase()))]
+  return [
+    ...new Set(
+      addresses.filter((address) => address.includes('@')).map((address) => address.replace(/.*@/, '').toLowerCase()),
+    ),
+  ]
 }
 
 function trusts(value: string, host: string): boolean {
@@ -124,16 +133,25 @@ function trusts(value: string, host: string): boolean {
 }
 
 function messageLimit(facts: Facts): number {
-  return Number(facts.parameters(MAIN_CF).get('message_size_limit')?.value ?? facts.environment().POSTFIX_MESSAGE_SIZE_LIMIT ?? 0)
+  return Number(
+    facts.parameters(MAIN_CF).get('message_size_limit')?.value ?? facts.environment().POSTFIX_MESSAGE_SIZE_LIMIT ?? 0,
+  )
 }
 
 function judge(name: string, value: string, facts: Facts): Row | undefined {
-  return ROWS.find((row) => row.name.test(name) && !(row.right instanceof RegExp ? row.right.test(value) : row.right(value, facts)))
+  return ROWS.find(
+    (row) => row.name.test(name) && !(row.right instanceof RegExp ? row.right.test(value) : row.right(value, facts)),
+  )
 }
 
 const NOWHERE: Line = { line: 0, end: 0, text: '' }
 
-function findingOf({ why, level = 'failure', explains = [] }: Row, evidence: string, fix: string | undefined, also: string[] = []): Finding {
+function findingOf(
+  { why, level = 'failure', explains = [] }: Row,
+  evidence: string,
+  fix: string | undefined,
+  also: string[] = [],
+): Finding {
   return { level, evidence: `${evidence}: ${why}`, fix, explains: [...explains, ...also] }
 }
 
@@ -150,18 +168,40 @@ const main: Check = {
     for (const [name, { value, at = NOWHERE }] of set) {
       const row = judge(name, value, facts)
       const right = row?.write === undefined ? undefined : `${name} = ${row.write}`.trim()
-      if (row) problems.push(findingOf(row, `${MAIN_CF} line ${at.line}: ${name} = ${value}`, right ? writeLine(MAIN_CF, at, right) : deleteLine(MAIN_CF, at)))
-      else problems.push(...missingTables(`${MAIN_CF} line ${at.line}: ${name}`, value, facts), ...(await silent(name, value, at)))
+      if (row)
+        problems.push(
+          findingOf(
+            row,
+            `${MAIN_CF} line ${at.line}: ${name} = ${value}`,
+            right ? writeLine(MAIN_CF, at, right) : deleteLine(MAIN_CF, at),
+          ),
+        )
+      else
+        problems.push(
+          ...missingTables(`${MAIN_CF} line ${at.line}: ${name}`, value, facts),
+          ...(await silent(name, value, at)),
+        )
     }
     for (const row of ROWS.filter(({ needed }) => needed)) {
-      const names = row.name.source.includes('(default|relay)') ? ['default_transport', 'relay_transport'] : [nameOf(row)]
+      const names = row.name.source.includes('(default|relay)')
+        ? ['default_transport', 'relay_transport']
+        : [nameOf(row)]
       // A misspelt one is what "main-cf-names" says.
       for (const name of names.filter((name) => !set.has(name) && !nearestOf(name, [...set.keys()], 2))) {
-        problems.push(findingOf(row, `${MAIN_CF}: ${name} is not set`, addLine(MAIN_CF, `${name} = ${row.write}`.trim())))
+        problems.push(
+          findingOf(row, `${MAIN_CF}: ${name} is not set`, addLine(MAIN_CF, `${name} = ${row.write}`.trim())),
+        )
       }
     }
     for (const at of facts.lines(MAIN_CF)) {
-      if (!/^[^=\s]+\s*=/.test(at.text)) problems.push(failure(`${MAIN_CF} line ${at.line}: "${at.text.slice(0, 60)}" is not "parameter = value"`, deleteLine(MAIN_CF, at), { explains: EXPLAINS.start }))
+      if (!/^[^=\s]+\s*=/.test(at.text))
+        problems.push(
+          failure(
+            `${MAIN_CF} line ${at.line}: "${at.text.slice(0, 60)}" is not "parameter = value"`,
+            deleteLine(MAIN_CF, at),
+            { explains: EXPLAINS.start },
+          ),
+        )
     }
     problems.push(...glued(facts, MAIN_CF, /^\s+[a-z]\w+ *= /, /^$/))
     for (const at of facts.lines(MASTER_CF)) {
@@ -170,10 +210,26 @@ const main: Check = {
       const row = name === '' ? undefined : judge(name, value, facts)
       const is = `${MASTER_CF} line ${line}: ${text}`
       // Services on other ports may speak TLS from the first byte, and insist on a login.
-      if (row && !/^subm\S+\/(smtpd_tls_wrappermode|smtpd_client_restrictions|smtpd_relay_restrictions|smtpd_recipient_restrictions)/.test(text.replace('/inet', ''))) problems.push(findingOf(row, is, deleteLine(MASTER_CF, at), ['start']))
-      else if (name === 'transport_maps') problems.push(failure(`${is}: one service has another transport map`, deleteLine(MASTER_CF, at), { explains: EXPLAINS.start }))
+      if (
+        row &&
+        !/^subm\S+\/(smtpd_tls_wrappermode|smtpd_client_restrictions|smtpd_relay_restrictions|smtpd_recipient_restrictions)/.test(
+          text.replace('/inet', ''),
+        )
+      )
+        problems.push(findingOf(row, is, deleteLine(MASTER_CF, at), ['start']))
+      else if (name === 'transport_maps')
+        problems.push(
+          failure(`${is}: one service has another transport map`, deleteLine(MASTER_CF, at), {
+            explains: EXPLAINS.start,
+          }),
+        )
       else problems.push(...missingTables(is, value, facts))
-      if (name === '') problems.push(failure(`${is}: this is not service/type/parameter=value`, deleteLine(MASTER_CF, at), { explains: EXPLAINS.start }))
+      if (name === '')
+        problems.push(
+          failure(`${is}: this is not service/type/parameter=value`, deleteLine(MASTER_CF, at), {
+            explains: EXPLAINS.start,
+          }),
+        )
     }
     return verdict(problems, `${set.size} parameters, ${ROWS.length} rules`)
   },
@@ -184,7 +240,13 @@ function missingTables(where: string, value: string, facts: Facts): Finding[] {
   return [...value.matchAll(/\b[a-z]+:(\/tmp\/docker-mailserver\/([^\s,}]+))/g)].flatMap(([table, , name = '']) => {
     const problem = facts.problem(inConfig(name))
     if (!problem || OWN_FILES.includes(name)) return []
-    return [{ level: 'failure', evidence: `${where}: ${table}: ${inConfig(name)} ${problem[0]}, and Postfix defers mail`, explains: EXPLAINS.mail } as Finding]
+    return [
+      {
+        level: 'failure',
+        evidence: `${where}: ${table}: ${inConfig(name)} ${problem[0]}, and Postfix defers mail`,
+        explains: EXPLAINS.mail,
+      } as Finding,
+    ]
   })
 }
 
@@ -192,9 +254,19 @@ function missingTables(where: string, value: string, facts: Facts): Finding[] {
 async function silent(name: string, value: string, at: Line): Promise<Finding[]> {
   if (!/filter|milters|restrictions/.test(name)) return []
   const asked = [...value.matchAll(/\[?(127(?:\.\d+){3}|localhost|::1)\]?:(\d+)/g)]
-  const closed = await Promise.all(asked.map(async ([where, host = '', port]) => ((await answersAt(host, Number(port))) ? [] : [where])))
+  const closed = await Promise.all(
+    asked.map(async ([where, host = '', port]) => ((await answersAt(host, Number(port))) ? [] : [where])),
+  )
   const [where] = closed.flat()
-  return where ? [failure(`${MAIN_CF} line ${at.line}: ${name} = ${value}: nothing answers at ${where}`, deleteLine(MAIN_CF, at), { explains: EXPLAINS.answers })] : []
+  return where
+    ? [
+        failure(
+          `${MAIN_CF} line ${at.line}: ${name} = ${value}: nothing answers at ${where}`,
+          deleteLine(MAIN_CF, at),
+          { explains: EXPLAINS.answers },
+        ),
+      ]
+    : []
 }
 
 function answersAt(host: string, port: number): Promise<boolean> {
@@ -204,7 +276,10 @@ function answersAt(host: string, port: number): Promise<boolean> {
       socket.destroy()
       resolve(isThere)
     }
-    socket.once('connect', () => end(true)).once('error', () => end(false)).once('timeout', () => end(false))
+    socket
+      .once('connect', () => end(true))
+      .once('error', () => end(false))
+      .once('timeout', () => end(false))
   })
 }
 
@@ -214,14 +289,32 @@ export function glued(facts: Facts, file: string, looks: RegExp, mayGoOn = /,\s*
     const before = all.slice(0, index).findLast((line) => !/^\s*(#|$)/.test(line))
     if (!looks.test(text) || !before || mayGoOn.test(before)) return []
     const evidence = `${file} line ${index + 1} begins with a space and so belongs to the line above: ${text.trim().slice(0, 80)}`
-    return [failure(evidence, writeLine(file, index + 1, text.trim()), { explains: [...EXPLAINS.start, 'main-cf', 'main-cf-names', 'aliases', 'tables'] })]
+    return [
+      failure(evidence, writeLine(file, index + 1, text.trim()), {
+        explains: [...EXPLAINS.start, 'main-cf', 'main-cf-names', 'aliases', 'tables'],
+      }),
+    ]
   })
 }
 
 /** The files that come with the project; "files" says what is wrong with them. */
 export const OWN_FILES = [
-  ...['postfix-main.cf', 'postfix-master.cf', 'postfix-accounts.cf', 'postfix-virtual.cf', 'postfix-regexp.cf', 'postfix-transport_maps'],
-  ...['postfix-failures.pcre', 'postfix-failures-data.pcre', 'dovecot.cf', 'dovecot-2.4.cf', 'dovecot-master-users', 'user-patches.sh'],
+  ...[
+    'postfix-main.cf',
+    'postfix-master.cf',
+    'postfix-accounts.cf',
+    'postfix-virtual.cf',
+    'postfix-regexp.cf',
+    'postfix-transport_maps',
+  ],
+  ...[
+    'postfix-failures.pcre',
+    'postfix-failures-data.pcre',
+    'dovecot.cf',
+    'dovecot-2.4.cf',
+    'dovecot-master-users',
+    'user-patches.sh',
+  ],
 ]
 
 const names: Check = {
@@ -232,17 +325,28 @@ const names: Check = {
     if (set.size === 0) throw new Skipped('postfix-main.cf has no parameter, see "files"')
     const { engine } = await facts.choice()
     const isContainer = engine?.name === 'docker'
-    if (isContainer && !(await facts.isRunning())) throw new Skipped('Postfix is not there to ask before the first start')
+    if (isContainer && !(await facts.isRunning()))
+      throw new Skipped('Postfix is not there to ask before the first start')
     // A running Postfix has looked through its parameters already.
-    if (engine?.name === 'native' && (await facts.isLive()) && !/unused parameter/.test((await facts.ask('postconf', '-n')).stderr)) return verdict([], `${set.size} names, asked of the running Postfix`)
-    const ask = async (...args: string[]) => (isContainer ? facts.ask('postconf', ...args) : program(['postconf', '-c', await facts.emptyPostfix(), ...args]))
+    if (
+      engine?.name === 'native' &&
+      (await facts.isLive()) &&
+      !/unused parameter/.test((await facts.ask('postconf', '-n')).stderr)
+    )
+      return verdict([], `${set.size} names, asked of the running Postfix`)
+    const ask = async (...args: string[]) =>
+      isContainer ? facts.ask('postconf', ...args) : program(['postconf', '-c', await facts.emptyPostfix(), ...args])
     const known = await ask('-d')
     if (known.exitCode !== 0) throw new Skipped('Postfix is not installed yet')
     // postconf -d leaves out those that belong to a transport, and restriction classes are names of one's own.
     const all = [...known.stdout.matchAll(/^(\w+) =/gm)].map(([, name = '']) => name)
     const classes = (set.get('smtpd_restriction_classes')?.value ?? '').split(/[\s,]+/)
     const used = [...set.values()].map(({ value }) => value).join(' ')
-    const isKnown = (name: string) => all.includes(name) || classes.includes(name) || PER_TRANSPORT.test(name) || new RegExp(`\\$[({]?${name.replace(/\W/g, '.')}\\b`).test(used)
+    const isKnown = (name: string) =>
+      all.includes(name) ||
+      classes.includes(name) ||
+      PER_TRANSPORT.test(name) ||
+      new RegExp(`\\$[({]?${name.replace(/\W/g, '.')}\\b`).test(used)
     const unknown = [...set].filter(([name]) => !isKnown(name))
     const problems = unknown.map(([name, { value, at = NOWHERE }]): Finding => {
       const meant = nearestOf(name, all)
@@ -257,16 +361,43 @@ const names: Check = {
       if (isParameter && isService) continue
       const [meant, meantService] = [nearestOf(name, all), nearestOf(service, SERVICES)]
       const is = `${MASTER_CF} line ${at.line}: Postfix has no`
-      if (!isParameter) problems.push(warning(`${is} parameter ${name}`, meant ? writeLine(MASTER_CF, at, `${service}/${meant}=${value}`) : deleteLine(MASTER_CF, at)))
-      if (!isService) problems.push(failure(`${is} service ${service}`, meantService ? writeLine(MASTER_CF, at, `${meantService}/${name}=${value}`) : deleteLine(MASTER_CF, at), { explains: EXPLAINS.start }))
+      if (!isParameter)
+        problems.push(
+          warning(
+            `${is} parameter ${name}`,
+            meant ? writeLine(MASTER_CF, at, `${service}/${meant}=${value}`) : deleteLine(MASTER_CF, at),
+          ),
+        )
+      if (!isService)
+        problems.push(
+          failure(
+            `${is} service ${service}`,
+            meantService ? writeLine(MASTER_CF, at, `${meantService}/${name}=${value}`) : deleteLine(MASTER_CF, at),
+            { explains: EXPLAINS.start },
+          ),
+        )
     }
     return verdict(problems, `${set.size} names, asked of postconf`)
   },
 }
 
 /** `lmtp_destination_concurrency_limit` and the like: parameters of each transport in master.cf (transport(5)). */
-const PER_TRANSPORT = /^\w+_(destination_(concurrency_limit|recipient_limit|rate_delay|concurrency_\w+_feedback|concurrency_failed_cohort_limit)|initial_destination_concurrency|transport_rate_delay|(minimum_)?delivery_slot_\w+|extra_recipient_limit|recipient_limit|recipient_refill_\w+|time_limit)$/
-const SERVICES = ['smtp/inet', 'smtpd/pass', 'submission/inet', 'submissions/inet', 'smtps/inet', 'lmtp/unix', 'local/unix', 'cleanup/unix', 'qmgr/unix', 'rewrite/unix', 'error/unix', 'bounce/unix']
+const PER_TRANSPORT =
+  /^\w+_(destination_(concurrency_limit|recipient_limit|rate_delay|concurrency_\w+_feedback|concurrency_failed_cohort_limit)|initial_destination_concurrency|transport_rate_delay|(minimum_)?delivery_slot_\w+|extra_recipient_limit|recipient_limit|recipient_refill_\w+|time_limit)$/
+const SERVICES = [
+  'smtp/inet',
+  'smtpd/pass',
+  'submission/inet',
+  'submissions/inet',
+  'smtps/inet',
+  'lmtp/unix',
+  'local/unix',
+  'cleanup/unix',
+  'qmgr/unix',
+  'rewrite/unix',
+  'error/unix',
+  'bounce/unix',
+]
 
 const live: Check = {
   name: 'way-out',
@@ -278,14 +409,20 @@ const live: Check = {
       const [name = '', type = '', , , , , , program = ''] = line.trim().split(/\s+/)
       const is = `the running Postfix: the service ${name}/${type} runs ${program}`
       const restart = 'npm stop && npm start'
-      if (program === 'smtp' && !/amavis/.test(name)) problems.push({ level: 'failure', evidence: `${is}, an SMTP client: mail could leave`, fix: restart })
-      if (/^(local|lmtp|error|cleanup|qmgr|rewrite)$/.test(name) && program !== (name === 'rewrite' ? 'trivial-rewrite' : name)) problems.push({ level: 'failure', evidence: is, fix: restart, explains: EXPLAINS.mail })
+      if (program === 'smtp' && !/amavis/.test(name))
+        problems.push({ level: 'failure', evidence: `${is}, an SMTP client: mail could leave`, fix: restart })
+      if (
+        /^(local|lmtp|error|cleanup|qmgr|rewrite)$/.test(name) &&
+        program !== (name === 'rewrite' ? 'trivial-rewrite' : name)
+      )
+        problems.push({ level: 'failure', evidence: is, fix: restart, explains: EXPLAINS.mail })
     }
     const set = facts.parameters(MAIN_CF)
     for (const [name, { value }] of running) {
       // What the file says is judged there; where the two differ, "live" says so.
       const row = set.has(name) || isMade(name, value) ? undefined : judge(name, value, facts)
-      if (row && row.level !== 'warning') problems.push(findingOf(row, `the running Postfix: ${name} = ${value}`, 'npm stop && npm start'))
+      if (row && row.level !== 'warning')
+        problems.push(findingOf(row, `the running Postfix: ${name} = ${value}`, 'npm stop && npm start'))
     }
     return verdict(problems, `${running.size} parameters asked of postconf`)
   },
@@ -293,7 +430,11 @@ const live: Check = {
 
 /** Parameters that the engine sets from the environment file, in forms of its own. */
 function isMade(name: string, value: string): boolean {
-  return /^(mydestination|inet_\w+|mynetworks|virtual_\w+|smtpd_sasl_auth_enable|transport_maps|local_recipient_maps|luser_relay)$/.test(name) && value !== ''
+  return (
+    /^(mydestination|inet_\w+|mynetworks|virtual_\w+|smtpd_sasl_auth_enable|transport_maps|local_recipient_maps|luser_relay)$/.test(
+      name,
+    ) && value !== ''
+  )
 }
 
 export const postfixChecks: Check[] = [main, names, live]

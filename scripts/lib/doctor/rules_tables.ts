@@ -44,8 +44,15 @@ const lineEnds: Check = {
       const [fix, line] = ['npm run doctor -- --fix', text.slice(0, text.indexOf('\r')).split('\n').length]
       // What these read of the file begins or ends with something that nobody sees.
       const explains = [...EXPLAINS.start, ...(READERS.find(([pattern]) => pattern.test(name))?.[1] ?? [])]
-      if (text.startsWith('\ufeff')) return [failure(`${name} begins with a BOM, which becomes part of its first line`, fix, { ...mend, explains })]
-      if (text.includes('\r')) return [failure(`${name} line ${line} ends with CRLF; a value may get the CR as its last character`, fix, { ...mend, explains })]
+      if (text.startsWith('\ufeff'))
+        return [failure(`${name} begins with a BOM, which becomes part of its first line`, fix, { ...mend, explains })]
+      if (text.includes('\r'))
+        return [
+          failure(`${name} line ${line} ends with CRLF; a value may get the CR as its last character`, fix, {
+            ...mend,
+            explains,
+          }),
+        ]
       return [warning(`${name} has no line end at its end; the next line added is glued to its last one`, fix, mend)]
     })
     return verdict(problems, `${named.length} files`)
@@ -63,7 +70,12 @@ const READERS: [RegExp, string[]][] = [
 ]
 
 function withLineEnds(text: string): string {
-  return text === '' ? '' : `${text.replace(/^\ufeff/, '').replace(/\r\n?/g, '\n').replace(/\n$/, '')}\n`
+  return text === ''
+    ? ''
+    : `${text
+        .replace(/^\ufeff/, '')
+        .replace(/\r\n?/g, '\n')
+        .replace(/\n$/, '')}\n`
 }
 
 /** Changes a file as it is now, one of the configuration folder under its lock. */
@@ -104,12 +116,16 @@ const remains: Check = {
     const { remainsOf } = await import('../accounts/changes.ts')
     // The others are what "aliases", "quotas" and "tables" say.
     const left = remainsOf(readConfiguration()).filter(({ file, isLeft }) => isLeft && [MAP, CAUGHT].includes(file))
-    return verdict(left.map(({ file, line, fact }) => warning(`${inConfig(file)} line ${line}: ${fact}`, MEND, { mend: repair })), 'none')
+    return verdict(
+      left.map(({ file, line, fact }) => warning(`${inConfig(file)} line ${line}: ${fact}`, MEND, { mend: repair })),
+      'none',
+    )
   },
 }
 
 /** The password schemes of Dovecot (`doveadm pw -l`), and what the value of the usual ones looks like. */
-const SCHEMES = `SHA1 SSHA512 SCRAM-SHA-256 BLF-CRYPT PLAIN HMAC-MD5 OTP SHA512 SHA RPA DES-CRYPT CRYPT SSHA MD5-CRYPT SKEY PLAIN-MD4
+const SCHEMES =
+  `SHA1 SSHA512 SCRAM-SHA-256 BLF-CRYPT PLAIN HMAC-MD5 OTP SHA512 SHA RPA DES-CRYPT CRYPT SSHA MD5-CRYPT SKEY PLAIN-MD4
   PLAIN-MD5 SCRAM-SHA-1 LANMAN SHA512-CRYPT CLEAR CLEARTEXT ARGON2I ARGON2ID SSHA256 NTLM MD5 PBKDF2 SHA256 CRAM-MD5 PLAIN-TRUNC
   SHA256-CRYPT SMD5 DIGEST-MD5 LDAP-MD5`.split(/\s+/)
 const HASHES: Record<string, RegExp> = {
@@ -145,16 +161,24 @@ const ACCOUNT_ROWS: AccountRow[] = [
 function badHash(address: string, hash: string): string | false | undefined {
   const [, scheme = 'SHA512-CRYPT', value = ''] = /^(?:\{([^}]*)\})?(.*)$/.exec(hash) ?? []
   const name = scheme.toUpperCase().replace(/\.(B64|BASE64|HEX)$/, '')
-  if (!SCHEMES.includes(name)) return `the password of ${address} has the scheme {${scheme}}, which Dovecot does not know`
+  if (!SCHEMES.includes(name))
+    return `the password of ${address} has the scheme {${scheme}}, which Dovecot does not know`
   if (value === '') return `${address} has no password behind {${scheme}}`
-  return name === scheme.toUpperCase() && HASHES[name] && !HASHES[name].test(value) && `the password of ${address} is no whole {${scheme}} hash`
+  return (
+    name === scheme.toUpperCase() &&
+    HASHES[name] &&
+    !HASHES[name].test(value) &&
+    `the password of ${address} is no whole {${scheme}} hash`
+  )
 }
 
 /** A domain with one account that is nearly the domain of several: a slip makes a typo a real domain. */
 function lookalike(address: string, all: AccountLine[]): string | undefined {
   const count = (domain: string) => all.filter((other) => other.address.endsWith(`@${domain}`)).length
   const domain = address.replace(/.*@/, '')
-  const others = [...new Set(all.map((other) => other.address.replace(/.*@/, '')))].filter((other) => other !== domain && count(other) > 1)
+  const others = [...new Set(all.map((other) => other.address.replace(/.*@/, '')))].filter(
+    (other) => other !== domain && count(other) > 1,
+  )
   const near = count(domain) === 1 && address !== CATCHALL ? nearestOf(domain, others, 2) : undefined
   return near && `the domain of ${address} is one letter or two from ${near}; a slip?`
 }
@@ -179,13 +203,28 @@ const accounts: Check = {
         const said = wrong(account.address, account.hash, account, all)
         if (!said) continue
         const evidence = `${ACCOUNTS} line ${account.line}: ${said}`
-        return [{ level, evidence, fix: fix?.(account.address, account.line), ...(mend ? { mend: () => edit(ACCOUNTS, mend) } : {}), ...(explains ? { explains } : {}) }]
+        return [
+          {
+            level,
+            evidence,
+            fix: fix?.(account.address, account.line),
+            ...(mend ? { mend: () => edit(ACCOUNTS, mend) } : {}),
+            ...(explains ? { explains } : {}),
+          },
+        ]
       }
       return []
     })
     if (!all.some(({ address }) => address.toLowerCase() === CATCHALL)) {
-      const what = all.length === 0 ? 'no account, and docker-mailserver does not start without one' : `no account ${CATCHALL}, and foreign mail has nowhere to go`
-      problems.push(failure(`${ACCOUNTS} has ${what}`, `npm run add-account -- ${CATCHALL} catchall`, { explains: [...EXPLAINS.mail, 'tables', 'postmaster', 'logins', 'live', 'main-cf'] }))
+      const what =
+        all.length === 0
+          ? 'no account, and docker-mailserver does not start without one'
+          : `no account ${CATCHALL}, and foreign mail has nowhere to go`
+      problems.push(
+        failure(`${ACCOUNTS} has ${what}`, `npm run add-account -- ${CATCHALL} catchall`, {
+          explains: [...EXPLAINS.mail, 'tables', 'postmaster', 'logins', 'live', 'main-cf'],
+        }),
+      )
     }
     return verdict(problems, `${all.length} accounts`)
   },
@@ -205,7 +244,16 @@ function aliasLines(facts: Facts): Alias[] {
 
 /** What an alias has to be. `known`: whether an address has a mailbox; `next`: where an address's mail goes by the aliases. */
 interface AliasRow {
-  wrong(alias: Alias, of: { known(address: string): boolean; next(address: string): string[]; all: Alias[]; accounts: string[]; domains: string[] }): string | false | undefined
+  wrong(
+    alias: Alias,
+    of: {
+      known(address: string): boolean
+      next(address: string): string[]
+      all: Alias[]
+      accounts: string[]
+      domains: string[]
+    },
+  ): string | false | undefined
   level?: 'warning'
   fix?(alias: Alias): string
   explains?: readonly string[]
@@ -242,7 +290,9 @@ function loops(from: string, next: (address: string) => string[]): string[] | un
 }
 
 function swallowed(from: string, to: string[], accounts: string[], all: Alias[]): string | undefined {
-  return accounts.find((account) => account.endsWith(from) && !to.includes(account) && !all.some((other) => other.from === account))
+  return accounts.find(
+    (account) => account.endsWith(from) && !to.includes(account) && !all.some((other) => other.from === account),
+  )
 }
 
 const aliases: Check = {
@@ -252,16 +302,30 @@ const aliases: Check = {
     const all = aliasLines(facts)
     const own = accountLines(facts).map(({ address }) => address.toLowerCase())
     const next = (address: string) => {
-      const found = all.find(({ from }) => from === address) ?? all.find(({ from }) => from === plain(address)) ?? all.find(({ from }) => from === address.replace(/.*@/, '@'))
+      const found =
+        all.find(({ from }) => from === address) ??
+        all.find(({ from }) => from === plain(address)) ??
+        all.find(({ from }) => from === address.replace(/.*@/, '@'))
       return found?.to ?? []
     }
-    const of = { known: (address: string) => own.includes(plain(address)), next, all, accounts: own, domains: domainsOf(facts) }
+    const of = {
+      known: (address: string) => own.includes(plain(address)),
+      next,
+      all,
+      accounts: own,
+      domains: domainsOf(facts),
+    }
     const problems = glued(facts, VIRTUAL, /^[ \t]+\S*@\S+[ \t]+\S*@\S+/)
     for (const alias of all) {
       const row = ALIAS_ROWS.find(({ wrong }) => wrong(alias, of))
       if (!row || problems.some(({ evidence }) => evidence.includes('begins with a space'))) continue
       const { level = 'failure', fix, explains } = row
-      problems.push({ level, evidence: `${VIRTUAL} line ${alias.line}: ${row.wrong(alias, of)}`, fix: fix?.(alias), ...(explains ? { explains } : {}) })
+      problems.push({
+        level,
+        evidence: `${VIRTUAL} line ${alias.line}: ${row.wrong(alias, of)}`,
+        fix: fix?.(alias),
+        ...(explains ? { explains } : {}),
+      })
     }
     const local = inConfig('postfix-aliases.cf')
     for (const at of facts.lines(local)) {
@@ -278,14 +342,28 @@ const quotas: Check = {
   title: 'Every quota is a size and belongs to an account',
   run(facts) {
     const known = [CATCHALL, ...accountLines(facts).map(({ address }) => address.toLowerCase())]
-    const lines = (facts.read(QUOTAS) ?? '').split(/\r?\n/).map((text, index) => ({ text, line: index + 1 })).filter(({ text }) => !/^\s*(#|$)/.test(text))
+    const lines = (facts.read(QUOTAS) ?? '')
+      .split(/\r?\n/)
+      .map((text, index) => ({ text, line: index + 1 }))
+      .filter(({ text }) => !/^\s*(#|$)/.test(text))
     const problems = lines.flatMap(({ text, line }) => {
       const [, address = '', size = ''] = /^([^:]*):(.*)$/.exec(text.replace(/\s/g, '')) ?? []
       const is = `${QUOTAS} line ${line}`
-      if (!known.includes(address.toLowerCase())) return [warning(`${is}: there is no account ${address || `"${text}"`}`, deleteLine(QUOTAS, line))]
-      if (!/^\d+[bkmgt]?$/i.test(size)) return [failure(`${is}: "${size}" is no size like 10M`, deleteLine(QUOTAS, line), { explains: ['live', 'start'] })]
-      if (address.toLowerCase() === CATCHALL && !/^0/.test(size)) return [warning(`${is}: the catchall has a limit, and what is beyond it has no other place`, writeLine(QUOTAS, line, `${CATCHALL}:0`))]
-      const bytes = Number.parseInt(size, 10) * 1024 ** ' kmgt'.indexOf(/[kmgt]$/i.exec(size)?.[0]?.toLowerCase() ?? ' ')
+      if (!known.includes(address.toLowerCase()))
+        return [warning(`${is}: there is no account ${address || `"${text}"`}`, deleteLine(QUOTAS, line))]
+      if (!/^\d+[bkmgt]?$/i.test(size))
+        return [
+          failure(`${is}: "${size}" is no size like 10M`, deleteLine(QUOTAS, line), { explains: ['live', 'start'] }),
+        ]
+      if (address.toLowerCase() === CATCHALL && !/^0/.test(size))
+        return [
+          warning(
+            `${is}: the catchall has a limit, and what is beyond it has no other place`,
+            writeLine(QUOTAS, line, `${CATCHALL}:0`),
+          ),
+        ]
+      const bytes =
+        Number.parseInt(size, 10) * 1024 ** ' kmgt'.indexOf(/[kmgt]$/i.exec(size)?.[0]?.toLowerCase() ?? ' ')
       if (bytes > 0 && bytes < 10_000) return [warning(`${is}: ${size} is full after a mail or two`)]
       return []
     })
@@ -300,34 +378,67 @@ const masterUsers: Check = {
     const text = facts.read(MASTER_USERS)
     if (text === undefined) throw new Skipped('dovecot-master-users cannot be read, see "files"')
     if (/^[^#:\s]+:\{PLAIN\}[^:\s]+/m.test(text)) return verdict([], 'one')
-    return [failure(`${MASTER_USERS} has no line user:{PLAIN}password`, restore(MASTER_USERS), { explains: [...EXPLAINS.answers] })]
+    return [
+      failure(`${MASTER_USERS} has no line user:{PLAIN}password`, restore(MASTER_USERS), {
+        explains: [...EXPLAINS.answers],
+      }),
+    ]
   },
 }
 
 /** Addresses and what the two pattern tables have to answer for each. */
-const FOREIGN = ['someone@foreign.example', 'root@gmail.com', 'news@sub.example.co.jp', '"a b"@foreign.example', 'x@localhost.example']
+const FOREIGN = [
+  'someone@foreign.example',
+  'root@gmail.com',
+  'news@sub.example.co.jp',
+  '"a b"@foreign.example',
+  'x@localhost.example',
+]
 
 const tables: Check = {
   name: 'tables',
   title: 'The pattern tables catch foreign mail, and leave every account its own',
   async run(facts) {
-    if (facts.read(inConfig(CAUGHT)) === undefined || facts.read(inConfig(MAP)) === undefined) throw new Skipped('a table cannot be read, see "files"')
-    const own = accountLines(facts).map(({ address }) => address.toLowerCase()).filter((address) => address.includes('@'))
+    if (facts.read(inConfig(CAUGHT)) === undefined || facts.read(inConfig(MAP)) === undefined)
+      throw new Skipped('a table cannot be read, see "files"')
+    const own = accountLines(facts)
+      .map(({ address }) => address.toLowerCase())
+      .filter((address) => address.includes('@'))
     const domains = domainsOf(facts)
-    const alike = domains.flatMap((domain) => [`x@sub.${domain}`, `x@not${domain}`, `x@${domain}.example`, `x@${domain.replace('.', 'x')}`, `x@${domain.replace(/\.(?=[^.]*$)/, '-')}`])
+    const alike = domains.flatMap((domain) => [
+      `x@sub.${domain}`,
+      `x@not${domain}`,
+      `x@${domain}.example`,
+      `x@${domain.replace('.', 'x')}`,
+      `x@${domain.replace(/\.(?=[^.]*$)/, '-')}`,
+    ])
     const foreign = [...FOREIGN, ...alike].filter((address) => !domains.includes(address.replace(/.*@/, '')))
     const witnesses = witnessesOf(facts)
-    const [caught, routed] = await Promise.all([facts.lookUp('pcre', CAUGHT, [...own, ...foreign]), facts.lookUp('pcre', MAP, [...own, ...foreign, ...witnesses.map(({ address }) => address)])])
+    const [caught, routed] = await Promise.all([
+      facts.lookUp('pcre', CAUGHT, [...own, ...foreign]),
+      facts.lookUp('pcre', MAP, [...own, ...foreign, ...witnesses.map(({ address }) => address)]),
+    ])
     const problems: Finding[] = []
-    for (const [name, said] of [[CAUGHT, caught.said], [MAP, routed.said]] as const) {
+    for (const [name, said] of [
+      [CAUGHT, caught.said],
+      [MAP, routed.said],
+    ] as const) {
       for (const [, line = '0', text = ''] of said.matchAll(/warning: pcre map \S+, line (\d+): (.*)/g)) {
-        problems.push(warning(`${inConfig(name)} line ${line}: Postfix skips it: ${text}`, undefined, { explains: ['start'] }))
+        problems.push(
+          warning(`${inConfig(name)} line ${line}: Postfix skips it: ${text}`, undefined, { explains: ['start'] }),
+        )
       }
     }
     const glue = [CAUGHT, MAP].flatMap((name) => glued(facts, inConfig(name), /^\s+!?\/\S+\/\w*\s+\S/))
     if (glue.length > 0) return glue
     const leaving = witnesses.find(({ address, result }) => routed.answers.get(address) === result)
-    if (leaving) problems.push(failure(`${inConfig(MAP)} line ${leaving.line} sends ${leaving.address} to ${leaving.result}`, writeLine(inConfig(MAP), leaving, leaving.text.replace(leaving.result, 'local:'))))
+    if (leaving)
+      problems.push(
+        failure(
+          `${inConfig(MAP)} line ${leaving.line} sends ${leaving.address} to ${leaving.result}`,
+          writeLine(inConfig(MAP), leaving, leaving.text.replace(leaving.result, 'local:')),
+        ),
+      )
     const missing = foreign.filter((address) => caught.answers.get(address) !== CATCHALL)
     if (missing[0]) {
       const all = missing.length === foreign.length || missing.some((address) => FOREIGN.includes(address))
@@ -335,20 +446,38 @@ const tables: Check = {
       const evidence = `${inConfig(CAUGHT)}: mail to ${missing[0]} ${goes ? `goes to ${goes}` : 'is not caught'} (${missing.length} of ${foreign.length} addresses)`
       problems.push({ level: all ? 'failure' : 'warning', evidence, ...(all ? { explains: EXPLAINS.mail } : {}) })
     }
-    const out = foreign.find((address) => !/^(local|error|retry):/.test(routed.answers.get(address) ?? '') && address !== leaving?.address)
+    const out = foreign.find(
+      (address) => !/^(local|error|retry):/.test(routed.answers.get(address) ?? '') && address !== leaving?.address,
+    )
     if (out && !leaving) {
       const isLast = !/^\/\^\/\s+local:/m.test(facts.read(inConfig(MAP)) ?? '')
       const fix = isLast ? `Write as the last line of ${inConfig(MAP)}: /^/ local:` : undefined
-      problems.push(failure(`${inConfig(MAP)}: mail to ${out} ${routed.answers.has(out) ? `goes to ${routed.answers.get(out)}` : 'has no line'}; only default_transport keeps it here`, fix))
+      problems.push(
+        failure(
+          `${inConfig(MAP)}: mail to ${out} ${routed.answers.has(out) ? `goes to ${routed.answers.get(out)}` : 'has no line'}; only default_transport keeps it here`,
+          fix,
+        ),
+      )
     }
     for (const domain of domains) {
       const address = own.find((candidate) => candidate.endsWith(`@${domain}`)) ?? ''
       const route = routed.answers.get(address) ?? ''
       const taken = caught.answers.get(address)
       if (taken && taken !== address) {
-        problems.push(failure(`${inConfig(CAUGHT)}: mail to ${address} goes to ${taken}: ${domain} has no exception`, MEND, { explains: EXPLAINS.mail, mend: repair }))
+        problems.push(
+          failure(`${inConfig(CAUGHT)}: mail to ${address} goes to ${taken}: ${domain} has no exception`, MEND, {
+            explains: EXPLAINS.mail,
+            mend: repair,
+          }),
+        )
       } else if (!/^(:|lmtp:|virtual:)/.test(route)) {
-        problems.push(failure(`${inConfig(MAP)}: mail to ${address} goes to ${route || 'default_transport'}, not to its mailbox`, MEND, { explains: EXPLAINS.mail, mend: repair }))
+        problems.push(
+          failure(
+            `${inConfig(MAP)}: mail to ${address} goes to ${route || 'default_transport'}, not to its mailbox`,
+            MEND,
+            { explains: EXPLAINS.mail, mend: repair },
+          ),
+        )
       }
     }
     return verdict(problems, `postmap answers for ${own.length + foreign.length} addresses in both tables`)
@@ -387,8 +516,11 @@ const DOVECOT: [name: string, right: RegExp, why: string, explains?: readonly st
   ['mail_(location|path|driver)', /^$/, 'mail lies elsewhere than the engine thinks', EXPLAINS.mail],
   ['mail_(uid|gid)', /^(5000|docker|vmail)$/, 'the mail folder belongs to 5000', EXPLAINS.mail],
   ['listen', /^$/, 'Dovecot does not listen where the ports lead', EXPLAINS.answers],
-  ['(login_trusted_networks|auth_username_format|auth_realms)', /^$/, 'logins are looked up otherwise'],
-  ['(quota_rule|quota_storage_size|quota_max_mail_size|quota_mail_size)', /^(?!\D*[0-9]{1,4}[bk]?$)/i, 'mailboxes are full after a mail or two'],
+  [
+    '(quota_rule|quota_storage_size|quota_max_mail_size|quota_mail_size)',
+    /^(?!\D*[0-9]{1,4}[bk]?$)/i,
+    'mailboxes are full after a mail or two',
+  ],
 ]
 
 const dovecot: Check = {
@@ -396,13 +528,22 @@ const dovecot: Check = {
   title: 'Dovecot reads its settings, and lets every client in',
   async run(facts) {
     const problems: Finding[] = []
-    for (const [name, minor] of [['dovecot.cf', '2.3'], ['dovecot-2.4.cf', '2.4']] as const) {
+    for (const [name, minor] of [
+      ['dovecot.cf', '2.3'],
+      ['dovecot-2.4.cf', '2.4'],
+    ] as const) {
       const file = inConfig(name)
       const text = facts.read(file) ?? ''
       for (const [index, line] of text.split('\n').entries()) {
         const [, key = '', value = ''] = /^\s*(\w+)\s*=\s*(.*?)\s*$/.exec(line) ?? []
         const row = key && DOVECOT.find(([wanted, right]) => new RegExp(`^${wanted}$`).test(key) && !right.test(value))
-        if (row) problems.push({ level: 'failure', evidence: `${file} line ${index + 1}: ${key} = ${value}: ${row[2]}`, fix: deleteLine(file, index + 1), ...(row[3] ? { explains: row[3] } : {}) })
+        if (row)
+          problems.push({
+            level: 'failure',
+            evidence: `${file} line ${index + 1}: ${key} = ${value}: ${row[2]}`,
+            fix: deleteLine(file, index + 1),
+            ...(row[3] ? { explains: row[3] } : {}),
+          })
       }
       // The installed Dovecot knows which settings there are; its own version's file alone.
       const { engine } = await facts.choice()
@@ -411,7 +552,14 @@ const dovecot: Check = {
       if (!version.stdout.startsWith(minor) || text === '') continue
       const tried = await program(['doveconf', '-c', join(ROOT, file), 'protocols'])
       const [, at, said] = /(?:line|:) ?(\d+): (.*)/.exec(tried.stderr) ?? []
-      if (tried.exitCode !== 0) problems.push(failure(`${file}${at ? ` line ${at}` : ''}: ${said ?? tried.stderr.trim()}`, at && /Unknown setting/.test(tried.stderr) ? deleteLine(file, Number(at)) : undefined, { explains: EXPLAINS.start }))
+      if (tried.exitCode !== 0)
+        problems.push(
+          failure(
+            `${file}${at ? ` line ${at}` : ''}: ${said ?? tried.stderr.trim()}`,
+            at && /Unknown setting/.test(tried.stderr) ? deleteLine(file, Number(at)) : undefined,
+            { explains: EXPLAINS.start },
+          ),
+        )
     }
     return verdict(problems, `${DOVECOT.length} rules`)
   },

@@ -5,12 +5,20 @@ import { join } from 'node:path'
 import { type Account, masterLogin, parseAccounts } from '../accounts/accounts.ts'
 import { type Failure, messageOf } from '../cli.ts'
 import type { Engine } from '../server/engine.ts'
-import { CONTAINER, enabledProtocols, ROOT, SERVICE_NAMES, SERVICES, type ServiceName, type Settings } from '../settings.ts'
+import {
+  CONTAINER,
+  enabledProtocols,
+  ROOT,
+  SERVICE_NAMES,
+  SERVICES,
+  type ServiceName,
+  type Settings,
+} from '../settings.ts'
 import { type Check, EXPLAINS, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
 import { ANSWER, CONFIG, type Facts, inConfig, program } from './facts.ts'
 import { causeIn } from './rules_log.ts'
-import { folders } from './state.ts'
 import { MAIN_CF } from './rules_postfix.ts'
+import { folders } from './state.ts'
 import { type Step, talk, Unexpected } from './talk.ts'
 
 /** Days before its end that a certificate is warned about. */
@@ -40,7 +48,9 @@ const start: Check = {
     facts.environment()
     if (engine.name === 'docker') return [ok('docker-mailserver takes any')]
     const refusal = await facts.refusal()
-    return refusal ? [failure(refusal.message, undefined, { explains: ['live'] })] : [ok('tried: Postfix and Dovecot read them')]
+    return refusal
+      ? [failure(refusal.message, undefined, { explains: ['live'] })]
+      : [ok('tried: Postfix and Dovecot read them')]
   },
 }
 
@@ -53,7 +63,11 @@ const running: Check = {
     const refused = engine.name === 'native' && process.getuid?.() === 0 ? await facts.refusal() : undefined
     const half = await engine.half()
     const evidence = half ?? 'the server is not running'
-    return [failure(refused ? `${evidence}; npm start refuses the files` : evidence, refused ? undefined : 'npm start', { explains: ['live', 'ports'] })]
+    return [
+      failure(refused ? `${evidence}; npm start refuses the files` : evidence, refused ? undefined : 'npm start', {
+        explains: ['live', 'ports'],
+      }),
+    ]
   },
 }
 
@@ -72,9 +86,13 @@ async function stoppedOf(facts: Facts): Promise<{ what: string; fix: string } | 
   const engine = await facts.server()
   if (engine.name === 'docker') {
     const { stdout } = await program(['docker', 'container', 'inspect', '--format', '{{.State.Paused}}', CONTAINER])
-    return stdout.trim() === 'true' ? { what: 'the container is paused', fix: `docker unpause ${CONTAINER}` } : undefined
+    return stdout.trim() === 'true'
+      ? { what: 'the container is paused', fix: `docker unpause ${CONTAINER}` }
+      : undefined
   }
-  const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name) && statOf(name)[1] === 'T' && engine.owns({ pid: Number(name), name: '' }))
+  const pids = readdirSync('/proc').filter(
+    (name) => /^\d+$/.test(name) && statOf(name)[1] === 'T' && engine.owns({ pid: Number(name), name: '' }),
+  )
   if (pids.length === 0) return undefined
   const names = [...new Set(pids.map((pid) => statOf(pid)[0]))].join(', ')
   return { what: `stopped by a signal (SIGSTOP): ${names}`, fix: `kill -CONT ${pids.join(' ')}` }
@@ -126,14 +144,29 @@ const ports: Check = {
       // What the environment says wins over .env.
       const fix = process.env[variable] ? `export ${right}` : `Write into .env: ${right}`
       const who = holder ? `${holder.name} (pid ${holder.pid})` : 'another process'
-      problems.push(failure(`port ${port} (${protocol}) on ${settings.bindAddress} is in use by ${who}`, fix, { explains: EXPLAINS.answers }))
+      problems.push(
+        failure(`port ${port} (${protocol}) on ${settings.bindAddress} is in use by ${who}`, fix, {
+          explains: EXPLAINS.answers,
+        }),
+      )
     }
-    if (closed.length > 0) problems.push(failure(`nothing listens on ${closed.join(', ')}: the server was started with other ports, or services, than now`, 'npm start', { explains: EXPLAINS.answers }))
+    if (closed.length > 0)
+      problems.push(
+        failure(
+          `nothing listens on ${closed.join(', ')}: the server was started with other ports, or services, than now`,
+          'npm start',
+          { explains: EXPLAINS.answers },
+        ),
+      )
     return verdict(problems, isUp ? 'held by the server' : 'free')
   },
 }
 
-async function freePort({ bindAddress, ports: taken }: Settings, from: number, isFree: (host: string, port: number) => Promise<boolean>): Promise<number> {
+async function freePort(
+  { bindAddress, ports: taken }: Settings,
+  from: number,
+  isFree: (host: string, port: number) => Promise<boolean>,
+): Promise<number> {
   let port = 10_000 + (from % 10_000)
   while (Object.values(taken).includes(port) || !(await isFree(bindAddress, port))) port++
   return port
@@ -142,19 +175,30 @@ async function freePort({ bindAddress, ports: taken }: Settings, from: number, i
 /** What each service is told, and what it has to answer. `tls`: whether the environment file turns TLS on. */
 function dialogue(name: ServiceName, tls: boolean): Step[] {
   const greets = (expect: RegExp): Step => ({ expect, otherwise: 'it does not greet' })
-  const auth: Step = { say: 'EHLO localhost', expect: /^250[- ]AUTH[ =].*\bPLAIN\b/im, otherwise: 'it does not offer AUTH PLAIN' }
+  const auth: Step = {
+    say: 'EHLO localhost',
+    expect: /^250[- ]AUTH[ =].*\bPLAIN\b/im,
+    otherwise: 'it does not offer AUTH PLAIN',
+  }
   const secured = (...steps: Step[]) => (tls ? steps : [])
   switch (name) {
     case 'smtp':
       return [greets(/^220[ -]/), auth]
     case 'submission':
-      return [greets(/^220[ -]/), auth, ...secured({ say: 'STARTTLS', expect: /^220/, otherwise: 'STARTTLS is refused' }, 'tls', auth)]
+      return [
+        greets(/^220[ -]/),
+        auth,
+        ...secured({ say: 'STARTTLS', expect: /^220/, otherwise: 'STARTTLS is refused' }, 'tls', auth),
+      ]
     case 'submissions':
       return [...secured('tls'), greets(/^220[ -]/), auth]
     case 'pop3':
       return [greets(/^\+OK/), ...secured({ say: 'STLS', expect: /^\+OK/, otherwise: 'STLS is refused' }, 'tls')]
     case 'imap':
-      return [greets(/^\* OK/), ...secured({ say: 'a STARTTLS', expect: /^a OK/m, otherwise: 'STARTTLS is refused' }, 'tls')]
+      return [
+        greets(/^\* OK/),
+        ...secured({ say: 'a STARTTLS', expect: /^a OK/m, otherwise: 'STARTTLS is refused' }, 'tls'),
+      ]
     case 'pop3s':
       return ['tls', greets(/^\+OK/)]
     case 'imaps':
@@ -179,7 +223,11 @@ const answers: Check = {
           await talk(settings.host, settings.ports[name], dialogue(name, tls), ANSWER)
         } catch (error) {
           if (!(error instanceof Unexpected)) throw error
-          problems.push(failure(`${labelOf(name, settings)}: ${error.message}`, undefined, { explains: ['mail-virtual', 'mail-foreign', 'mail-unknown', 'logins', 'queue', 'log'] }))
+          problems.push(
+            failure(`${labelOf(name, settings)}: ${error.message}`, undefined, {
+              explains: ['mail-virtual', 'mail-foreign', 'mail-unknown', 'logins', 'queue', 'log'],
+            }),
+          )
         }
         return { name, milliseconds: Math.round(performance.now() - begin) }
       }),
@@ -189,8 +237,12 @@ const answers: Check = {
     // What all of them take is the machine's own slowness.
     const quickest = Math.min(...times.map(({ milliseconds }) => milliseconds))
     const slow = times.filter(({ milliseconds }) => milliseconds > SLOW && milliseconds > 4 * quickest)
-    for (const { name, milliseconds } of slow.slice(0, problems.length > 0 ? 0 : 1)) problems.push(warning(`slow: ${labelOf(name, settings)} took ${(milliseconds / 1000).toFixed(1)} s to answer`))
-    return verdict(problems, `${services.length} ports on ${settings.host}, the slowest after ${Math.max(...times.map(({ milliseconds }) => milliseconds))} ms`)
+    for (const { name, milliseconds } of slow.slice(0, problems.length > 0 ? 0 : 1))
+      problems.push(warning(`slow: ${labelOf(name, settings)} took ${(milliseconds / 1000).toFixed(1)} s to answer`))
+    return verdict(
+      problems,
+      `${services.length} ports on ${settings.host}, the slowest after ${Math.max(...times.map(({ milliseconds }) => milliseconds))} ms`,
+    )
   },
 }
 
@@ -210,7 +262,11 @@ const certificate: Check = {
     if (!facts.environment().SSL_TYPE) return [ok('TLS is off (SSL_TYPE is empty)')]
     const names = ['smtpd_tls_chain_files', 'smtpd_tls_key_file', 'smtpd_tls_cert_file']
     const set = await facts.running()
-    const paths = [...new Set(names.flatMap((name) => (set.get(name)?.value ?? '').split(/[\s,]+/)).filter((path) => path.startsWith('/')))]
+    const paths = [
+      ...new Set(
+        names.flatMap((name) => (set.get(name)?.value ?? '').split(/[\s,]+/)).filter((path) => path.startsWith('/')),
+      ),
+    ]
     const { stateDir } = facts.settings()
     const isMade = paths.some((path) => path.startsWith(`${stateDir}/tls/`))
     const fix = isMade ? `rm ${stateDir}/tls/*.pem && npm stop && npm start` : undefined
@@ -220,10 +276,16 @@ const certificate: Check = {
     if (missing) return [failure(`${missing} is not there, and TLS needs it`, fix, more)]
     const text = texts.join('\n')
     try {
-      const key = createPrivateKey(/-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]+-----END [A-Z ]*PRIVATE KEY-----/.exec(text)?.[0] ?? '')
+      const key = createPrivateKey(
+        /-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]+-----END [A-Z ]*PRIVATE KEY-----/.exec(text)?.[0] ?? '',
+      )
       const found = new X509Certificate(text.slice(text.indexOf('-----BEGIN CERTIFICATE')))
-      if (!found.checkPrivateKey(key)) return [failure(`the key of ${paths.join(' and ')} is that of another certificate`, fix, more)]
-      return verdict(certificateFinding('TLS', found.validFrom, found.validTo).map((problem) => ({ ...problem, fix })), `until ${found.validTo}`)
+      if (!found.checkPrivateKey(key))
+        return [failure(`the key of ${paths.join(' and ')} is that of another certificate`, fix, more)]
+      return verdict(
+        certificateFinding('TLS', found.validFrom, found.validTo).map((problem) => ({ ...problem, fix })),
+        `until ${found.validTo}`,
+      )
     } catch (error) {
       return [failure(`${paths.join(', ')}: this is no key with its certificate: ${messageOf(error)}`, fix, more)]
     }
@@ -248,15 +310,24 @@ const logins: Check = {
           const server = { host, port: all.pop3, tls: 'none', timeout: ANSWER } as const
           await (await Pop3Session.open(server, masterLogin(account.address))).quit()
         } catch (error) {
-          const fix = (error as Failure).exit === 'login' ? `npm run add-account -- --update ${account.address}` : undefined
+          const fix =
+            (error as Failure).exit === 'login' ? `npm run add-account -- --update ${account.address}` : undefined
           problems.push({ account, finding: failure(messageOf(error), fix, { explains: [] }) })
         }
       }
     }
     await Promise.all(Array.from({ length: LOGINS.together }, worker))
     // Where nobody gets in, no account is at fault.
-    if (problems.length === count && count > 1) return [failure(`no account can log in: ${problems[0]?.finding.evidence}`, undefined, { explains: ['mail-virtual', 'mail-foreign', 'queue'] })]
-    return verdict(problems.map(({ finding }) => finding), `${count} of ${accounts.length} accounts over POP3`)
+    if (problems.length === count && count > 1)
+      return [
+        failure(`no account can log in: ${problems[0]?.finding.evidence}`, undefined, {
+          explains: ['mail-virtual', 'mail-foreign', 'queue'],
+        }),
+      ]
+    return verdict(
+      problems.map(({ finding }) => finding),
+      `${count} of ${accounts.length} accounts over POP3`,
+    )
   },
 }
 
@@ -276,13 +347,25 @@ async function liveNative(facts: Facts): Promise<Finding[]> {
   if (refusal) throw new Skipped('npm start refuses the files, see "start"')
   const { stateDir } = facts.settings()
   const parts = ['config', 'postfix', 'dovecot']
-  const namesIn = (dir: string) => parts.flatMap((part) => (existsSync(join(dir, part)) ? (readdirSync(join(dir, part), { recursive: true }) as string[]).map((name) => join(part, name)) : []))
+  const namesIn = (dir: string) =>
+    parts.flatMap((part) =>
+      existsSync(join(dir, part))
+        ? (readdirSync(join(dir, part), { recursive: true }) as string[]).map((name) => join(part, name))
+        : [],
+    )
   const generated = /^postfix\/(aliases|.*\.db|.*lock|prng_exch)|~$|\.tmp$|\.lock$/
   const names = [...new Set([...namesIn(folder), ...namesIn(stateDir).filter((name) => name.startsWith('config/'))])]
-  const changed = names.filter((name) => !generated.test(name) && textOf(join(folder, name)) !== textOf(join(stateDir, name)))
+  const changed = names.filter(
+    (name) => !generated.test(name) && textOf(join(folder, name)) !== textOf(join(stateDir, name)),
+  )
   if (changed.length === 0) return [ok(`${names.length} files are as npm start would make them`)]
-  const own = changed.filter((name) => name.startsWith('config/')).map((name) => `${CONFIG}/${name.slice('config/'.length)}`)
-  const evidence = own.length > 0 ? `${own.join(', ')}: changed since the server read it` : `not as the files say: ${changed.map((name) => differenceOf(join(stateDir, name), join(folder, name)) ?? `${stateDir}/${name}`).join(', ')}`
+  const own = changed
+    .filter((name) => name.startsWith('config/'))
+    .map((name) => `${CONFIG}/${name.slice('config/'.length)}`)
+  const evidence =
+    own.length > 0
+      ? `${own.join(', ')}: changed since the server read it`
+      : `not as the files say: ${changed.map((name) => differenceOf(join(stateDir, name), join(folder, name)) ?? `${stateDir}/${name}`).join(', ')}`
   const explains = [...EXPLAINS.answers.filter((name) => name !== 'live'), 'way-out']
   return [failure(evidence, 'npm start', { explains })]
 }
@@ -292,7 +375,13 @@ function textOf(path: string): string | undefined {
   try {
     const text = readFileSync(path, 'utf8')
     // And this machine's networks come and go.
-    return path.endsWith('/main.cf') ? text.split('\n').filter((line) => !line.startsWith('mynetworks =')).sort().join('\n') : text
+    return path.endsWith('/main.cf')
+      ? text
+          .split('\n')
+          .filter((line) => !line.startsWith('mynetworks ='))
+          .sort()
+          .join('\n')
+      : text
   } catch {
     return undefined
   }
@@ -313,17 +402,38 @@ async function liveDocker(facts: Facts, engine: Engine): Promise<Finding[]> {
   const plain = (value: string) => value.replace(/\s+/g, ' ').trim()
   for (const [name, { value }] of is) {
     const right = set.get(name)?.value
-    if (right !== undefined && plain(right) !== plain(value)) problems.push(failure(`the running Postfix has ${name} = ${value}, and ${MAIN_CF} says ${right}`, 'npm start', { explains: EXPLAINS.mail }))
+    if (right !== undefined && plain(right) !== plain(value))
+      problems.push(
+        failure(`the running Postfix has ${name} = ${value}, and ${MAIN_CF} says ${right}`, 'npm start', {
+          explains: EXPLAINS.mail,
+        }),
+      )
   }
   const userdb = (await engine.readFile('/etc/dovecot/userdb')) ?? ''
-  for (const { address, hash } of parseAccounts(facts.read(inConfig('postfix-accounts.cf')) ?? '', undefined, () => {})) {
+  for (const { address, hash } of parseAccounts(
+    facts.read(inConfig('postfix-accounts.cf')) ?? '',
+    undefined,
+    () => {},
+  )) {
     if (userdb === '' || userdb.includes(`${address}:${hash}:`)) continue
-    problems.push(failure(`the running server has another password for ${address}, or no such account, than ${inConfig('postfix-accounts.cf')}`, 'npm stop && npm start', { explains: ['logins', ...EXPLAINS.mail] }))
+    problems.push(
+      failure(
+        `the running server has another password for ${address}, or no such account, than ${inConfig('postfix-accounts.cf')}`,
+        'npm stop && npm start',
+        { explains: ['logins', ...EXPLAINS.mail] },
+      ),
+    )
   }
   const { stdout } = await program(['docker', 'container', 'inspect', '--format', '{{json .Config.Env}}', CONTAINER])
   const env: string[] = stdout.startsWith('[') ? JSON.parse(stdout) : []
-  const other = Object.entries(facts.environment()).find(([name, value]) => env.length > 0 && env.some((line) => line.startsWith(`${name}=`)) && !env.includes(`${name}=${value}`))
-  if (other) problems.push(failure(`the container was made with another ${other[0]} than ${other[0]}=${other[1]} now`, 'npm start'))
+  const other = Object.entries(facts.environment()).find(
+    ([name, value]) =>
+      env.length > 0 && env.some((line) => line.startsWith(`${name}=`)) && !env.includes(`${name}=${value}`),
+  )
+  if (other)
+    problems.push(
+      failure(`the container was made with another ${other[0]} than ${other[0]}=${other[1]} now`, 'npm start'),
+    )
   return verdict(problems, `${is.size} parameters, the accounts and the environment are those of the files`)
 }
 

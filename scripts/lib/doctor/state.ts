@@ -25,7 +25,12 @@ export const folders: Check = {
     if (engine.name === 'docker') throw new Skipped('in the container all can')
     for (let parent = facts.settings().stateDir; parent !== dirname(parent); parent = dirname(parent)) {
       const mode = statOr(parent)?.mode ?? 0o1
-      if (!(mode & 0o1)) return [failure(`${parent}: only its owner can enter it, and Dovecot has to`, `chmod o+x ${parent}`, { explains: [...EXPLAINS.answers, 'mailboxes'] })]
+      if (!(mode & 0o1))
+        return [
+          failure(`${parent}: only its owner can enter it, and Dovecot has to`, `chmod o+x ${parent}`, {
+            explains: [...EXPLAINS.answers, 'mailboxes'],
+          }),
+        ]
     }
     return [ok(facts.settings().stateDir)]
   },
@@ -38,24 +43,58 @@ const mailboxes: Check = {
     const engine = await facts.server()
     const more = { explains: ['logins', 'queue', ...EXPLAINS.mail] }
     if (engine.name === 'docker') {
-      const { stdout } = await facts.ask('find', '/var/mail', '-maxdepth', '4', '!', '-uid', String(OWNER), '-print', '-quit')
+      const { stdout } = await facts.ask(
+        'find',
+        '/var/mail',
+        '-maxdepth',
+        '4',
+        '!',
+        '-uid',
+        String(OWNER),
+        '-print',
+        '-quit',
+      )
       const [path] = stdout.split('\n')
-      return path ? [failure(`${path} belongs to another user than Dovecot's`, `docker exec ${CONTAINER} chown -R ${OWNER}:${OWNER} ${path}`, more)] : [ok('/var/mail')]
+      return path
+        ? [
+            failure(
+              `${path} belongs to another user than Dovecot's`,
+              `docker exec ${CONTAINER} chown -R ${OWNER}:${OWNER} ${path}`,
+              more,
+            ),
+          ]
+        : [ok('/var/mail')]
     }
     const folder = join(facts.settings().stateDir, 'mail')
     // A domain, a mailbox in it, and what lies there.
     const paths = [folder]
     for (let depth = 0, level = paths.slice(); depth < 3 && paths.length < LOOKED_AT; depth++) {
-      level = level.filter((path) => statOr(path)?.isDirectory()).flatMap((path) => readdirSync(path).map((name) => join(path, name)))
+      level = level
+        .filter((path) => statOr(path)?.isDirectory())
+        .flatMap((path) => readdirSync(path).map((name) => join(path, name)))
       paths.push(...level)
     }
     for (const path of paths.slice(0, LOOKED_AT)) {
       const found = statOr(path)
       if (!found) continue
-      if (found.uid !== OWNER) return [failure(`${path} belongs to user ${found.uid}, and Dovecot writes as ${OWNER}`, `chown -R ${OWNER}:${OWNER} ${path}`, more)]
+      if (found.uid !== OWNER)
+        return [
+          failure(
+            `${path} belongs to user ${found.uid}, and Dovecot writes as ${OWNER}`,
+            `chown -R ${OWNER}:${OWNER} ${path}`,
+            more,
+          ),
+        ]
       // Dovecot makes files that nobody may write.
       const [needed, mode] = found.isDirectory() ? [0o700, 'u+rwx'] : [0o400, 'u+r']
-      if ((found.mode & needed) !== needed) return [failure(`${path}: its owner may not ${found.isDirectory() ? 'enter' : 'read'} it`, `chmod ${mode} ${path}`, more)]
+      if ((found.mode & needed) !== needed)
+        return [
+          failure(
+            `${path}: its owner may not ${found.isDirectory() ? 'enter' : 'read'} it`,
+            `chmod ${mode} ${path}`,
+            more,
+          ),
+        ]
     }
     return [ok(`${Math.min(paths.length, LOOKED_AT)} files and folders belong to Dovecot`)]
   },
@@ -70,18 +109,24 @@ const full: Check = {
   title: 'No mailbox is full',
   async run(facts) {
     await facts.server()
-    if (facts.environment().SMTP_ONLY === '1' || facts.environment().ENABLE_QUOTAS === '0') throw new Skipped('quotas are off')
+    if (facts.environment().SMTP_ONLY === '1' || facts.environment().ENABLE_QUOTAS === '0')
+      throw new Skipped('quotas are off')
     const limits = facts.lines(`${CONFIG}/dovecot-quotas.cf`).some(({ text }) => !/:\s*0\w?$/.test(text))
-    if (!limits && Number(facts.environment().POSTFIX_MAILBOX_SIZE_LIMIT || 0) === 0) return [ok('no mailbox has a limit')]
+    if (!limits && Number(facts.environment().POSTFIX_MAILBOX_SIZE_LIMIT || 0) === 0)
+      return [ok('no mailbox has a limit')]
     const answer = await facts.ask('doveadm', '-f', 'tab', 'quota', 'get', '-A')
-    if (answer.exitCode !== 0) throw new Skipped(`doveadm quota get: ${answer.stderr.trim().split('\n')[0] || 'no answer'}`)
+    if (answer.exitCode !== 0)
+      throw new Skipped(`doveadm quota get: ${answer.stderr.trim().split('\n')[0] || 'no answer'}`)
     return quotaFindings(answer.stdout)
   },
 }
 
 /** Judges what `doveadm -f tab quota get -A` prints: user, name, type, value, limit (kB), per cent. */
 export function quotaFindings(text: string): Finding[] {
-  const rows = text.split('\n').map((line) => line.split('\t')).filter(([, , type]) => type === 'STORAGE')
+  const rows = text
+    .split('\n')
+    .map((line) => line.split('\t'))
+    .filter(([, , type]) => type === 'STORAGE')
   const problems = rows.flatMap(([user = '', , , value = '', limit = '', percent = '']) => {
     if (limit === '-' || Number(percent) < NEARLY_FULL) return []
     const fix = `npm run add-account -- ${user} --quota ${user === CATCHALL ? '0' : `${Math.ceil((Number(limit) * 2) / 1_024)}M`}`
@@ -107,7 +152,12 @@ const disk: Check = {
     }
     await facts.server()
     const { stdout } = await facts.ask('df', '-Pk', '/var/mail')
-    return diskFindings('/var/mail', Number(stdout.trim().split('\n').at(-1)?.split(/\s+/)[3]) * 1_024, undefined, limit)
+    return diskFindings(
+      '/var/mail',
+      Number(stdout.trim().split('\n').at(-1)?.split(/\s+/)[3]) * 1_024,
+      undefined,
+      limit,
+    )
   },
 }
 
@@ -115,7 +165,8 @@ const disk: Check = {
 export function diskFindings(folder: string, free: number, inodes: number | undefined, limit: number): Finding[] {
   const megabytes = `${Math.floor(free / 1_000_000)} MB free in ${folder}`
   const more = { explains: EXPLAINS.mail }
-  if (free < 1.5 * limit) return [failure(`${megabytes}: Postfix refuses mail with 452; npm run reset deletes all mail`, undefined, more)]
+  if (free < 1.5 * limit)
+    return [failure(`${megabytes}: Postfix refuses mail with 452; npm run reset deletes all mail`, undefined, more)]
   if (inodes === 0) return [failure(`no inode is free in ${folder}: no file can be made`, undefined, more)]
   return [free < LITTLE_SPACE ? warning(megabytes) : ok(megabytes)]
 }
@@ -137,7 +188,13 @@ const leftovers: Check = {
     for (const name of existsSync(CONFIG_DIR) ? readdirSync(CONFIG_DIR) : []) {
       const path = join(CONFIG_DIR, name)
       const isDead = () => isLeftBehind(path, textOf(path))
-      if (name.endsWith('.lock') && isDead()) report(path, `${CONFIG}/${name}`, `${CONFIG}/${name} was left by "${textOf(path).trim()}", which is gone`, isDead)
+      if (name.endsWith('.lock') && isDead())
+        report(
+          path,
+          `${CONFIG}/${name}`,
+          `${CONFIG}/${name} was left by "${textOf(path).trim()}", which is gone`,
+          isDead,
+        )
     }
     return verdict(problems, 'none')
   },
