@@ -67,7 +67,7 @@ test('without the packages, that is the one thing it says', async () => {
     const args = ['--import', import.meta.resolve('tsx'), 'scripts/doctor.ts']
     const { status, stdout, stderr } = spawnSync(process.execPath, args, { cwd: project.dir, encoding: 'utf8' })
     assert.equal(status, 1)
-    assert.match(stdout, /^failure {2}node-packages\n {2}not installed: [^]*zx/)
+    assert.match(stdout, /^failure {2}node-packages\n {2}not installed: [\s\S]*zx/)
     assert.match(stdout, /\n {2}fix: npm ci\n\n1 check: 1 failure, 0 warnings\n$/)
     assert.doesNotMatch(stderr, / at /)
   } finally {
@@ -95,7 +95,7 @@ test('a port of somebody else is named with its holder', async () => {
   const { code, stdout } = await project.run('doctor', '--only', 'ports')
   holder.close()
   assert.equal(code, 1)
-  assert.match(stdout, new RegExp(`port ${project.ports.imap} \\(IMAP\\)[^]*node[^]*\\(pid ${process.pid}\\)`))
+  assert.match(stdout, new RegExp(`port ${project.ports.imap} \\(IMAP\\)[sS]*node[sS]*\\(pid ${process.pid}\\)`))
   // The port comes from the environment, where .env has no say.
   assert.match(stdout, /fix: export IMAP_PORT=\d+/)
 })
@@ -130,7 +130,7 @@ for (const [what, script, said, fix] of [
     /permission denied/,
     /usermod -aG docker/,
   ],
-  ['no daemon', 'echo "Cannot connect to the Docker daemon" >&2; exit 1', /Cannot connect/, /^(?![^]*fix:)/],
+  ['no daemon', 'echo "Cannot connect to the Docker daemon" >&2; exit 1', /Cannot connect/, /^(?![\s\S]*fix:)/],
   [
     'no Compose',
     'case "$1" in version) echo 28.0.1;; *) exit 1;; esac',
@@ -163,7 +163,7 @@ test('an image that is not here is a warning where it can be pulled, else a fail
   docker('exit 0')
   const pullable = await project.runWith({ env }, 'doctor', '--only', 'image')
   assert.equal(pullable.code, 0)
-  assert.match(pullable.stdout, /^warning {2}image\n.*15\.1\.0 is not here yet[^]* {2}fix: docker pull mailserver/)
+  assert.match(pullable.stdout, /^warning {2}image\n.*15\.1\.0 is not here yet[\s\S]* {2}fix: docker pull mailserver/)
   docker('echo "no such manifest" >&2; exit 1')
   const gone = await project.runWith({ env }, 'doctor', '--only', 'image')
   assert.equal(gone.code, 1)
