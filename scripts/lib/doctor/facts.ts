@@ -1,5 +1,4 @@
 /** What the checks look at: the project's files, and what the daemons say. Each is read or asked once for all checks. */
-import { execFile } from 'node:child_process'
 import {
   lstatSync,
   mkdirSync,
@@ -19,6 +18,7 @@ import type { EngineChoice } from '../server/choose.ts'
 import type { Engine, ExecResult } from '../server/engine.ts'
 import { ROOT, readSettings, type Settings } from '../settings.ts'
 import { Skipped } from './check.ts'
+import { ANSWER, program } from './program.ts'
 
 /** The configuration folder from the project's root, and as docker-mailserver sees it. */
 export const CONFIG = 'docker-data/mail-server/config'
@@ -27,8 +27,6 @@ export const ENV_FILE = 'development-mail-server.env'
 export const COMPOSE_FILE = 'docker-compose.yml'
 export const inConfig = (name: string) => `${CONFIG}/${name}`
 
-/** Milliseconds for one question to Docker or to a program of the server. */
-export const ANSWER = 10_000
 /** Milliseconds for Docker to answer; one that is wedged never does. */
 export const DOCKER = 4_000
 
@@ -241,31 +239,6 @@ export class Facts {
     if (!this.#once.has(key)) this.#once.set(key, work())
     return this.#once.get(key) as T
   }
-}
-
-/**
- * Runs a program of this machine, without a shell; also one that lies where only root's PATH leads. 127 where there is none, as
- * in a shell; null where it took too long.
- */
-export function program(
-  [name = '', ...args]: string[],
-  { input = '', timeout = ANSWER, env = process.env } = {},
-): Promise<ExecResult> {
-  return new Promise((resolve) => {
-    const options = {
-      cwd: ROOT,
-      timeout,
-      killSignal: 'SIGKILL',
-      maxBuffer: 1e8,
-      env: { ...env, PATH: `${env.PATH}:/usr/sbin:/sbin` },
-    } as const
-    const child = execFile(name, args, options, (error, stdout, stderr) => {
-      const exitCode = child.exitCode ?? (error?.code === 'ENOENT' ? 127 : null)
-      resolve({ exitCode, stdout, stderr: exitCode === 127 ? `${name}: command not found` : stderr })
-    })
-    child.stdin?.on('error', () => {})
-    child.stdin?.end(input)
-  })
 }
 
 /** The logical lines of a file of Postfix's (postconf(5)). */

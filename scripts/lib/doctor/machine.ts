@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import { Failure } from '../cli.ts'
 import { ROOT, readSettings, setting } from '../settings.ts'
 import { type Check, type Finding, failure, ok, Skipped, warning } from './check.ts'
-import { DOCKER, type Facts, program } from './facts.ts'
+import { DOCKER, type Facts } from './facts.ts'
+import { program } from './program.ts'
 
 const node: Check = {
   name: 'node',

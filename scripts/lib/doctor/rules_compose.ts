@@ -2,8 +2,9 @@
 import { resolve } from 'node:path'
 import { CONFIG_DIR, CONTAINER, ROOT } from '../settings.ts'
 import { type Check, type Finding, failure, type Level, Skipped, verdict } from './check.ts'
-import { COMPOSE_FILE, CONFIG, DOCKER, type Facts, program } from './facts.ts'
+import { COMPOSE_FILE, CONFIG, DOCKER, type Facts } from './facts.ts'
 import { addLine, restore } from './fixes.ts'
+import { program } from './program.ts'
 
 interface Port {
   host_ip?: string
