@@ -9,14 +9,18 @@ postconf -MX smtp/unix relay/unix
 # Each mail says in X-Original-To which address it was sent to, also caught mail.
 postconf -F 'lmtp/unix/command=lmtp flags=O'
 
-# Dovecot 2.4, in releases from 16 on, has another syntax.
-if dovecot --version | grep -q '^2\.4'; then
-  cp $config/dovecot-2.4.cf /etc/dovecot/local.conf
-fi
+# Dovecot 2.4, in releases from 16 on, has another syntax. docker-mailserver copies dovecot.cf to local.conf, up to release 10
+# after this script, so Dovecot reads a copy of its own in the place of that.
+dovecot=/etc/dovecot/development.conf
+case $(dovecot --version) in
+  2.3*) cp $config/dovecot.cf $dovecot ;;
+  *) cp $config/dovecot-2.4.cf $dovecot ;;
+esac
+sed -i 's/^!include_try local\.conf$/!include_try development.conf/' /etc/dovecot/dovecot.conf
 
 # SMTP_ANY_LOGIN=0: only the server's own accounts log in.
 if [ "$SMTP_ANY_LOGIN" = 0 ]; then
-  sed -i '/^# SMTP_ANY_LOGIN begins/,/^# SMTP_ANY_LOGIN ends/d' /etc/dovecot/local.conf
+  sed -i '/^# SMTP_ANY_LOGIN begins/,/^# SMTP_ANY_LOGIN ends/d' $dovecot
 fi
 
 # The certificate of SSL_TYPE=snakeoil has all names that clients call this server by, and stays the same. The image's own
@@ -38,7 +42,7 @@ fi
 
 # SSL_TYPE= (empty) is no TLS on any port; dovecot.cf and postfix-master.cf turn it on for theirs.
 if [ -z "$SSL_TYPE" ]; then
-  echo 'ssl = no' >>/etc/dovecot/local.conf
+  echo 'ssl = no' >>$dovecot
   postconf -P submission/inet/smtpd_tls_security_level=none
 fi
 
