@@ -317,12 +317,13 @@ async function serverOf(settings: Settings): Promise<Server> {
   if (native) return { engine: native, running: true }
   const engine = await chooseEngine(settings).catch(() => undefined)
   if (engine) return { engine, running: (await engine.isRunning()) || (await isAnswering(settings)) }
-  const deadline = Date.now() + RESTART
-  while (!(await isAnswering(settings))) {
-    if (Date.now() > deadline) return { engine, running: false }
-    await sleep(INTERVAL)
-  }
-  return { engine, running: true }
+  const running = await step('Looking for the mail server', async () => {
+    for (const deadline = Date.now() + RESTART; Date.now() < deadline; await sleep(INTERVAL)) {
+      if (await isAnswering(settings)) return true
+    }
+    return false
+  })
+  return { engine, running }
 }
 
 /**

@@ -2,10 +2,9 @@ import assert from 'node:assert/strict'
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { after, before, describe, test } from 'node:test'
-import { checkAddress } from '../scripts/lib/accounts/account_address.ts'
-import { addAccount } from '../scripts/lib/accounts/account_changes.ts'
 import { BAR, CATCHALL, FOO, hashPassword } from '../scripts/lib/accounts/accounts.ts'
-import { localDomains, withoutVirtualDomain, withVirtualDomain } from '../scripts/lib/accounts/postfix_tables.ts'
+import { checkAddress } from '../scripts/lib/accounts/address.ts'
+import { localDomains, withoutVirtualDomain, withVirtualDomain } from '../scripts/lib/accounts/tables.ts'
 import { Pop3Session } from '../scripts/lib/mail/pop3.ts'
 import { messagesOf, send, subjectsOf } from './deliveries.ts'
 import { AS_NOBODY, type Project, type Result, startedProject, until } from './harness.ts'
@@ -145,7 +144,8 @@ describe('add_account with a running server', () => {
     const some = BAD_ADDRESSES.filter((_, index) => index % 8 === 0)
     await inParallel([...some, ...TAKEN_ADDRESSES], async ([address, reason]) => {
       const { code, stdout, stderr } = await add('--', address, 'secret')
-      assert.deepEqual([code, stdout], [1, ''], `${address}: ${stderr}`)
+      // An account that is there already is no mistake in the address.
+      assert.deepEqual([code, stdout], [address.toLowerCase() === BAR ? 1 : 2, ''], `${address}: ${stderr}`)
       assert.match(stderr, reason)
       assert.match(stderr, /^[^\n]+\n$/)
       const named = stderr.toLowerCase().includes(address.toLowerCase())
@@ -163,12 +163,12 @@ describe('add_account with a running server', () => {
         `alice@${DOMAIN}`,
         '--password-stdin',
       )
-      assert.deepEqual([code, stdout], [1, ''], stderr)
+      assert.deepEqual([code, stdout], [2, ''], stderr)
       assert.match(stderr, reason)
       assert.match(stderr, /^[^\n]+\n$/)
       assert.ok(!/cret/.test(stderr))
     })
-    assert.equal((await add(`alice@${DOMAIN}`, 'se\ncret')).code, 1)
+    assert.equal((await add(`alice@${DOMAIN}`, 'se\ncret')).code, 2)
     assert.deepEqual(files(project), untouched)
   })
 
@@ -454,7 +454,7 @@ describe('addresses, passwords and tables', () => {
     for (const [address, reason] of BAD_ADDRESSES) {
       assert.throws(
         () => checkAddress(address),
-        ({ message, exit }) => exit === 'failed' && message.includes(JSON.stringify(address)) && reason.test(message),
+        ({ message, exit }) => exit === 'usage' && message.includes(JSON.stringify(address)) && reason.test(message),
         address,
       )
     }
@@ -491,23 +491,6 @@ describe('addresses, passwords and tables', () => {
       assert.ok(verify(password), `${password.length} characters`)
       assert.ok(!verify(`${password}x`))
     }
-  })
-
-  test('account and alias never have the same address', () => {
-    const texts: Record<string, string> = {
-      'postfix-accounts.cf': 'a@a.example|{PLAIN}x\nb@a.example|{PLAIN}x\n',
-      'postfix-virtual.cf': 'alias@a.example b@a.example\n',
-    }
-    const read = (name: string) => texts[name] ?? ''
-    const adding = (address: string, ...aliases: string[]) => addAccount(read, { address, aliases }, 'mail.example.com')
-    assert.throws(() => adding('c@a.example', 'a@a.example'), /a@a\.example is an account/)
-    assert.throws(() => adding('c@a.example', 'c@a.example'), /alias of itself/)
-    assert.throws(() => adding('alias@a.example'), /is an alias of b@a\.example \(postfix-virtual\.cf line 1\)/)
-    assert.throws(() => adding('c@a.example', 'c@localhost'), /mydestination/)
-    assert.deepEqual(
-      adding('c@a.example', 'alias@a.example').files[1]?.[1],
-      'alias@a.example b@a.example,c@a.example\n',
-    )
   })
 
   test('a domain goes in front of the rule that catches it, and out again', () => {

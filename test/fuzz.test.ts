@@ -8,10 +8,11 @@ import { PassThrough } from 'node:stream'
 import { describe, test } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
-import { checkAddress } from '../scripts/lib/accounts/account_address.ts'
-import { type AccountRequest, addAccount, type Change, deleteAccount } from '../scripts/lib/accounts/account_changes.ts'
 import { checkPassword, parseAccounts, parseQuotas } from '../scripts/lib/accounts/accounts.ts'
-import { localDomains, parseAliases, transportOf } from '../scripts/lib/accounts/postfix_tables.ts'
+import { checkAddress } from '../scripts/lib/accounts/address.ts'
+import { type AccountRequest, addAccount, deleteAccount, remainsOf, repaired } from '../scripts/lib/accounts/changes.ts'
+import type { FileName } from '../scripts/lib/accounts/configuration.ts'
+import { localDomains, lookUp, parseAliases } from '../scripts/lib/accounts/tables.ts'
 import { EXIT, Failure } from '../scripts/lib/cli.ts'
 import { logicalLines } from '../scripts/lib/doctor/facts.ts'
 import { parseAddressList, problemOfAddress, toEnvelope } from '../scripts/lib/mail/addresses.ts'
@@ -24,6 +25,7 @@ import { Pop3Wire } from '../scripts/lib/mail/pop3_wire.ts'
 import { SmtpConnection } from '../scripts/lib/mail/smtp_connection.ts'
 import { jsonLine, visible, visibleLine } from '../scripts/lib/mail/visible.ts'
 import { HOSTNAME, parsePort } from '../scripts/lib/settings.ts'
+import { configurationOf } from './configurations.ts'
 import { Project } from './harness.ts'
 
 const seed = Number(process.env.FUZZ_SEED ?? 20_250_701)
@@ -154,26 +156,23 @@ describe('the configuration files', () => {
         file(ACCOUNT_LINES),
         request,
         (accounts, tables, quotas, asked) => {
-          const files = new Map([
-            ['postfix-accounts.cf', accounts],
-            ['postfix-virtual.cf', tables],
-            ['postfix-transport_maps', tables],
-            ['dovecot-quotas.cf', quotas],
-          ])
-          const read = (name: string) => files.get(name) ?? ''
-          const apply = (change: Change) => {
-            for (const [name, text] of change.files) files.set(name, text)
-          }
-          const before = new Map(files)
-          const added = orFailure(() => addAccount(read, asked as AccountRequest, HOSTNAME))
+          const before = configurationOf({
+            'postfix-accounts.cf': accounts,
+            'postfix-virtual.cf': tables,
+            'postfix-transport_maps': tables,
+            'postfix-regexp.cf': tables,
+            'dovecot-quotas.cf': quotas,
+          })
+          remainsOf(repaired(before))
+          const added = orFailure(() => addAccount(before, asked as AccountRequest, HOSTNAME))
           if (!added) return
-          apply(added)
-          assertKept(before.get('postfix-accounts.cf'), read('postfix-accounts.cf'))
-          assertKept(before.get('postfix-transport_maps'), read('postfix-transport_maps'))
-          const gone = orFailure(() => deleteAccount(read, asked.address, true))
+          const text = (name: FileName) => [before[name].text, added.configuration[name].text] as const
+          assertKept(...text('postfix-accounts.cf'))
+          assertKept(...text('postfix-transport_maps'))
+          assertKept(...text('postfix-regexp.cf'))
+          const gone = orFailure(() => deleteAccount(added.configuration, asked.address, true))
           if (!gone) return
-          apply(gone)
-          assert.equal(read('postfix-accounts.cf'), before.get('postfix-accounts.cf'))
+          assert.equal(gone.configuration['postfix-accounts.cf'].text, accounts)
         },
       ),
       { numRuns: 500 },
@@ -185,7 +184,7 @@ describe('the configuration files', () => {
     fc.assert(
       fc.property(TABLE_LINES, address, (text, key) => {
         parseAliases(text)
-        transportOf(text, key)
+        lookUp(text, key)
         localDomains(text, HOSTNAME)
         logicalLines(text)
       }),

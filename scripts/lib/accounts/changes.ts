@@ -181,7 +181,13 @@ export function remainsOf(configuration: Configuration): Remain[] {
   const accounts = new Set(accountsOf(configuration).map(({ address }) => address.toLowerCase()))
   const aliases = aliasesOf(configuration)
   const keys = new Set(aliases.map(({ alias }) => alias))
+  const written = [
+    [TRANSPORTS, virtualDomainLines(text(TRANSPORTS))],
+    [PATTERNS, exceptionLines(text(PATTERNS))],
+  ] as const
+  // Lines of ours say that a domain had accounts, or was about to have them.
   const domains = virtualDomains(configuration)
+  for (const { domain } of written.flatMap(([, own]) => own)) domains.add(domain)
   const isDead = (alias: string, recipient: string) => {
     const plain = recipient.replace(/\+[^@]*@/, '@')
     const others = alias === recipient ? [`@${domainOf(plain)}`] : [plain, `@${domainOf(plain)}`]
@@ -201,10 +207,7 @@ export function remainsOf(configuration: Configuration): Remain[] {
     const name = quotaAddress(entry)
     if (name && !accounts.has(name)) left(QUOTAS, lines[0], name, `${name} has a quota and is no account`)
   }
-  for (const [file, own] of [
-    [TRANSPORTS, virtualDomainLines(text(TRANSPORTS))],
-    [PATTERNS, exceptionLines(text(PATTERNS))],
-  ] as const) {
+  for (const [file, own] of written) {
     for (const { domain, lines } of own) {
       if (!live.has(domain))
         left(file, lines[0], domain, `${domain} has no account and no alias, and is no longer caught`)

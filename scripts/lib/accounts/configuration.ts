@@ -18,10 +18,10 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs'
-import { basename, dirname, join, relative } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { Failure, messageOf } from '../cli.ts'
 import { CONFIG_DIR } from '../settings.ts'
-import { withLock } from './lock.ts'
+import { shown, unwritable, withLock } from './lock.ts'
 
 /**
  * docker-mailserver's own lock: its change detector holds it while it rewrites postfix-accounts.cf (line ends, final
@@ -137,9 +137,14 @@ function inOrder(before: Configuration, after: Configuration): FileName[] {
     const { problem } = before[name]
     if (problem) throw new Failure('failed', `${shown(join(CONFIG_DIR, name))}: ${problem}. Nothing was changed.`)
   }
-  const rank = (name: FileName) =>
-    name === 'postfix-accounts.cf' ? 0 : after[name].text.length - before[name].text.length > 0 ? -1 : 1
-  return FILES.filter((name) => after[name].text !== before[name].text).sort((a, b) => rank(a) - rank(b))
+  const growth = (name: FileName) => after[name].text.length - before[name].text.length
+  const changed = FILES.filter((name) => after[name].text !== before[name].text)
+  const others = changed.filter((name) => name !== 'postfix-accounts.cf')
+  return [
+    ...others.filter((name) => growth(name) >= 0),
+    ...changed.filter((name) => name === 'postfix-accounts.cf'),
+    ...others.filter((name) => growth(name) < 0).reverse(),
+  ]
 }
 
 /** The file behind a symbolic link, which stays one. */
@@ -223,21 +228,4 @@ function overwrite(path: string, bytes: Buffer): void {
   } finally {
     closeSync(file)
   }
-}
-
-const shown = (path: string) => (relative(process.cwd(), path).startsWith('..') ? path : relative(process.cwd(), path))
-
-function unwritable(path: string, error: unknown, consequence = 'Nothing was changed.'): Failure {
-  if (error instanceof Failure) return error
-  const advice: Record<string, string> = {
-    ENOSPC: `Make room, then repeat this. See: df -h ${dirname(path)}`,
-    EDQUOT: 'Make room, then repeat this. See: quota',
-    EROFS: `It lies on a read-only file system; mount that writable. See: findmnt --target ${path}`,
-    EACCES: `See who may write: ls -ld ${dirname(path)} ${path}`,
-    EPERM: `See who may write: ls -ld ${dirname(path)} ${path}`,
-    EFBIG: 'The shell limits the size of files. See: ulimit -f',
-    READONLY: `Make it writable: chmod u+w ${path}`,
-  }
-  const next = advice[(error as NodeJS.ErrnoException).code ?? ''] ?? 'Mend that, then repeat this.'
-  return new Failure('failed', `${shown(path)} cannot be written: ${messageOf(error)}. ${consequence} ${next}`)
 }

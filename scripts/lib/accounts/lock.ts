@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { linkSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
-import { basename, dirname, join } from 'node:path'
+import { basename, dirname, join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, messageOf } from '../cli.ts'
 
@@ -21,7 +21,7 @@ export async function withLock<T>(path: string, work: () => T | Promise<T>): Pro
     writeFileSync(own, identityOf(process.pid))
     await acquire(path, own, Date.now() + PATIENCE)
   } catch (error) {
-    throw error instanceof Failure ? error : new Failure('failed', `${path}: ${messageOf(error)}`)
+    throw unwritable(path, error)
   } finally {
     rmSync(own, { force: true })
   }
@@ -139,4 +139,24 @@ function readOr(path: string): string | undefined {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
     throw error
   }
+}
+
+/** A path as a user of this folder would type it. */
+export const shown = (path: string) =>
+  relative(process.cwd(), path).startsWith('..') ? path : relative(process.cwd(), path)
+
+/** Why a file cannot be written, what that means, and what to type next. */
+export function unwritable(path: string, error: unknown, consequence = 'Nothing was changed.'): Failure {
+  if (error instanceof Failure) return error
+  const advice: Record<string, string> = {
+    ENOSPC: `Make room, then repeat this. See: df -h ${dirname(path)}`,
+    EDQUOT: 'Make room, then repeat this. See: quota',
+    EROFS: `It lies on a read-only file system; mount that writable. See: findmnt --target ${path}`,
+    EACCES: `See who may write: ls -ld ${dirname(path)} ${path}`,
+    EPERM: `See who may write: ls -ld ${dirname(path)} ${path}`,
+    EFBIG: 'The shell limits the size of files. See: ulimit -f',
+    READONLY: `Make it writable: chmod u+w ${path}`,
+  }
+  const next = advice[(error as NodeJS.ErrnoException).code ?? ''] ?? 'Mend that, then repeat this.'
+  return new Failure('failed', `${shown(path)} cannot be written: ${messageOf(error)}. ${consequence} ${next}`)
 }

@@ -54,7 +54,7 @@ export function withAlias(text: string, alias: string, recipient: string): strin
   if (existing.recipients.includes(recipient)) return text
   const lines = text.split('\n')
   const last = (existing.lines.at(-1) ?? 1) - 1
-  lines[last] = (lines[last] ?? '').replace(/[\s,]*(\s#.*)?$/, (end) => `,${recipient}${end.replace(/^,/, '')}`)
+  lines[last] = (lines[last] ?? '').replace(/,?(\s+#.*)?\s*$/, (end) => `,${recipient}${end.replace(/^,/, '')}`)
   return lines.join('\n')
 }
 
@@ -76,7 +76,7 @@ export function withoutRecipient(text: string, recipient: string): string {
       lines[line - 1] = goes || (position > 0 && left.trim() === '') ? undefined : start + left
     }
   }
-  return lines.filter((line) => line !== undefined).join('\n')
+  return joined(lines)
 }
 
 /** One rule of a PCRE table (pcre_table(5)). */
@@ -240,11 +240,13 @@ export function withLine(text: string, line: string): string {
 
 /** Takes lines out, by their numbers from 1. */
 export function withoutLines(text: string, numbers: number[]): string {
-  if (numbers.length === 0) return text
-  return text
-    .split('\n')
-    .filter((_, index) => !numbers.includes(index + 1))
-    .join('\n')
+  return joined(text.split('\n').map((line, index) => (numbers.includes(index + 1) ? undefined : line)))
+}
+
+/** Lines as a text. Where the last one goes, the line above it keeps its end. */
+function joined(lines: (string | undefined)[]): string {
+  const left = lines.filter((line) => line !== undefined)
+  return lines.at(-1) === undefined && left.length > 0 ? `${left.join('\n')}\n` : left.join('\n')
 }
 
 /** Adds lines, each behind the one of this number, the later ones first. */
