@@ -54,9 +54,11 @@ for (const { to, mailbox, refused } of DELIVERIES) {
   })
 }
 
-test('a caught message keeps its envelope sender', () => {
+test('a caught message keeps its envelope sender, and passes the queue once', () => {
   const { source = '' } = delivered.get('owner-news@client.jp') ?? {}
   assert.match(source, /^Return-Path: <customer@shop\.example>\r$/m)
+  // By Postfix from the client, and by Dovecot from Postfix.
+  assert.equal(source.match(/^Received: /gm)?.length, 2)
 })
 
 test('several recipients of one message get a mail each, with its own X-Original-To', async () => {

@@ -187,7 +187,7 @@ describe('pipelining', () => {
   })
 
   test('commands behind STARTTLS are not obeyed in the TLS session', async () => {
-    const client = await smtp()
+    const client = await smtp(project.ports.submission)
     client.write('STARTTLS\r\nEHLO evil.example\r\nMAIL FROM:<injected@evil.example>\r\n')
     await client.reads(/^220 2\.0\.0 .*\r\n/m)
     await client.startTls()

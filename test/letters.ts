@@ -233,10 +233,10 @@ export function lettersToTheWorld(name: string, count: number, seed: number): Ex
     const unknown = `nobody-${dice.word}@${VIRTUAL_DOMAIN}`
     add('double bounce', { via: 'sendmail', from, to: [unknown], bounce: CATCHALL })
   })
-  // What was caught once and is sent again, whole: local(8) believes in a loop.
+  // What was caught once and is sent again, whole: local(8) would believe in a loop.
   times(0.01, (index) => {
     const to = someone(dice)
-    add('loop', { from: anyone(index), to: [to], header: [`Delivered-To: ${to}`], bounce: CATCHALL })
+    add('loop', { from: anyone(index), to: [to], header: [`Delivered-To: ${to}`], ...caught })
   })
   const hops = Array.from({ length: 60 }, (_, hop) => `Received: from a by b; hop ${hop}`)
   times(0.005, () => add('hops', { header: hops, refused: /^554 5\.4\.0 Error: too many hops/ }))

@@ -25,16 +25,19 @@ after(() => project?.remove())
 const logIn = (service: ServiceName, tls: TlsMode, login: Login) =>
   logInAt({ host, ports: project.ports }, service, tls, login)
 
-for (const [service, tls] of ENTRANCES) {
-  describe(`${service} with TLS ${tls}`, () => {
-    test('lets foo in', () => logIn(service, tls, { user: FOO, password: 'foo' }))
-    test('lets the catchall in', () => logIn(service, tls, { user: CATCHALL, password: 'catchall' }))
-    test('refuses a wrong password', () => assert.rejects(logIn(service, tls, { user: FOO, password: 'bar' })))
-    test('lets the master user into an account', () => logIn(service, tls, masterLogin(BAR)))
-    test('refuses the master user an account that does not exist', () =>
-      assert.rejects(logIn(service, tls, masterLogin(BAR.replace('bar', 'nobody')))))
-  })
-}
+// They wait for each other's wrong passwords else.
+describe('every entrance', { concurrency: 4 }, () => {
+  for (const [service, tls] of ENTRANCES) {
+    describe(`${service} with TLS ${tls}`, () => {
+      test('lets foo in', () => logIn(service, tls, { user: FOO, password: 'foo' }))
+      test('lets the catchall in', () => logIn(service, tls, { user: CATCHALL, password: 'catchall' }))
+      test('refuses a wrong password', () => assert.rejects(logIn(service, tls, { user: FOO, password: 'bar' })))
+      test('lets the master user into an account', () => logIn(service, tls, masterLogin(BAR)))
+      test('refuses the master user an account that does not exist', () =>
+        assert.rejects(logIn(service, tls, masterLogin(BAR.replace('bar', 'nobody')))))
+    })
+  }
+})
 
 test('a port without TLS is a TLS failure for implicit TLS', async () => {
   const refusal = await logIn('pop3', 'implicit', { user: FOO, password: 'foo' }).catch((error) => error)
@@ -101,11 +104,13 @@ for (const [service, offersTls] of [
 for (const user of ['apikey', 'AKIAIOSFODNN7EXAMPLE', 'postmaster@mg.client.com', 'foo@gmail.com']) {
   const login = { user, password: `not/a+real=secret ${user}` }
   test(`the foreign login ${user} is right at SMTP, and wrong at POP3 and IMAP`, async () => {
-    for (const [service, tls] of ENTRANCES) {
-      const result = logIn(service, tls, login)
-      if (/^(smtp|sub)/.test(service)) await result
-      else await assert.rejects(result, `${service} ${tls}`)
-    }
+    await Promise.all(
+      ENTRANCES.map(async ([service, tls]) => {
+        const result = logIn(service, tls, login)
+        if (/^(smtp|sub)/.test(service)) await result
+        else await assert.rejects(result, `${service} ${tls}`)
+      }),
+    )
   })
 }
 
@@ -120,9 +125,10 @@ test('POP3 and IMAP call a foreign login wrong, not an error of the server', asy
 })
 
 test('a user of an own domain is no foreign login: unknown ones, and wrong passwords, in any letter case', async () => {
-  for (const user of [FOO, FOO.toUpperCase(), FOO.replace('foo', 'nobody'), CATCHALL.replace('catchall', 'x')]) {
-    await assert.rejects(logIn('smtp', 'none', { user, password: 'wrong' }), /535 5\.7\.8/, user)
-  }
+  const users = [FOO, FOO.toUpperCase(), FOO.replace('foo', 'nobody'), CATCHALL.replace('catchall', 'x')]
+  const refused = (user: string) =>
+    assert.rejects(logIn('smtp', 'none', { user, password: 'wrong' }), /535 5\.7\.8/, user)
+  await Promise.all(users.map(refused))
 })
 
 test('the domain of an account that is added is an own one at once', async () => {

@@ -24,6 +24,9 @@ export const VMAIL_ID = 5000
 /** The same number stands in user-patches.sh, with its reason. */
 const SMTPD_LIMIT = 600
 
+/** What SMTP_ANY_LOGIN=0 takes out of Dovecot's files; the lines behind it stay where they are. */
+const ANY_LOGIN = /^# SMTP_ANY_LOGIN begins[\s\S]*?^# SMTP_ANY_LOGIN ends.*/m
+
 export interface NativeConfiguration {
   /** One line each for what the native engine cannot honour. */
   notices: string[]
@@ -48,7 +51,7 @@ export async function makeConfiguration(
   for (const part of ['config', 'postfix', 'dovecot']) mkdirSync(join(folder, part), { recursive: true, mode: 0o700 })
   const write = (name: string, text: string) => writeFileSync(join(folder, name), text)
 
-  copyConfiguration(folder, settings.stateDir)
+  copyConfiguration(folder, settings.stateDir, environment)
   const file = (name: string) => readOr(join(folder, 'config', name))
   const own = logicalLines(file('postfix-main.cf'))
   const main = mainCf(settings, environment, own)
@@ -93,13 +96,16 @@ export async function tryConfiguration(folder: string, { dovecot }: NativeConfig
 }
 
 /** A copy of the configuration folder with the container's paths mapped, each line where it was. */
-function copyConfiguration(folder: string, stateDir: string): void {
+function copyConfiguration(folder: string, stateDir: string, environment: Environment): void {
   const names = existsSync(CONFIG_DIR) ? (readdirSync(CONFIG_DIR, { recursive: true }) as string[]) : []
   // Without these two the daemons would start and lack what the project is for.
   for (const name of ['postfix-main.cf', 'postfix-accounts.cf']) {
     readProjectFile('docker-data', 'mail-server', 'config', name)
   }
-  cpSync(CONFIG_DIR, join(folder, 'config'), { recursive: true, filter: (path) => !/\.(lock|tmp)$/.test(path) })
+  cpSync(CONFIG_DIR, join(folder, 'config'), {
+    recursive: true,
+    filter: (path) => !/\.(lock|tmp)$|\/certificate\.pem$/.test(path),
+  })
   // A table that is not there would make every recipient a temporary failure.
   for (const name of ['postfix-virtual.cf', 'postfix-regexp.cf']) {
     if (!names.includes(name)) writeFileSync(join(folder, 'config', name), '')
@@ -107,7 +113,12 @@ function copyConfiguration(folder: string, stateDir: string): void {
   for (const name of names) {
     const copy = join(folder, 'config', name)
     const bytes = /\.(cf|pcre|cnf)$|_maps$/.test(name) && existsSync(copy) ? readFileSync(copy) : undefined
-    if (bytes && !bytes.includes(0)) writeFileSync(copy, mapPaths(bytes.toString('utf8'), stateDir))
+    if (!bytes || bytes.includes(0)) continue
+    const text = mapPaths(bytes.toString('utf8'), stateDir)
+    writeFileSync(
+      copy,
+      environment.SMTP_ANY_LOGIN === '0' ? text.replace(ANY_LOGIN, (block) => block.replace(/.+/g, '')) : text,
+    )
   }
 }
 

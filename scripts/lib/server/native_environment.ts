@@ -115,6 +115,7 @@ export function checkValues(environment: Environment): void {
     DOVECOT_INET_PROTOCOLS: network,
     OVERRIDE_HOSTNAME: [/^(?!-)[\w-]+(\.[\w-]+)+$/, 'a host name with its domain'],
     DOVECOT_MAILBOX_FORMAT: [/^(maildir|sdbox|mdbox)$/, 'maildir, sdbox or mdbox'],
+    SMTP_ANY_LOGIN: [/^[01]$/, '0 or 1'],
     POSTFIX_MESSAGE_SIZE_LIMIT: bytes,
     POSTFIX_MAILBOX_SIZE_LIMIT: bytes,
   }
