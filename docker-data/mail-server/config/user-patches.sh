@@ -9,8 +9,8 @@ postconf -MX smtp/unix relay/unix
 # Each mail says in X-Original-To which address it was sent to, also caught mail.
 postconf -F 'lmtp/unix/command=lmtp flags=O'
 
-# Dovecot 2.4, in releases from 16 on, has another syntax. docker-mailserver copies dovecot.cf to local.conf, up to release 10
-# after this script, so Dovecot reads a copy of its own in the place of that.
+# Dovecot 2.4, in releases from 16 on, has another syntax. docker-mailserver copies dovecot.cf to local.conf, up to
+# release 10 after this script, so Dovecot reads a copy of its own in the place of that.
 dovecot=/etc/dovecot/development.conf
 case $(dovecot --version) in
   2.3*) cp $config/dovecot.cf $dovecot ;;
@@ -23,8 +23,8 @@ if [ "$SMTP_ANY_LOGIN" = 0 ]; then
   sed -i '/^# SMTP_ANY_LOGIN begins/,/^# SMTP_ANY_LOGIN ends/d' $dovecot
 fi
 
-# The certificate of SSL_TYPE=snakeoil has all names that clients call this server by, and stays the same. The image's own
-# is made with the image and for another name. Clients that want to trust it find it in the configuration folder.
+# The certificate of SSL_TYPE=snakeoil has all names that clients call this server by, and stays the same. The image's
+# own is made with the image and for another name. Clients that want to trust it find it in the configuration folder.
 if [ "$SSL_TYPE" = snakeoil ]; then
   tls=/var/mail-state/tls
   name=$(postconf -h myhostname)
@@ -46,14 +46,15 @@ if [ -z "$SSL_TYPE" ]; then
   postconf -P submission/inet/smtpd_tls_security_level=none
 fi
 
-# Dovecot takes every message that Postfix takes, with the lines that are added on the way. docker-mailserver gives it the
-# limit in whole MB, and what lies between the two would be accepted and never delivered.
+# Dovecot takes every message that Postfix takes, with the lines that are added on the way. docker-mailserver gives it
+# the limit in whole MB, and what lies between the two would be accepted and never delivered.
 quota=/etc/dovecot/conf.d/90-quota.conf
 if [ -f $quota ] && [ "${POSTFIX_MESSAGE_SIZE_LIMIT:=10240000}" -gt 0 ]; then
   sed -i -E "s/quota_(max_)?mail_size =.*/quota_\1mail_size = $((POSTFIX_MESSAGE_SIZE_LIMIT + 1000000))B/" $quota
 fi
 
-# SMTP_ONLY=1 is without Dovecot, so nobody can check a password, and an smtpd with AUTH on would end at each connection.
+# SMTP_ONLY=1 is without Dovecot, so nobody can check a password, and an smtpd with AUTH on would end at each
+# connection.
 if [ "$SMTP_ONLY" = 1 ]; then
   postconf smtpd_sasl_auth_enable=no
 fi
@@ -67,7 +68,8 @@ for service in smtpd/pass submission/inet submissions/inet smtps/inet; do
 done
 
 # Postfix 3.5 of releases up to 10 does not know smtpd_forbid_bare_newline (see postfix-main.cf) and takes <LF>.<LF> for
-# the end of a message. There a client that sends on behind DATA before its answer is refused, as a smuggled message does.
+# the end of a message. There a client that sends on behind DATA before its answer is refused, as a smuggled message
+# does.
 if [ -z "$(postconf -d smtpd_forbid_bare_newline 2>/dev/null)" ]; then
   postconf smtpd_data_restrictions=reject_unauth_pipelining
 fi

@@ -13,7 +13,7 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parse } from 'dotenv'
-import { Failure } from '../cli.ts'
+import { Failure, messageOf } from '../cli.ts'
 import type { EngineChoice } from '../server/choose.ts'
 import type { Engine, ExecResult } from '../server/engine.ts'
 import { ROOT, readSettings, type Settings } from '../settings.ts'
@@ -74,9 +74,14 @@ export class Facts {
 
   /** The names of the project's configuration files, environment file and Compose file included. */
   list(): string[] {
-    return [COMPOSE_FILE, ENV_FILE, ...readdirOr(join(ROOT, CONFIG)).sort().map(inConfig)].filter((name) =>
-      statSync(join(ROOT, name), { throwIfNoEntry: false })?.isFile(),
-    )
+    return [
+      COMPOSE_FILE,
+      ENV_FILE,
+      ...readdirOr(join(ROOT, CONFIG))
+        .filter((name) => !/\.(tmp|lock)$/.test(name))
+        .sort()
+        .map(inConfig),
+    ].filter((name) => statSync(join(ROOT, name), { throwIfNoEntry: false })?.isFile())
   }
 
   lines(name: string): Line[] {
@@ -197,8 +202,7 @@ export class Facts {
         await tryConfiguration(folder, await makeConfiguration(this.settings(), folder))
         return { folder }
       } catch (error) {
-        if (error instanceof Failure) return { folder, refusal: error }
-        throw error
+        return { folder, refusal: error instanceof Failure ? error : new Failure('failed', messageOf(error)) }
       }
     })
   }

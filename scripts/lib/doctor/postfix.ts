@@ -15,6 +15,16 @@ const main: Check = {
     if (facts.read(MAIN_CF) === undefined) throw new Skipped('postfix-main.cf cannot be read, see "files"')
     const problems: Finding[] = []
     for (const [name, { value, at = NOWHERE }] of set) {
+      const bare = value.replace(/\s+#.*$/, '')
+      if (bare !== value) {
+        const fix = writeLine(MAIN_CF, at, `${name} = ${bare}`)
+        problems.push(
+          failure(`${MAIN_CF} line ${at.line}: ${name}: what stands behind # is part of the value`, fix, {
+            explains: EXPLAINS.start,
+          }),
+        )
+        continue
+      }
       const row = judge(name, value, facts)
       const right = row?.write === undefined ? undefined : `${name} = ${row.write}`.trim()
       if (row)

@@ -3,7 +3,7 @@ import { nearestOf } from '../cli.ts'
 import { type Check, EXPLAINS, type Finding, failure, Skipped, verdict, warning } from './check.ts'
 import type { Facts, Line } from './facts.ts'
 import { deleteLine, restore, writeLine } from './fixes.ts'
-import { ACCOUNTS, edit, MASTER_USERS, QUOTAS } from './rules_files.ts'
+import { ACCOUNTS, edit, MASTER_USERS, MEND, QUOTAS } from './rules_files.ts'
 
 /** The password schemes of Dovecot (`doveadm pw -l`), and what the value of the usual ones looks like. */
 const SCHEMES =
@@ -21,7 +21,7 @@ const HASHES: Record<string, RegExp> = {
 interface AccountRow {
   wrong(address: string, hash: string, line: Line, all: AccountLine[]): string | false | undefined
   level?: 'warning'
-  fix?(address: string, line: number): string
+  fix?(address: string, line: number, text: string): string | undefined
   mend?: (text: string) => string
   explains?: readonly string[]
 }
@@ -30,13 +30,15 @@ const update = (address: string) => `npm run add-account -- --update ${address}`
 
 // biome-ignore format: one rule a line
 const ACCOUNT_ROWS: AccountRow[] = [
+  { wrong: (address, _, { text }) => /^\s|[ \t]$/.test(text) && `a space begins or ends the line of ${address.trim().split(/[:\s]/)[0]}`, fix: () => MEND, mend: (text) => text.replace(/^[ \t]+(?=[^\s#])|[ \t]+$/gm, ''), explains: ['start', 'live', 'tables', 'aliases', 'quotas', 'main-cf'] },
   // What stands behind the first "|" may be a password: nothing for a screen.
-  { wrong: (address, hash) => !/^[^\s@:|]+@[^\s@:|]+$/.test(address) && `"${address.slice(0, hash ? undefined : address.search(/[:\s]|$/))}" is no address, and the line no account`, fix: (_, line) => deleteLine(ACCOUNTS, line), explains: ['start', 'live'] },
+  { wrong: (address, hash) => !/^[^\s@:|]+@[^\s@:|]+$/.test(address) && `"${address.slice(0, hash ? undefined : address.search(/[:\s]|$/))}" is no address, and the line no account`, fix: (_, line, text) => (/[|{]/.test(text) ? undefined : deleteLine(ACCOUNTS, line)), explains: EXPLAINS.start },
+  { wrong: (address) => /[^\x21-\x7e]/.test(address) && `${address} has letters that no mail address has here (SMTPUTF8 is off)`, fix: (_, line) => deleteLine(ACCOUNTS, line), explains: EXPLAINS.start },
   { wrong: (address, hash) => hash === '' && `${address} has no password`, fix: update, explains: ['start', 'live'] },
   { wrong: (address, hash) => !/^\{[\w.-]+\}|^\$\d/.test(hash) && `the password of ${address} is no hash with its {SCHEME}; without the line: npm run add-account -- ${address}`, fix: (_, line) => deleteLine(ACCOUNTS, line), explains: EXPLAINS.start },
   { wrong: (address, _, { line }, all) => all.find((other) => other.address.toLowerCase() === address.toLowerCase() && other.line < line) && `${address} stands twice, before in line ${all.find((other) => other.address.toLowerCase() === address.toLowerCase())?.line}`, fix: (_, line) => deleteLine(ACCOUNTS, line), explains: ['live', 'logins', 'start'] },
   { wrong: (address) => address !== address.toLowerCase() && `${address} has a capital letter, and Dovecot looks logins up in lower case`, fix: () => 'npm run doctor -- --fix', mend: (text) => text.replace(/^[^#|\n]+\|/gm, (address) => address.toLowerCase()), explains: ['live', 'logins', 'tables'] },
-  { wrong: (address, hash) => badHash(address, hash), fix: update, explains: ['logins', 'mail-virtual', 'mail-foreign'] },
+  { wrong: (address, hash) => badHash(address, hash), fix: update, explains: EXPLAINS.start },
   { wrong: (address, _, __, all) => lookalike(address, all), level: 'warning' },
 ]
 
@@ -89,7 +91,7 @@ const accounts: Check = {
           {
             level,
             evidence,
-            fix: fix?.(account.address, account.line),
+            fix: fix?.(account.address, account.line, account.text),
             ...(mend ? { mend: () => edit(ACCOUNTS, mend) } : {}),
             ...(explains ? { explains } : {}),
           },
@@ -126,6 +128,8 @@ const quotas: Check = {
       const is = `${QUOTAS} line ${line}`
       if (!known.includes(address.toLowerCase()))
         return [warning(`${is}: there is no account ${address || `"${text}"`}`, deleteLine(QUOTAS, line))]
+      if (lines.some((other) => other.line < line && other.text.replace(/\s/g, '').split(':')[0] === address))
+        return [warning(`${is}: ${address} has a quota above, which counts`, deleteLine(QUOTAS, line))]
       if (!/^\d+[bkmgt]?$/i.test(size))
         return [
           failure(`${is}: "${size}" is no size like 10M`, deleteLine(QUOTAS, line), { explains: ['live', 'start'] }),

@@ -1,6 +1,7 @@
+import { nearestOf } from '../cli.ts'
 import { type Check, EXPLAINS, verdict, warning } from './check.ts'
 import { type Facts, inConfig, type Line } from './facts.ts'
-import { deleteLine } from './fixes.ts'
+import { deleteLine, writeLine } from './fixes.ts'
 import { accountLines } from './rules_accounts.ts'
 import { VIRTUAL } from './rules_files.ts'
 import { domainsOf, glued } from './rules_postfix.ts'
@@ -36,6 +37,9 @@ interface AliasRow {
 
 // biome-ignore format: one rule a line
 const ALIAS_ROWS: AliasRow[] = [
+  { wrong: ({ from }) => from.endsWith(':') && `${from} ends with a colon, as in aliases(5), and is no address`, fix: (alias) => writeLine(VIRTUAL, alias, alias.text.replace(':', '')) },
+  { wrong: ({ from, to }, { known, domains }) => to.includes(from) && !from.startsWith('@') && domains.includes(from.replace(/.*@/, '')) && !known(from) && `${from} leads to itself and is no account`, fix: (alias) => deleteLine(VIRTUAL, alias) },
+  { wrong: ({ to }, { domains }) => { const slip = to.find((target) => target.includes('@') && !domains.includes(target.replace(/.*@/, '')) && nearestOf(target.replace(/.*@/, ''), domains, 2)); return slip && `${slip} is one letter or two from a domain with accounts, and is caught; a slip?` }, level: 'warning' },
   { wrong: ({ to, from }) => to.length === 0 && `${from} has no target, and Postfix skips the line`, fix: (alias) => deleteLine(VIRTUAL, alias) },
   { wrong: ({ from, line }, { all }) => all.find((other) => other.from === from && other.line < line) && `${from} stands twice; only one of the lines counts`, level: 'warning', fix: (alias) => deleteLine(VIRTUAL, alias) },
   { wrong: ({ from, line }, { next, all }) => { const way = loops(from, next); return way && !all.some((other) => other.line < line && way.includes(other.from)) && `${from} leads back to itself by ${way.join(', ')}` }, explains: EXPLAINS.mail },

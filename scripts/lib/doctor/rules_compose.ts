@@ -108,6 +108,7 @@ const compose: Check = {
       (await facts.isRunning().catch(() => false))
     )
       throw new Skipped('not needed, the server runs natively')
+    if (/silent for/.test((await facts.choice()).reason)) throw new Skipped('Docker does not answer, see "docker"')
     // The caller may have another project's file in mind.
     const { COMPOSE_FILE: _, ...env } = process.env
     const asked = await program(['docker', 'compose', '--project-directory', ROOT, 'config', '--format', 'json'], {

@@ -37,6 +37,17 @@ const dovecot: Check = {
     ] as const) {
       const file = inConfig(name)
       const text = facts.read(file) ?? ''
+      const [open, close] = [/\{\s*$/gm, /^\s*\}/gm].map((brace) => text.match(brace)?.length ?? 0)
+      if (open !== close)
+        problems.push(
+          failure(`${file} opens ${open} braces and closes ${close}`, undefined, { explains: EXPLAINS.start }),
+        )
+      if (text !== '' && !/^\s*master\s*=\s*yes/m.test(text))
+        problems.push(
+          failure(`${file} has no passdb with master = yes, and the scripts cannot log in`, undefined, {
+            explains: EXPLAINS.answers,
+          }),
+        )
       for (const [index, line] of text.split('\n').entries()) {
         const [, key = '', value = ''] = /^\s*(\w+)\s*=\s*(.*?)\s*$/.exec(line) ?? []
         const row = key && DOVECOT.find(([wanted, right]) => new RegExp(`^${wanted}$`).test(key) && !right.test(value))

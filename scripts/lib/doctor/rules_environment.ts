@@ -42,6 +42,7 @@ const ROWS: Row[] = [
   fail('POSTFIX_INET_PROTOCOLS', /^(ipv4|all)?$/, 'Postfix does not listen on an IPv4 address', 'ipv4'),
   warn('DOVECOT_INET_PROTOCOLS', /^(?!(all)?$)/, 'Dovecot also wants IPv6, which a container may lack', 'ipv4'),
   fail('DOVECOT_INET_PROTOCOLS', /^(ipv4|all)?$/, 'Dovecot does not listen on an IPv4 address', 'ipv4'),
+  warn('PERMIT_DOCKER', /^(none|host|network|connected-networks|container)?$/, 'docker-mailserver knows no such value', 'connected-networks'),
   // Delivery
   fail('POSTFIX_DAGENT', new RegExp(`^(${DELIVERY})?$`), 'mail for the mailboxes does not go to Dovecot', DELIVERY),
   fail('POSTFIX_MESSAGE_SIZE_LIMIT', /^\d*$/, 'that is no number of bytes', '10240000'),

@@ -17,7 +17,7 @@ const files: Check = {
   name: 'files',
   title: 'Every file that belongs to the project is there and can be read',
   run(facts) {
-    const explains = [...EXPLAINS.start, 'main-cf', 'compose', 'tables']
+    const explains = [...EXPLAINS.start, 'main-cf', 'compose', 'tables', 'dovecot']
     if (!existsSync(join(ROOT, CONFIG))) return [failure(`${CONFIG} is not there`, restore(CONFIG), { explains })]
     const problems = [ENV_FILE, COMPOSE_FILE, ...OWN_FILES.map(inConfig)].flatMap((name) => {
       const [fact, fix] = facts.problem(name) ?? []

@@ -32,14 +32,14 @@ const LOOPBACK = new RegExp(
 )
 /** Words in restrictions that ask the DNS, or somebody outside. */
 const ASKS =
-  /\breject_unknown_\w+|\breject_rh?s?bl\w*|\bcheck_\w+_(mx|ns|a)_access|\bpermit_dnswl_client|\bpermit_rhswl_client|\bpermit_mx_backup/
+  /\breject_unknown_\w+|\breject_unverified_sender|\breject_rh?s?bl\w*|\bcheck_\w+_(mx|ns|a)_access|\bpermit_dnswl_client|\bpermit_rhswl_client|\bpermit_mx_backup/
 const MAP = `pcre:${IN_CONTAINER}/postfix-transport_maps`
 
 // biome-ignore format: one rule a line
 export const ROWS: Row[] = [
   // Nothing leaves
   { name: /^transport_maps$/, right: (value) => value.includes(MAP), write: MAP, needed: true, why: 'no table keeps foreign mail here' },
-  { name: /^(default|relay)_transport$/, right: /^(local|error|retry|discard):?[^:]*$/, write: 'local', needed: true, why: 'mail that no table keeps here would leave' },
+  { name: /^(default|relay)_transport$/, right: /^(local|error|retry|discard)(:\S*)?$/, write: 'local', needed: true, why: 'mail that no table keeps here would leave' },
   { name: /^local_transport$/, right: /^local(:\S*)?$/, why: 'mail for this server leaves it', explains: EXPLAINS.mail },
   { name: /^virtual_transport$/, right: /^lmtp:unix:\S*\/lmtp$/, why: 'mail for the mailboxes does not go to Dovecot', explains: EXPLAINS.mail },
   { name: /^(relayhost|sender_dependent_\w+|\w*fallback_relay|mailbox_command\w*|mailbox_transport\w*|fallback_transport\w*)$/, right: EMPTY, why: 'it leads mail out of this machine' },
@@ -77,10 +77,12 @@ export const ROWS: Row[] = [
   { name: /^(smtpd_recipient_limit|default_process_limit|smtpd_recipient_overshoot_limit)$/, right: /^(\d{3,}|[2-9]\d)$/, why: 'it is too small for a few clients or recipients at once', level: 'warning' },
   { name: /^smtpd_(delay_open_until_valid_rcpt|error_sleep_time)$/, right: /^(yes|no|[01]s?)$/, why: 'clients wait', level: 'warning' },
   { name: /^postscreen_access_list$/, right: /static:permit|^permit$|static:all/, write: 'static:permit', why: 'clients wait six seconds on port 25 in docker-mailserver', level: 'warning' },
+  { name: /^smtpd_sasl_type$/, right: /^dovecot$/, write: 'dovecot', why: 'Postfix asks somebody else about passwords', explains: EXPLAINS.start },
+  { name: /^smtpd_sasl_path$/, right: /auth$/, why: 'Postfix asks nobody about passwords', explains: EXPLAINS.start },
   // What is accepted arrives, at once
   { name: /^(defer_transports|hold_\w+)$/, right: EMPTY, why: 'mail waits in the queue until somebody sends it on', explains: EXPLAINS.mail },
   { name: /^soft_bounce$/, right: OFF, why: 'what should be refused or bounced is tried again for days', explains: ['mail-unknown'] },
-  { name: /^message_size_limit$/, right: /^(0|\d{6,})$/, write: '10240000', why: 'nearly every mail is larger, and refused', explains: EXPLAINS.mail },
+  { name: /^message_size_limit$/, right: /^(0|\d{6,})$/, write: '10240000', why: 'nearly every mail is larger, and refused', explains: EXPLAINS.start },
   { name: /^(mailbox|virtual_mailbox)_size_limit$|^virtual_mailbox_limit$/, right: (value, facts) => value === '0' || Number(value) >= messageLimit(facts), write: '0', why: 'it is smaller than message_size_limit, and Postfix refuses to deliver', explains: EXPLAINS.mail },
   { name: /^mailbox_size_limit$/, right: /./, write: '0', needed: true, why: "Postfix's default may be smaller than a message, and docker-mailserver's is", level: 'warning' },
   { name: /^queue_minfree$/, right: /^\d{0,8}$/, why: 'Postfix wants more free space than a disk may have', explains: EXPLAINS.mail },
@@ -113,11 +115,9 @@ function isOwn(target: string, facts: Facts): boolean {
 
 export function domainsOf(facts: Facts): string[] {
   const addresses = facts.lines(inConfig('postfix-accounts.cf')).map(({ text }) => text.split('|')[0] ?? '')
-  return [
-    ...new Set(
-      addresses.filter((address) => address.includes('@')).map((address) => address.replace(/.*@/, '').toLowerCase()),
-    ),
-  ]
+  // A line that is no account has a password in it, perhaps, and is the matter of "accounts".
+  const valid = addresses.filter((address) => /^[^\s@:|]+@[^\s@:|]+$/.test(address))
+  return [...new Set(valid.map((address) => address.replace(/.*@/, '').toLowerCase()))]
 }
 
 function trusts(value: string, host: string): boolean {
@@ -161,7 +161,7 @@ export const nameOf = ({ name }: Row) => /^\^\(?(\w+)\)?\$$/.exec(name.source)?.
 export function glued(facts: Facts, file: string, looks: RegExp, mayGoOn = /,\s*$/): Finding[] {
   return (facts.read(file) ?? '').split('\n').flatMap((text, index, all) => {
     const before = all.slice(0, index).findLast((line) => !/^\s*(#|$)/.test(line))
-    if (!looks.test(text) || !before || mayGoOn.test(before)) return []
+    if (!looks.test(text) || (before && mayGoOn.test(before))) return []
     const evidence = `${file} line ${index + 1} begins with a space and so belongs to the line above: ${text.trim().slice(0, 80)}`
     return [
       failure(evidence, writeLine(file, index + 1, text.trim()), {

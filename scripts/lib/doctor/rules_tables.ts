@@ -23,7 +23,7 @@ const tables: Check = {
       throw new Skipped('a table cannot be read, see "files"')
     const own = accountLines(facts)
       .map(({ address }) => address.toLowerCase())
-      .filter((address) => address.includes('@'))
+      .filter((address) => /^[^\s@:|]+@[^\s@:|]+$/.test(address))
     const domains = domainsOf(facts)
     const alike = domains.flatMap((domain) => [
       `x@sub.${domain}`,

@@ -188,6 +188,10 @@ const leftovers: Check = {
     for (const name of existsSync(CONFIG_DIR) ? readdirSync(CONFIG_DIR) : []) {
       const path = join(CONFIG_DIR, name)
       const isDead = () => isLeftBehind(path, textOf(path))
+      // A writer at work has one for some milliseconds.
+      const isOld = () => Date.now() - (statOr(path)?.mtimeMs ?? Date.now()) > 60_000
+      if (name.endsWith('.tmp') && isOld())
+        report(path, `${CONFIG}/${name}`, `${CONFIG}/${name} was left half-written`, isOld)
       if (name.endsWith('.lock') && isDead())
         report(
           path,
