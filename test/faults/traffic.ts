@@ -5,11 +5,11 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { BAR, CATCHALL, FOO, type Login, VIRTUAL_DOMAIN } from '../../scripts/lib/accounts/accounts.ts'
-import { Probe } from './probe.ts'
 import { processIds } from '../../scripts/lib/server/processes.ts'
 import type { ServiceName } from '../../scripts/lib/settings.ts'
 import { messagesOf } from '../deliveries.ts'
 import { type Project, processesOf, until } from '../harness.ts'
+import { Probe } from './probe.ts'
 
 /** Messages of one connection, after which a client opens another. */
 const MESSAGES_PER_CONNECTION = 20
