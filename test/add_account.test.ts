@@ -242,7 +242,7 @@ describe('add_account with a running server', () => {
     await receives(CATCHALL, 'caught before')
     const { stdout } = await succeeds('bob@new.example', 'secret')
     assert.match(stdout, /From now on new\.example .* refused, no longer caught/)
-    assert.match(files(project)[3] ?? '', /^\/@new\\\.example\$\/ +:\n# The fence/m)
+    assert.match(files(project)[3] ?? '', /^\/@new\\\.example\$\/ +:\n# A net/m)
     for (const subject of ['one', 'two', 'three']) await send(project.ports, 'Bob@New.Example', subject)
     await receives('bob@new.example', 'three')
     assert.equal((await mailOf('bob@new.example')).length, 3)
@@ -440,7 +440,7 @@ describe('add_account with a running server', () => {
       output += chunk
     })
     const ended = new Promise((resolve) => child.once('close', resolve))
-    await until(`start.ts by sudo: ${output}`, () => readFileSync(log, 'utf8').includes('scripts/start.ts'))
+    await until(`start.ts by sudo: ${output}`, () => readFileSync(log, 'utf8').includes('launch.mjs start'))
     assert.equal((await project.run('start')).code, 0)
     writeFileSync(`${log}.done`, '')
     assert.equal(await ended, 0, output)

@@ -30,7 +30,7 @@ describe('the commands of the README, in the order of a first evening', () => {
     ['npx tsx scripts/pop_email.ts --wait 10', /^バーさん、こんにちは。/m],
     ['npm run add-account -- alice@development-virtual.example.com secret', /it can log in and receives mail/],
     ['npm run logs -- --lines 5', /postfix|dovecot|lmtp/],
-    ['npm run doctor -- --only env-names', /1 ok, 0 warnings, 0 failures/],
+    ['npm run doctor -- --only environment-names', /1 check, all ok/],
     ['npm run reset -- --yes', /deleted|reset/i],
     ['npm stop', /The mail server is stopped/],
   ] as const) {

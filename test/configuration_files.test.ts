@@ -405,7 +405,7 @@ describe('add_account changes the files of a stopped server', () => {
     execFileSync('mkdir', ['-p', bin])
     writeFileSync(
       `${bin}/docker`,
-      `#!/bin/sh\necho "$*" >>${log}\n[ "$1" = container ] && exit 1\n[ -e ${log}.broken ] && [ "$2" = run ] && echo no volume >&2 && exit 1\nexit 0\n`,
+      `#!/bin/sh\necho "$*" >>${log}\n[ "$1" = container ] && exit 1\n[ -e ${log}.broken ] && case "$*" in *" run "*) echo no volume >&2; exit 1;; esac\nexit 0\n`,
       { mode: 0o755 },
     )
     const baz = `baz@${DOMAIN}`

@@ -119,7 +119,11 @@ export async function messagesOf({ host, ports }: Where, address: string): Promi
   const session = await Pop3Session.open({ host, port: ports.pop3, tls: 'none', timeout: 20_000 }, masterLogin(address))
   try {
     const sources = []
-    for (const message of await session.list()) sources.push((await session.retrieve(message)).toString('latin1'))
+    for (const message of await session.list()) {
+      // Dovecot's retention may have taken it meanwhile.
+      const source = await session.retrieve(message).catch(() => undefined)
+      if (source) sources.push(source.toString('latin1'))
+    }
     await session.quit()
     return sources
   } finally {

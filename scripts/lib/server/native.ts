@@ -61,7 +61,7 @@ export class NativeEngine implements Engine {
     await installPackages()
     makeFolders(this.#settings.stateDir)
     // One at a time: whoever waited finds the server running.
-    return withLock(this.#path('start.lock'), () => this.#start()).finally(() => this.#clear())
+    return withLock(this.#path('start.lock'), () => this.#start().finally(() => this.#clear()))
   }
 
   async #start(): Promise<Started> {
@@ -120,8 +120,8 @@ export class NativeEngine implements Engine {
     // Not becomeRoot: the script that asks for a reload has done its work, and would do it twice.
     if (!isRoot) return startAsRoot()
     await withLock(this.#path('start.lock'), async () => {
-      if (await this.isRunning()) await this.#reload()
-    }).finally(() => this.#clear())
+      if (await this.isRunning()) await this.#reload().finally(() => this.#clear())
+    })
   }
 
   async #reload(): Promise<void> {
