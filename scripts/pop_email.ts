@@ -1,11 +1,11 @@
 /** npx tsx scripts/pop_email.ts: shows mail over POP3, waits for it, saves it, deletes it. Without an option, all of bar's. */
 import type { parseArgs } from 'node:util'
-import { findAccount, masterLogin, readAccounts } from './lib/accounts/accounts.ts'
 import {
   EXIT,
   type ExitName,
   explainExitCodes,
   Failure,
+  load,
   messageOf,
   parse,
   print,
@@ -16,13 +16,15 @@ import {
   style,
   table,
 } from './lib/cli.ts'
-import { CLIENT_OPTIONS, explainClientOptions, resolveClient } from './lib/mail/client_options.ts'
-import { FILTER_OPTIONS, parseCount, parseFilters } from './lib/mail/filters.ts'
 import type { Pop3Message, Pop3Server, Pop3Session } from './lib/mail/pop3.ts'
-import { Folder, saver } from './lib/mail/save.ts'
 import type { Mailbox, Wait } from './lib/mail/search.ts'
 import type { Source } from './lib/mail/views.ts'
-import { visibleLine } from './lib/mail/visible.ts'
+
+const { findAccount, masterLogin, readAccounts } = await load(() => import('./lib/accounts/accounts.ts'))
+const { CLIENT_OPTIONS, explainClientOptions, resolveClient } = await load(() => import('./lib/mail/client_options.ts'))
+const { FILTER_OPTIONS, parseCount, parseFilters } = await load(() => import('./lib/mail/filters.ts'))
+const { Folder, saver } = await load(() => import('./lib/mail/save.ts'))
+const { visibleLine } = await load(() => import('./lib/mail/visible.ts'))
 
 const HELP = `Usage: npx tsx scripts/pop_email.ts [options]
 

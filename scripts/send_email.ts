@@ -1,13 +1,28 @@
 /** npx tsx scripts/send_email.ts: sends mail over SMTP; with no option the test mail from foo to bar. */
-import { EXIT, type ExitName, explainExitCodes, Failure, parse, print, run, say, style, table } from './lib/cli.ts'
-import { type Outgoing, sendAll } from './lib/mail/bulk.ts'
-import { CLIENT_OPTIONS, explainClientOptions, resolveClient } from './lib/mail/client_options.ts'
-import { MAIL_OPTIONS, readMail } from './lib/mail/mail_options.ts'
-import { type Notify, SmtpSession } from './lib/mail/smtp.ts'
+import {
+  EXIT,
+  type ExitName,
+  explainExitCodes,
+  Failure,
+  load,
+  parse,
+  print,
+  run,
+  say,
+  style,
+  table,
+} from './lib/cli.ts'
+import type { Outgoing } from './lib/mail/bulk.ts'
+import type { Notify } from './lib/mail/smtp.ts'
 import type { Delivery } from './lib/mail/smtp_delivery.ts'
-import { statusOf, Tally } from './lib/mail/tally.ts'
-import { visibleLine } from './lib/mail/visible.ts'
-import { setting } from './lib/settings.ts'
+
+const { sendAll } = await load(() => import('./lib/mail/bulk.ts'))
+const { CLIENT_OPTIONS, explainClientOptions, resolveClient } = await load(() => import('./lib/mail/client_options.ts'))
+const { MAIL_OPTIONS, readMail } = await load(() => import('./lib/mail/mail_options.ts'))
+const { SmtpSession } = await load(() => import('./lib/mail/smtp.ts'))
+const { statusOf, Tally } = await load(() => import('./lib/mail/tally.ts'))
+const { visibleLine } = await load(() => import('./lib/mail/visible.ts'))
+const { setting } = await load(() => import('./lib/settings.ts'))
 
 const HELP = `Usage: npx tsx scripts/send_email.ts [options]
 
@@ -105,7 +120,7 @@ export async function main(args: string[]): Promise<ExitName | undefined> {
   const { server } = client
 
   const tally = new Tally(count)
-  async function open(connection: number): Promise<SmtpSession> {
+  async function open(connection: number): Promise<Awaited<ReturnType<typeof SmtpSession.open>>> {
     tally.begin()
     const label = concurrency > 1 && count > 1 ? `[${connection}] ` : ''
     const tell = (who: string, line: string) => say(`${label}${who === 'client' ? '>' : '<'} ${visibleLine(line)}`)

@@ -89,6 +89,17 @@ export function style(format: StyleFormat, text: string, stream: Io['stdout'] = 
   return plain ? text : util.styleText(format, text)
 }
 
+/** Loads a module whose packages may not be installed; ends the process with one line where they are not. */
+export async function load<T>(module: () => Promise<T>): Promise<T> {
+  try {
+    return await module()
+  } catch (error) {
+    const { text, exit } = explain(error)
+    say(text)
+    return process.exit(EXIT[exit].code)
+  }
+}
+
 type Options = NonNullable<util.ParseArgsConfig['options']>
 
 /**

@@ -41,12 +41,9 @@ type Protocol = keyof typeof PROTOCOLS
 
 /** What differs between the two: the prefix of the variables, the ports by TLS mode, and the test account. */
 const PROTOCOLS = {
-  smtp: { prefix: 'SMTP', account: 'foo', ports: { plain: 'smtp', implicit: 'submissions' } },
-  pop3: { prefix: 'POP3', account: 'bar', ports: { plain: 'pop3', implicit: 'pop3s' } },
-} as const satisfies Record<
-  string,
-  { prefix: string; account: string; ports: Record<'plain' | 'implicit', ServiceName> }
->
+  smtp: { prefix: 'SMTP', account: 'foo', ports: { none: 'smtp', starttls: 'submission', implicit: 'submissions' } },
+  pop3: { prefix: 'POP3', account: 'bar', ports: { none: 'pop3', starttls: 'pop3', implicit: 'pop3s' } },
+} as const satisfies Record<string, { prefix: string; account: string; ports: Record<TlsMode, ServiceName> }>
 
 const TLS_MODES: readonly string[] = ['none', 'starttls', 'implicit'] satisfies TlsMode[]
 /** Seconds. The upper bound keeps timers, which count milliseconds in 32 bits, from overflowing. */
@@ -80,10 +77,7 @@ export async function resolveClient(protocol: Protocol, values: ClientValues): P
   if (mode && !TLS_MODES.includes(mode.text)) throw wrong(mode, `choose one of ${TLS_MODES.join(', ')}`)
   const tls = (mode?.text ?? 'none') as TlsMode
   // The variable of the port is the server's own, which the settings have checked already.
-  const port =
-    values.port === undefined
-      ? settings.ports[tls === 'implicit' ? ports.implicit : ports.plain]
-      : parsePort('--port', values.port)
+  const port = values.port === undefined ? settings.ports[ports[tls]] : parsePort('--port', values.port)
   const seconds = pick('--timeout', values.timeout, 'MAIL_TIMEOUT')
   const timeout = Number(seconds?.text ?? TIMEOUT.default)
   if (seconds && !(/^\d+(\.\d+)?$/.test(seconds.text) && timeout > 0 && timeout <= TIMEOUT.max)) {
