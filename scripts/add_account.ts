@@ -193,6 +193,7 @@ async function remove(settings: Settings, terminal: Prompter, typed: string, val
     deleteAccount(configuration, address, values.force ?? false)
   check(edit)
   const server = await serverOf(settings)
+  await assertAnswers(settings, server, 'Nothing was changed.')
   const { engine, running } = server
   const keeps = values['keep-mail'] === true
   // Who is not root reaches the native server's mail over IMAP alone, and so does who has no Docker client.
@@ -326,6 +327,16 @@ async function serverOf(settings: Settings): Promise<Server> {
   return { engine, running }
 }
 
+/** Throws a Failure where a native server runs and does not answer; a container may be restarting itself. */
+async function assertAnswers(settings: Settings, { engine, running }: Server, state: string): Promise<void> {
+  if (!running || engine?.name !== 'native') return
+  const { silentProtocols } = await import('./lib/server/proof.ts')
+  const silent = await silentProtocols(settings)
+  if (silent.length === 0) return
+  const fact = `${state} The mail server runs and does not answer: ${silent.join(', ')}.`
+  throw new Failure('connection', `${fact} Start it anew: npm stop && npm start`)
+}
+
 /**
  * Tells a running server about the change and waits until all conditions hold, one after the other. Gives the seconds
  * that took, or undefined when no server runs. Throws a Failure when it takes too long.
@@ -337,6 +348,7 @@ async function bringIntoEffect(
   conditions: (() => Promise<boolean>)[],
 ): Promise<string | undefined> {
   if (!running) return undefined
+  await assertAnswers(settings, { engine, running }, `${address} is written.`)
   const begin = performance.now()
   await step('Waiting until the server has taken the change', async () => {
     try {

@@ -1,7 +1,7 @@
 /** A start is all or nothing, a stop waits for it, and half a server is called that. */
 import assert from 'node:assert/strict'
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { chmodSync, existsSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { BAR } from '../scripts/lib/accounts/accounts.ts'
@@ -144,6 +144,18 @@ describe('half a server', () => {
     assert.ok(Date.now() - begin < 10_000)
     assert.equal(status.code, 3)
     assert.match(status.stderr, /runs \(engine: native\) and does not answer: SMTP .*npm stop && npm start/)
+    const accounts = readFileSync(project.config('postfix-accounts.cf'))
+    for (const args of [
+      ['nora@development-virtual.example.com', 'x'],
+      ['--delete', BAR, '--yes'],
+    ]) {
+      const since = Date.now()
+      const { code, stderr } = await project.run('add_account', ...args)
+      assert.ok(Date.now() - since < 10_000)
+      assert.equal(code, 3, stderr)
+      assert.match(stderr, /does not answer: SMTP .*npm stop && npm start/)
+    }
+    writeFileSync(project.config('postfix-accounts.cf'), accounts)
     const { code } = await project.run('stop')
     assert.equal(code, 0)
     assert.equal(processesOf(project), '')
