@@ -4,7 +4,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { after, before, describe, test } from 'node:test'
 import { BAR, CATCHALL, FOO, hashPassword } from '../scripts/lib/accounts/accounts.ts'
 import { checkAddress } from '../scripts/lib/accounts/address.ts'
-import { localDomains, withoutVirtualDomain, withVirtualDomain } from '../scripts/lib/accounts/tables.ts'
+import { localDomains, withoutDomain, withVirtualDomain } from '../scripts/lib/accounts/tables.ts'
 import { Pop3Session } from '../scripts/lib/mail/pop3.ts'
 import { messagesOf, send, subjectsOf } from './deliveries.ts'
 import { AS_NOBODY, type Project, type Result, startedProject, until } from './harness.ts'
@@ -507,8 +507,8 @@ describe('addresses, passwords and tables', () => {
       const text = withVirtualDomain(before, 'a.example')
       assert.equal(text, expected)
       assert.equal(withVirtualDomain(text, 'a.example'), text)
-      assert.equal(withoutVirtualDomain(text, 'a.example'), before)
-      assert.equal(withoutVirtualDomain(text, 'xample'), text)
+      assert.equal(withoutDomain(text, 'a.example', 'line'), before)
+      assert.equal(withoutDomain(text, 'xample', 'line'), text)
     }
   })
 

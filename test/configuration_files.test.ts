@@ -223,7 +223,7 @@ describe('add_account changes the files of a stopped server', () => {
       assert.equal(code, null, `step ${step} was not killed: ${stderr}`)
       kills++
       // Every other one is repeated instead of mended.
-      const isLeft = readConfiguration()['postfix-accounts.cf'].text.includes(account(step)) || step % 2 === 0
+      const isLeft = readConfiguration()['postfix-accounts.cf'].includes(account(step)) || step % 2 === 0
       const repeats =
         isLeft && remainsOf(readConfiguration()).some(({ name }: { name: string }) => name === account(step))
       if (repeats) await succeeds('--delete', account(step), '--yes')
@@ -247,7 +247,6 @@ describe('add_account changes the files of a stopped server', () => {
     const waiting = add(`alice@${DOMAIN}`, 'secret').finally(() => {
       ended = true
     })
-    await until('it waits for the lock', () => leftovers().length > 1)
     await new Promise((resolve) => setTimeout(resolve, 500))
     assert.deepEqual([ended, read('postfix-accounts.cf')], [false, original.get('postfix-accounts.cf')])
     rmSync(project.config(LOCK))

@@ -1,11 +1,9 @@
 /** Configurations in memory, and the form of the tables that the accounts write to. */
 import { type Configuration, FILES, type FileName } from '../scripts/lib/accounts/configuration.ts'
 
-/** A configuration of these texts; the other files are missing. */
+/** A configuration of these texts; the other files are empty. */
 export function configurationOf(texts: Partial<Record<FileName, string>>): Configuration {
-  return Object.fromEntries(
-    FILES.map((name) => [name, { text: texts[name] ?? '', missing: texts[name] === undefined, encoding: 'utf8' }]),
-  ) as unknown as Configuration
+  return Object.fromEntries(FILES.map((name) => [name, texts[name] ?? ''])) as Configuration
 }
 
 /** The pattern table that catches all mail, with an "if" for each domain of accounts. */

@@ -166,13 +166,13 @@ describe('the configuration files', () => {
           remainsOf(repaired(before))
           const added = orFailure(() => addAccount(before, asked as AccountRequest, HOSTNAME))
           if (!added) return
-          const text = (name: FileName) => [before[name].text, added.configuration[name].text] as const
+          const text = (name: FileName) => [before[name], added[name]] as const
           assertKept(...text('postfix-accounts.cf'))
           assertKept(...text('postfix-transport_maps'))
           assertKept(...text('postfix-regexp.cf'))
-          const gone = orFailure(() => deleteAccount(added.configuration, asked.address, true))
+          const gone = orFailure(() => deleteAccount(added, asked.address, true))
           if (!gone) return
-          assert.equal(gone.configuration['postfix-accounts.cf'].text, accounts)
+          assert.equal(gone['postfix-accounts.cf'], accounts)
         },
       ),
       { numRuns: 500 },

@@ -6,7 +6,9 @@ import { createHash, randomBytes } from 'node:crypto'
 import { join, relative } from 'node:path'
 import { encrypt, verify } from 'unixcrypt'
 import { Failure } from '../cli.ts'
-import { CONFIG_DIR, readText } from '../settings.ts'
+import { CONFIG_DIR, ROOT, readProjectFile } from '../settings.ts'
+
+const CONFIG = relative(ROOT, CONFIG_DIR)
 
 export const VIRTUAL_DOMAIN = 'development-virtual.example.com'
 /** Receives the mail of all recipients that have no account. */
@@ -61,12 +63,7 @@ export function parseAccounts(
 
 /** The accounts as the configuration folder has them now. */
 export function readAccounts(): Account[] {
-  return parseAccounts(readOwn(join(CONFIG_DIR, 'postfix-accounts.cf')))
-}
-
-/** A file that comes with the project. */
-function readOwn(path: string): string {
-  return readText(path, `Bring it back: git checkout -- ${relative(process.cwd(), path)}`)
+  return parseAccounts(readProjectFile(CONFIG, 'postfix-accounts.cf'))
 }
 
 /**
@@ -106,17 +103,15 @@ const LONGEST_CRYPT = 511
 
 /** Throws a Failure when a password could not be used over POP3. Its text names the reason and never the password. */
 export function checkPassword(password: string): void {
-  const reason = reasonAgainst(password)
-  if (reason) throw new Failure('usage', `The password cannot be used: ${reason}.`)
-}
-
-function reasonAgainst(password: string): string | undefined {
   const length = Buffer.byteLength(password)
-  if (length === 0) return 'it is empty'
-  if (length > LONGEST_PASSWORD) return `it has ${length} bytes, and ${LONGEST_PASSWORD} are the limit`
-  if (/[\r\n\0]/.test(password)) return 'it has a line break or NUL, which no POP3 command can carry'
-  if (password.trim() !== password) return 'it begins or ends with a space, which POP3 clients trim away'
-  return undefined
+  const reasons: [boolean, string][] = [
+    [length === 0, 'it is empty'],
+    [length > LONGEST_PASSWORD, `it has ${length} bytes, and ${LONGEST_PASSWORD} are the limit`],
+    [/[\r\n\0]/.test(password), 'it has a line break or NUL, which no POP3 command can carry'],
+    [password.trim() !== password, 'it begins or ends with a space, which POP3 clients trim away'],
+  ]
+  const [, reason] = reasons.find(([isSo]) => isSo) ?? []
+  if (reason) throw new Failure('usage', `The password cannot be used: ${reason}.`)
 }
 
 /**
@@ -153,8 +148,8 @@ export interface Login {
  * `auth_master_user_separator`. Refused by the server when the account does not exist.
  */
 export function masterLogin(address: string): Login {
-  const file = join(CONFIG_DIR, 'dovecot-master-users')
-  const [, user, password] = /^([^:#\s]+):\{PLAIN\}([^:\s]+)/m.exec(readOwn(file)) ?? []
+  const file = join(CONFIG, 'dovecot-master-users')
+  const [, user, password] = /^([^:#\s]+):\{PLAIN\}([^:\s]+)/m.exec(readProjectFile(file)) ?? []
   if (!user || !password) throw new Failure('failed', `${file}: no line "user:{PLAIN}password" for the master user.`)
   return { user: `${address}*${user}`, password }
 }

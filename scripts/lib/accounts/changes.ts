@@ -4,41 +4,15 @@
  */
 import { Failure } from '../cli.ts'
 import { type Account, CATCHALL, parseAccounts } from './accounts.ts'
-import { type Configuration, type FileName, withText } from './configuration.ts'
-import {
-  anyAt,
-  entriesOf,
-  exceptionLines,
-  isVirtual,
-  localDomains,
-  lookUp,
-  parseAliases,
-  virtualDomainLines,
-  withAlias,
-  withException,
-  withLine,
-  withoutException,
-  withoutLines,
-  withoutRecipient,
-  withoutVirtualDomain,
-  withVirtualDomain,
-} from './tables.ts'
+import type { Configuration, FileName } from './configuration.ts'
+import * as tables from './tables.ts'
+import { anyAt, lookUp, parseAliases } from './tables.ts'
 
 const ACCOUNTS = 'postfix-accounts.cf'
 const ALIASES = 'postfix-virtual.cf'
 const PATTERNS = 'postfix-regexp.cf'
 const QUOTAS = 'dovecot-quotas.cf'
 const TRANSPORTS = 'postfix-transport_maps'
-
-export interface Change {
-  configuration: Configuration
-  /** Domains whose unknown addresses are refused from now on, because they have become virtual mailbox domains. */
-  becomeVirtual: string[]
-  /** Domains whose mail is caught from now on, because no account or alias is left there. */
-  becomeCaught: string[]
-  /** Aliases that no longer go to the account. */
-  goneAliases: string[]
-}
 
 export interface AccountRequest {
   address: string
@@ -50,121 +24,111 @@ export interface AccountRequest {
 }
 
 /** Adds an account. `hostname` is the server's. */
-export function addAccount(configuration: Configuration, request: AccountRequest, hostname: string): Change {
-  const { address } = request
-  if (accountLines(configuration, address).length > 0) {
+export function addAccount(before: Configuration, request: AccountRequest, hostname: string): Configuration {
+  const { address, hash = '' } = request
+  if (accountLines(before, address).length > 0) {
     throw new Failure('failed', `${address} is an account already. A new password: ${command(`--update ${address}`)}`)
   }
-  const alias = aliasesOf(configuration).find((candidate) => candidate.alias === address)
+  const alias = parseAliases(before[ALIASES]).find((candidate) => candidate.alias === address)
   // Its line may be left of an addition that was killed.
   if (alias && !alias.recipients.includes(address)) {
-    const recipients = alias.recipients.join(', ')
-    throw new Failure('usage', `${address} is an alias of ${recipients} (${ALIASES} line ${alias.lines[0]}).`)
+    const fact = `an alias of ${alias.recipients.join(', ')} (${ALIASES} line ${alias.lines[0]})`
+    throw new Failure('usage', `${address} is ${fact}.`)
   }
-  const accounts = withLine(configuration[ACCOUNTS].text, `${address}|${request.hash ?? ''}`)
-  return store(configuration, withText(configuration, ACCOUNTS, accounts), request, hostname)
+  return store(before, tables.withLine(before[ACCOUNTS], `${address}|${hash}`), request, hostname)
 }
 
 /** Gives an account a new password, a quota, aliases. Its line keeps its place and its attributes. */
-export function updateAccount(configuration: Configuration, request: AccountRequest, hostname: string): Change {
+export function updateAccount(before: Configuration, request: AccountRequest, hostname: string): Configuration {
   const { address, hash } = request
-  const lines = configuration[ACCOUNTS].text.split('\n')
-  for (const { line } of existing(configuration, address)) {
-    if (hash === undefined) continue
-    lines[line - 1] = (lines[line - 1] ?? '').replace(/\|[^|\r]*/, () => `|${hash}`)
+  const lines = before[ACCOUNTS].split('\n')
+  for (const { line } of existing(before, address)) {
+    if (hash !== undefined) lines[line - 1] = (lines[line - 1] ?? '').replace(/\|[^|\r]*/, () => `|${hash}`)
   }
-  return store(configuration, withText(configuration, ACCOUNTS, lines.join('\n')), request, hostname)
+  return store(before, lines.join('\n'), request, hostname)
+}
+
+/** The part that adding and updating share; `accounts` has the account's own line. */
+function store(before: Configuration, accounts: string, request: AccountRequest, hostname: string): Configuration {
+  const { address, quota, aliases } = request
+  if (address === CATCHALL && quota !== undefined && Number.parseInt(quota, 10) > 0) {
+    const why = 'mail that it could not hold would have no other place, and its bounce neither'
+    throw new Failure('failed', `${address} has no quota: ${why}. To empty it: npm run reset`)
+  }
+  let virtual = before[ALIASES]
+  // A catch-all alias of the domain would get the account's own mail, unless the account has a line of its own.
+  if (parseAliases(virtual).some(({ alias }) => alias === `@${domainOf(address)}`)) {
+    virtual = tables.withAlias(virtual, address, address)
+  }
+  for (const alias of aliases) {
+    if (alias === address) throw new Failure('usage', `${alias} cannot be an alias of itself.`)
+    if (accountLines(before, alias).length > 0) {
+      throw new Failure('usage', `${alias} is an account, and as an alias it would receive nothing any more.`)
+    }
+    virtual = tables.withAlias(virtual, alias, address)
+  }
+  const local = tables.localDomains(before['postfix-main.cf'], hostname)
+  for (const own of [address, ...aliases].filter((name) => local.includes(domainOf(name)))) {
+    const why = `mydestination has ${domainOf(own)}, so all mail to it is caught`
+    throw new Failure('usage', `${own} would receive nothing: ${why}.`)
+  }
+  const quotas = quota === undefined ? before[QUOTAS] : withQuota(before[QUOTAS], address, quota)
+  const after = { ...before, [ACCOUNTS]: accounts, [ALIASES]: virtual, [QUOTAS]: quotas }
+  return [address, ...aliases].map(domainOf).reduce(withDomain, after)
 }
 
 /**
  * Deletes an account, its quota and its aliases; or what is left of one whose deletion was interrupted. The last
  * account and the catchall only with `force`.
  */
-export function deleteAccount(configuration: Configuration, address: string, force: boolean): Change {
-  const isRemain = remainsOf(configuration).some((remain) => remain.isLeft && remain.name === address)
-  const found = isRemain ? accountLines(configuration, address) : existing(configuration, address)
+export function deleteAccount(before: Configuration, address: string, force: boolean): Configuration {
+  const isRemain = remainsOf(before).some((remain) => remain.isLeft && remain.name === address)
+  const own = (isRemain ? accountLines : existing)(before, address)
+  const refuse = (fact: string) => new Failure('failed', `${address} ${fact}. If you mean it: --force`)
   if (!force && address === CATCHALL) {
-    throw new Failure(
-      'failed',
-      `${address} receives all mail that has no account, and without it that mail bounces. If you mean it: --force`,
-    )
+    throw refuse('receives all mail that has no account, and without it that mail bounces')
   }
-  if (!force && found.length > 0 && accountsOf(configuration).length === found.length) {
-    throw new Failure(
-      'failed',
-      `${address} is the last account, and docker-mailserver does not start without one. If you mean it: --force`,
-    )
+  if (!force && own.length > 0 && accountsOf(before).length === own.length) {
+    throw refuse('is the last account, and docker-mailserver does not start without one')
   }
-  const withoutAccount = withoutLines(
-    configuration[ACCOUNTS].text,
-    found.map(({ line }) => line),
-  )
-  let after = withText(configuration, ACCOUNTS, withoutAccount)
-  after = withText(after, ALIASES, withoutRecipient(after[ALIASES].text, address))
-  after = withText(after, QUOTAS, withQuota(after[QUOTAS].text, address, undefined))
+  const lines = own.map(({ line }) => line)
+  const accounts = tables.withoutLines(before[ACCOUNTS], lines)
+  const after = withoutAddress({ ...before, [ACCOUNTS]: accounts }, address)
   const left = virtualDomains(after)
-  const becomeCaught = [...virtualDomains(configuration)].filter((domain) => !left.has(domain))
   // Of a deletion that was interrupted the domain may be gone already.
-  const domains = new Set([domainOf(address), ...becomeCaught].filter((domain) => !left.has(domain)))
-  const goneAliases = aliasesOf(configuration).flatMap(({ alias, recipients }) =>
-    recipients.includes(address) && alias !== address ? [alias] : [],
-  )
-  return { configuration: [...domains].reduce(withoutDomain, after), becomeVirtual: [], becomeCaught, goneAliases }
-}
-
-/** The part that adding and updating share; `after` has the account's own line. */
-function store(before: Configuration, after: Configuration, request: AccountRequest, hostname: string): Change {
-  const { address, quota } = request
-  if (address === CATCHALL && quota !== undefined && Number.parseInt(quota, 10) > 0) {
-    const why = 'mail that it could not hold would have no other place, and its bounce neither'
-    throw new Failure('failed', `${address} has no quota: ${why}. To empty it: npm run reset`)
-  }
-  let aliases = before[ALIASES].text
-  // A catch-all alias of the domain would get the account's own mail, unless the account has a line of its own.
-  if (parseAliases(aliases).some(({ alias }) => alias === `@${domainOf(address)}`)) {
-    aliases = withAlias(aliases, address, address)
-  }
-  for (const alias of request.aliases) {
-    if (alias === address) throw new Failure('usage', `${alias} cannot be an alias of itself.`)
-    if (accountLines(before, alias).length > 0) {
-      throw new Failure('usage', `${alias} is an account, and as an alias it would receive nothing any more.`)
-    }
-    aliases = withAlias(aliases, alias, address)
-  }
-  const addresses = [address, ...request.aliases]
-  const local = localDomains(before['postfix-main.cf'].text, hostname)
-  const caught = addresses.find((candidate) => local.includes(domainOf(candidate)))
-  if (caught) {
-    throw new Failure(
-      'usage',
-      `${caught} would receive nothing: mydestination has ${domainOf(caught)}, so all mail to it is caught.`,
-    )
-  }
-  let configuration = addresses.map(domainOf).reduce(withDomain, withText(after, ALIASES, aliases))
-  if (quota !== undefined) {
-    configuration = withText(configuration, QUOTAS, withQuota(configuration[QUOTAS].text, address, quota))
-  }
-  const known = virtualDomains(before)
-  const becomeVirtual = [...virtualDomains(configuration)].filter((domain) => !known.has(domain))
-  return { configuration, becomeVirtual, becomeCaught: [], goneAliases: [] }
+  const gone = [domainOf(address), ...virtualDomains(before)].filter((domain) => !left.has(domain))
+  return gone.reduce(withoutDomain, after)
 }
 
 /** A domain's line in the transport map and its exception in the pattern table. */
 function withDomain(configuration: Configuration, domain: string): Configuration {
-  const mapped = withText(configuration, TRANSPORTS, withVirtualDomain(configuration[TRANSPORTS].text, domain))
-  return withText(mapped, PATTERNS, withException(mapped[PATTERNS].text, domain, CATCHALL))
+  const map = tables.withVirtualDomain(configuration[TRANSPORTS], domain)
+  return {
+    ...configuration,
+    [TRANSPORTS]: map,
+    [PATTERNS]: tables.withException(configuration[PATTERNS], domain, CATCHALL),
+  }
 }
 
 function withoutDomain(configuration: Configuration, domain: string): Configuration {
-  const mapped = withText(configuration, TRANSPORTS, withoutVirtualDomain(configuration[TRANSPORTS].text, domain))
-  return withText(mapped, PATTERNS, withoutException(mapped[PATTERNS].text, domain))
+  const map = tables.withoutDomain(configuration[TRANSPORTS], domain, 'line')
+  return {
+    ...configuration,
+    [TRANSPORTS]: map,
+    [PATTERNS]: tables.withoutDomain(configuration[PATTERNS], domain, 'if'),
+  }
+}
+
+function withoutAddress(configuration: Configuration, address: string): Configuration {
+  const virtual = tables.withoutRecipient(configuration[ALIASES], address)
+  return { ...configuration, [ALIASES]: virtual, [QUOTAS]: withQuota(configuration[QUOTAS], address) }
 }
 
 /** What an interrupted change, or a hand, has left: a line too many, or one that an account's domain is missing. */
 export interface Remain {
   file: FileName
   /** The line that is left; undefined where one is missing. */
-  line?: number
+  line?: number | undefined
   /** True where a line is left, false where one is missing. */
   isLeft: boolean
   /** The address or domain that it is about. */
@@ -175,66 +139,59 @@ export interface Remain {
 
 /** Finds what is left of accounts and domains that do not exist, and what a domain of accounts is missing. */
 export function remainsOf(configuration: Configuration): Remain[] {
-  const text = (file: FileName) => configuration[file].text
-  // Without the accounts everything would be left over.
-  if (configuration[ACCOUNTS].problem || accountsOf(configuration).length === 0) return []
   const accounts = new Set(accountsOf(configuration).map(({ address }) => address.toLowerCase()))
-  const aliases = aliasesOf(configuration)
-  const keys = new Set(aliases.map(({ alias }) => alias))
-  const written = [
-    [TRANSPORTS, virtualDomainLines(text(TRANSPORTS))],
-    [PATTERNS, exceptionLines(text(PATTERNS))],
-  ] as const
-  // Lines of ours say that a domain had accounts, or was about to have them.
-  const domains = virtualDomains(configuration)
-  for (const { domain } of written.flatMap(([, own]) => own)) domains.add(domain)
-  const isDead = (alias: string, recipient: string) => {
-    const plain = recipient.replace(/\+[^@]*@/, '@')
-    const others = alias === recipient ? [`@${domainOf(plain)}`] : [plain, `@${domainOf(plain)}`]
-    const isKnown = accounts.has(plain) || (alias !== recipient && others.some((key) => keys.has(key)))
-    return domains.has(domainOf(plain)) && !isKnown && lookUp(text(PATTERNS), plain) === undefined
-  }
+  // Without the accounts everything would be left over.
+  if (accounts.size === 0) return []
   const remains: Remain[] = []
-  const left = (file: FileName, line: number | undefined, name: string, fact: string) =>
-    remains.push({ file, line: line ?? 1, isLeft: true, name, fact })
+  const left = (file: FileName, [line]: number[], name: string, fact: string) =>
+    remains.push({ file, line, isLeft: true, name, fact })
+  const missing = (file: FileName, name: string, fact: string) =>
+    remains.push({ file, isLeft: false, name, fact: `the accounts of ${name} have ${fact}` })
+
+  const aliases = parseAliases(configuration[ALIASES])
+  const written = [
+    ...tables.domainLines(configuration[TRANSPORTS], 'line').map((own) => ({ ...own, file: TRANSPORTS }) as const),
+    ...tables.domainLines(configuration[PATTERNS], 'if').map((own) => ({ ...own, file: PATTERNS }) as const),
+  ]
+  const keys = new Set(aliases.map(({ alias }) => alias))
+  // Lines of ours say that a domain had accounts, or was about to have them.
+  const domains = new Set([...virtualDomains(configuration), ...written.map(({ domain }) => domain)])
   const live = new Set([...accounts].map(domainOf))
   for (const { alias, recipients, lines } of aliases) {
-    const dead = recipients.filter((recipient) => isDead(alias, recipient))
+    const dead = recipients.filter((recipient) => {
+      const plain = recipient.replace(/\+[^@]*@/, '@')
+      const isAlias = alias !== recipient && (keys.has(plain) || keys.has(`@${domainOf(plain)}`))
+      const isKnown = isAlias || accounts.has(plain)
+      return !isKnown && domains.has(domainOf(plain)) && lookUp(configuration[PATTERNS], plain) === undefined
+    })
     if (dead.length < recipients.length && alias.includes('@')) live.add(domainOf(alias))
-    for (const name of dead) left(ALIASES, lines[0], name, `the alias ${alias} goes to ${name}, which is no account`)
+    for (const name of dead) left(ALIASES, lines, name, `the alias ${alias} goes to ${name}, which is no account`)
   }
-  for (const { text: entry, lines } of entriesOf(text(QUOTAS), false)) {
-    const name = quotaAddress(entry)
-    if (name && !accounts.has(name)) left(QUOTAS, lines[0], name, `${name} has a quota and is no account`)
+  for (const { text, lines } of tables.entriesOf(configuration[QUOTAS], false)) {
+    const name = quotaAddress(text)
+    if (name && !accounts.has(name)) left(QUOTAS, lines, name, `${name} has a quota and is no account`)
   }
-  for (const [file, own] of written) {
-    for (const { domain, lines } of own) {
-      if (!live.has(domain))
-        left(file, lines[0], domain, `${domain} has no account and no alias, and is no longer caught`)
-    }
+  for (const { file, domain, lines } of written.filter((own) => !live.has(own.domain))) {
+    left(file, lines, domain, `${domain} has no account and no alias, and is no longer caught`)
   }
-  for (const domain of new Set([...accounts].map(domainOf))) {
-    const transport = lookUp(text(TRANSPORTS), anyAt(domain))
-    if (transport && !isVirtual(transport.result)) {
-      const fact = `the accounts of ${domain} have no line, and their mail goes to "${transport.result}"`
-      remains.push({ file: TRANSPORTS, isLeft: false, name: domain, fact })
-    }
-    if (lookUp(text(PATTERNS), anyAt(domain))?.result.toLowerCase() === CATCHALL) {
-      const fact = `the accounts of ${domain} have no exception, and the catchall gets their mail`
-      remains.push({ file: PATTERNS, isLeft: false, name: domain, fact })
-    }
+  for (const name of new Set([...accounts].map(domainOf))) {
+    const transport = lookUp(configuration[TRANSPORTS], anyAt(name))
+    const isRouted = transport === undefined || tables.isVirtual(transport)
+    if (!isRouted) missing(TRANSPORTS, name, `no line, and their mail goes to "${transport}"`)
+    const isCaught = lookUp(configuration[PATTERNS], anyAt(name))?.toLowerCase() === CATCHALL
+    if (isCaught) missing(PATTERNS, name, 'no exception, and the catchall gets their mail')
   }
   return remains
 }
 
 /** Takes back what is left and completes what is missing. Give the remains found right before, under the lock. */
 export function repaired(configuration: Configuration, remains = remainsOf(configuration)): Configuration {
-  return remains.reduce((before, { file, isLeft, name }) => {
-    const mended = isLeft ? withoutDomain(before, name) : withDomain(before, name)
-    if (file === TRANSPORTS || file === PATTERNS) return withText(before, file, mended[file].text)
-    const { text } = before[file]
-    return withText(before, file, file === ALIASES ? withoutRecipient(text, name) : withQuota(text, name, undefined))
-  }, configuration)
+  let after = configuration
+  for (const { file, isLeft, name } of remains) {
+    const mended = isLeft ? withoutAddress(withoutDomain(after, name), name) : withDomain(after, name)
+    after = { ...after, [file]: mended[file] }
+  }
+  return after
 }
 
 /** The account's lines: more than one where somebody has written it twice. */
@@ -250,20 +207,31 @@ function existing(configuration: Configuration, address: string): Account[] {
 
 /** Lines that are no accounts are somebody else's matter here. */
 function accountsOf(configuration: Configuration): Account[] {
-  return parseAccounts(configuration[ACCOUNTS].text, ACCOUNTS, () => {})
+  return parseAccounts(configuration[ACCOUNTS], ACCOUNTS, () => {})
 }
 
-function aliasesOf(configuration: Configuration) {
-  return parseAliases(configuration[ALIASES].text)
+/** The aliases that go to an address. */
+export function aliasesOf(configuration: Configuration, address: string): string[] {
+  const aliases = parseAliases(configuration[ALIASES]).filter(({ recipients }) => recipients.includes(address))
+  return aliases.map(({ alias }) => alias).filter((alias) => alias !== address)
 }
 
 /** virtual_mailbox_domains as docker-mailserver makes it: the domains of all accounts and aliases. */
-function virtualDomains(configuration: Configuration): Set<string> {
-  const addresses = [
-    ...accountsOf(configuration).map(({ address }) => address.toLowerCase()),
-    ...aliasesOf(configuration).map(({ alias }) => alias),
-  ]
-  return new Set(addresses.filter((address) => address.includes('@')).map(domainOf))
+export function virtualDomains(configuration: Configuration): Set<string> {
+  const accounts = accountsOf(configuration).map(({ address }) => address.toLowerCase())
+  const aliases = parseAliases(configuration[ALIASES]).map(({ alias }) => alias)
+  return new Set([...accounts, ...aliases].filter((address) => address.includes('@')).map(domainOf))
+}
+
+/** Whether mail to an address without an account is accepted: it has an alias, or it is caught. */
+export function isCaught(configuration: Configuration, address: string): boolean {
+  const aliases = parseAliases(configuration[ALIASES]).map(({ alias }) => alias)
+  const isAlias = aliases.includes(address) || aliases.includes(`@${domainOf(address)}`)
+  return (
+    isAlias ||
+    !virtualDomains(configuration).has(domainOf(address)) ||
+    lookUp(configuration[PATTERNS], address) !== undefined
+  )
 }
 
 function quotaAddress(line: string): string | undefined {
@@ -271,9 +239,9 @@ function quotaAddress(line: string): string | undefined {
 }
 
 /** Sets or removes an account's line in `dovecot-quotas.cf`. */
-function withQuota(text: string, address: string, quota: string | undefined): string {
-  const own = entriesOf(text, false).filter(({ text: line }) => quotaAddress(line) === address)
-  const kept = withoutLines(
+function withQuota(text: string, address: string, quota?: string): string {
+  const own = tables.entriesOf(text, false).filter(({ text: line }) => quotaAddress(line) === address)
+  const kept = tables.withoutLines(
     text,
     own.flatMap(({ lines }) => lines),
   )
@@ -281,7 +249,7 @@ function withQuota(text: string, address: string, quota: string | undefined): st
   // docker-mailserver takes the first line that has "address:" anywhere, which may be another account's end.
   const lines = kept.split('\n')
   const first = lines.findIndex((line) => line.toLowerCase().includes(`${address}:`))
-  if (first < 0) return withLine(kept, `${address}:${quota}`)
+  if (first < 0) return tables.withLine(kept, `${address}:${quota}`)
   lines.splice(first, 0, `${address}:${quota}${lines[first]?.endsWith('\r') ? '\r' : ''}`)
   return lines.join('\n')
 }

@@ -2,22 +2,7 @@
  * The files of the configuration folder that accounts concern, as one value: read once, changed in memory by pure
  * functions, written once. One writer at a time, and a file is the old one or the new one, whole, whatever happens.
  */
-import {
-  accessSync,
-  closeSync,
-  constants,
-  fchmodSync,
-  fchownSync,
-  fsyncSync,
-  ftruncateSync,
-  openSync,
-  readFileSync,
-  realpathSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import * as fs from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { Failure, messageOf } from '../cli.ts'
 import { CONFIG_DIR } from '../settings.ts'
@@ -41,17 +26,10 @@ export const FILES = [
 ] as const
 export type FileName = (typeof FILES)[number]
 
-export interface ConfigurationFile {
-  /** Empty where the file is missing or has a problem. */
-  text: string
-  missing: boolean
-  /** Why the file cannot be read, as half a sentence: "it is a folder and not a file". */
-  problem?: string
-  /** Bytes that are no UTF-8 (a comment in Latin-1) are kept as they are. */
-  encoding: 'utf8' | 'latin1'
-}
+/** The texts of all files; empty where one is missing or cannot be read. */
+export type Configuration = Readonly<Record<FileName, string>>
 
-export type Configuration = Readonly<Record<FileName, ConfigurationFile>>
+type OnProblem = (name: FileName, problem: string) => void
 
 const PROBLEMS: Record<string, string> = {
   EISDIR: 'it is a folder and not a file',
@@ -60,31 +38,31 @@ const PROBLEMS: Record<string, string> = {
   ELOOP: 'its symbolic links lead in a circle',
 }
 
-/** Reads all files. One that cannot be read says so and leaves the others alone. */
-export function readConfiguration(): Configuration {
-  return Object.fromEntries(FILES.map((name) => [name, readFile(join(CONFIG_DIR, name))])) as Record<
-    FileName,
-    ConfigurationFile
-  >
+/**
+ * Reads all files. One that cannot be read leaves the others alone: `onProblem` gets its name and the reason, as half a
+ * sentence ("it is a folder and not a file").
+ */
+export function readConfiguration(onProblem: OnProblem = () => {}): Configuration {
+  return Object.fromEntries(FILES.map((name) => [name, readFile(name, onProblem)[0]])) as Record<FileName, string>
 }
 
-function readFile(path: string): ConfigurationFile {
-  const none = { text: '', missing: false, encoding: 'utf8' } as const
+/** The text, and how it is to be written again: bytes that are no UTF-8 (a comment in Latin-1) stay as they are. */
+function readFile(name: FileName, onProblem: OnProblem): [text: string, encoding: BufferEncoding] {
   try {
-    const bytes = readFileSync(path)
-    if (bytes.includes(0)) return { ...none, problem: 'it is UTF-16 or binary; save it as UTF-8' }
+    const bytes = fs.readFileSync(join(CONFIG_DIR, name))
+    if (bytes.includes(0)) throw new Error('it is UTF-16 or binary; save it as UTF-8')
     const encoding = Buffer.from(bytes.toString('utf8')).equals(bytes) ? 'utf8' : 'latin1'
-    return { text: bytes.toString(encoding), missing: false, encoding }
+    return [bytes.toString(encoding), encoding]
   } catch (error) {
     const { code = '' } = error as NodeJS.ErrnoException
-    if (code === 'ENOENT') return { ...none, missing: true }
-    return { ...none, problem: PROBLEMS[code] ?? messageOf(error) }
+    if (code !== 'ENOENT') onProblem(name, PROBLEMS[code] ?? messageOf(error))
+    return ['', 'utf8']
   }
 }
 
-/** The configuration with another text in one of its files. */
-export function withText(configuration: Configuration, name: FileName, text: string): Configuration {
-  return { ...configuration, [name]: { ...configuration[name], text } }
+/** Refuses a configuration of which a file cannot be read: `readConfiguration(refuse)`. */
+export function refuse(name: FileName, problem: string): never {
+  throw new Failure('failed', `${shown(join(CONFIG_DIR, name))}: ${problem}. Nothing was changed.`)
 }
 
 /**
@@ -98,100 +76,78 @@ export async function change<T extends { configuration: Configuration }>(
   prepared: () => Promise<void> = async () => {},
 ): Promise<T> {
   return withLock(CONFIGURATION_LOCK, async () => {
-    const before = readConfiguration()
     // The lock is held, so files of these names are what killed runs have left.
-    for (const name of FILES) rmSync(temporaryOf(targetOf(join(CONFIG_DIR, name))), { force: true })
+    for (const name of FILES) fs.rmSync(temporaryOf(pathOf(name)), { force: true })
+    const read = new Map(FILES.map((name) => [name, readFile(name, refuse)]))
+    const before = Object.fromEntries([...read].map(([name, [text]]) => [name, text])) as Record<FileName, string>
     const result = edit(before)
     const names = inOrder(before, result.configuration)
-    const paths = names.map((name) => targetOf(join(CONFIG_DIR, name)))
     try {
       // All of them first: a full disk is noticed before any file is replaced.
-      for (const [index, name] of names.entries()) prepare(paths[index] as string, result.configuration[name])
+      for (const name of names) prepare(pathOf(name), result.configuration[name], read.get(name)?.[1])
       await prepared()
-      for (const [index, path] of paths.entries()) {
+      for (const [index, name] of names.entries()) {
         try {
-          replace(path)
+          replace(pathOf(name))
         } catch (error) {
           const rest = index === 0 ? undefined : 'The files before it are written. Repeat this, then: npm run doctor'
-          throw unwritable(path, error, rest)
+          throw unwritable(pathOf(name), error, rest)
         }
       }
     } finally {
-      for (const path of paths) rmSync(temporaryOf(path), { force: true })
+      for (const name of names) fs.rmSync(temporaryOf(pathOf(name)), { force: true })
     }
     return result
   })
 }
 
-/** Throws what `change` would throw, as far as that shows without the lock, and changes nothing. */
-export function check<T extends { configuration: Configuration }>(edit: (configuration: Configuration) => T): T {
-  const before = readConfiguration()
-  const result = edit(before)
-  for (const name of inOrder(before, result.configuration)) assertWritable(targetOf(join(CONFIG_DIR, name)))
-  return result
+/** Throws a Failure where one of the files that an edit changes may not be written, and changes nothing. */
+export function assertCanChange(before: Configuration, after: Configuration): void {
+  for (const name of inOrder(before, after)) assertWritable(pathOf(name))
 }
 
 /** The changed files: what grows, the accounts, what shrinks. */
 function inOrder(before: Configuration, after: Configuration): FileName[] {
-  for (const name of FILES) {
-    const { problem } = before[name]
-    if (problem) throw new Failure('failed', `${shown(join(CONFIG_DIR, name))}: ${problem}. Nothing was changed.`)
-  }
-  const growth = (name: FileName) => after[name].text.length - before[name].text.length
-  const changed = FILES.filter((name) => after[name].text !== before[name].text)
-  const others = changed.filter((name) => name !== 'postfix-accounts.cf')
-  return [
-    ...others.filter((name) => growth(name) >= 0),
-    ...changed.filter((name) => name === 'postfix-accounts.cf'),
-    ...others.filter((name) => growth(name) < 0).reverse(),
-  ]
+  const changed = FILES.filter((name) => after[name] !== before[name])
+  const shrinks = (name: FileName) => name !== 'postfix-accounts.cf' && after[name].length < before[name].length
+  return [...changed.filter((name) => !shrinks(name)), ...changed.filter(shrinks).reverse()]
 }
 
-/** The file behind a symbolic link, which stays one. */
-function targetOf(path: string): string {
+/** The file, behind a symbolic link, which stays one. */
+function pathOf(name: FileName): string {
+  const path = join(CONFIG_DIR, name)
   try {
-    return realpathSync(path)
+    return fs.realpathSync(path)
   } catch {
     return path
   }
 }
 
-function temporaryOf(path: string): string {
-  return `${path}.tmp`
-}
+const temporaryOf = (path: string) => `${path}.tmp`
 
 function assertWritable(path: string): void {
   try {
-    const mode = statSync(path, { throwIfNoEntry: false })?.mode
+    const mode = fs.statSync(path, { throwIfNoEntry: false })?.mode
     // root may write what is read-only; its owner meant it all the same.
-    if (mode !== undefined && !(mode & 0o222)) {
-      throw Object.assign(new Error('it is read-only'), { code: 'READONLY' })
-    }
-    if (mode !== undefined) accessSync(path, constants.W_OK)
-    accessSync(dirname(path), constants.W_OK)
+    if (mode && !(mode & 0o222)) throw Object.assign(new Error('it is read-only'), { code: 'READONLY' })
+    for (const part of mode ? [path, dirname(path)] : [dirname(path)]) fs.accessSync(part, fs.constants.W_OK)
   } catch (error) {
     throw unwritable(path, error)
   }
 }
 
 /** Writes a file's new text beside it, with its owner and mode, down to the disk. */
-function prepare(path: string, { text, encoding }: ConfigurationFile): void {
-  const old = statSync(path, { throwIfNoEntry: false })
+function prepare(path: string, text: string, encoding?: BufferEncoding): void {
   assertWritable(path)
   try {
-    const file = openSync(temporaryOf(path), 'wx', 0o600)
-    try {
-      writeFileSync(file, text, encoding)
-      if (process.platform !== 'win32') {
-        const { uid, gid } = old ?? statSync(dirname(path))
-        const made = statSync(temporaryOf(path))
-        if (made.uid !== uid || made.gid !== gid) fchownSync(file, uid, gid)
-        fchmodSync(file, (old?.mode ?? (basename(path) === 'postfix-accounts.cf' ? 0o600 : 0o644)) & 0o7777)
-      }
-      fsyncSync(file)
-    } finally {
-      closeSync(file)
-    }
+    const old = fs.statSync(path, { throwIfNoEntry: false })
+    const { uid, gid } = old ?? fs.statSync(dirname(path))
+    overwrite(temporaryOf(path), 'wx', Buffer.from(text, encoding), (file) => {
+      if (process.platform === 'win32') return
+      const made = fs.statSync(temporaryOf(path))
+      if (made.uid !== uid || made.gid !== gid) fs.fchownSync(file, uid, gid)
+      fs.fchmodSync(file, (old?.mode ?? (basename(path) === 'postfix-accounts.cf' ? 0o600 : 0o644)) & 0o7777)
+    })
   } catch (error) {
     throw unwritable(path, error)
   }
@@ -200,32 +156,33 @@ function prepare(path: string, { text, encoding }: ConfigurationFile): void {
 /** Puts the prepared text in a file's place. */
 function replace(path: string): void {
   try {
-    renameSync(temporaryOf(path), path)
+    fs.renameSync(temporaryOf(path), path)
   } catch (error) {
     // A single file that is a mount of its own cannot be renamed over: it is written in place.
     if (!['EBUSY', 'EXDEV'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
-    const old = readFileSync(path)
+    const old = fs.readFileSync(path)
     try {
-      overwrite(path, readFileSync(temporaryOf(path)))
+      overwrite(path, 'r+', fs.readFileSync(temporaryOf(path)))
     } catch (failure) {
-      overwrite(path, old)
+      overwrite(path, 'r+', old)
       throw failure
     }
   }
   if (process.platform === 'win32') return
   // Makes the rename last beyond a power cut. Windows has no such call for folders.
-  const folder = openSync(dirname(path), 'r')
-  fsyncSync(folder)
-  closeSync(folder)
+  const folder = fs.openSync(dirname(path), 'r')
+  fs.fsyncSync(folder)
+  fs.closeSync(folder)
 }
 
-function overwrite(path: string, bytes: Buffer): void {
-  const file = openSync(path, 'r+')
+function overwrite(path: string, flags: string, bytes: Buffer, finish: (file: number) => void = () => {}): void {
+  const file = fs.openSync(path, flags, 0o600)
   try {
-    writeFileSync(file, bytes)
-    ftruncateSync(file, bytes.length)
-    fsyncSync(file)
+    fs.writeFileSync(file, bytes)
+    fs.ftruncateSync(file, bytes.length)
+    finish(file)
+    fs.fsyncSync(file)
   } finally {
-    closeSync(file)
+    fs.closeSync(file)
   }
 }

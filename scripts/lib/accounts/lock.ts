@@ -1,8 +1,7 @@
 /** Lock files that say who holds them: one writer at a time, and a lock whose holder is dead stops nobody. */
-import { createHash } from 'node:crypto'
-import { linkSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
-import { basename, dirname, join, relative } from 'node:path'
+import { dirname, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, messageOf } from '../cli.ts'
 
@@ -10,92 +9,58 @@ import { Failure, messageOf } from '../cli.ts'
 const PATIENCE = 90_000
 /** Milliseconds after which a lock whose holder cannot be looked up counts as left behind, as in docker-mailserver. */
 const STALE = 60_000
+/** Milliseconds after which a lock that names nobody does: its holder was killed before it could write its name. */
+const NAMELESS = 2_000
 
 /**
- * Runs `work` while this process holds the lock file `path` (its name ends in ".lock"). A lock whose holder is dead is
- * taken over. Throws a Failure when a living holder keeps it too long.
+ * Runs `work` while this process holds the lock file `path`. A lock whose holder is dead is taken over. Throws a
+ * Failure when a living holder keeps it too long.
  */
 export async function withLock<T>(path: string, work: () => T | Promise<T>): Promise<T> {
-  const own = siblingOf(path, `${process.pid}-${startOf(process.pid)}`)
+  await acquire(path, Date.now() + PATIENCE)
   try {
-    writeFileSync(own, identityOf(process.pid))
-    await acquire(path, own, Date.now() + PATIENCE)
-  } catch (error) {
-    throw unwritable(path, error)
-  } finally {
-    rmSync(own, { force: true })
-  }
-  try {
-    removeRemains(path)
+    const claim = claimOf(path)
+    if (isLeftBehind(claim, textOf(claim) ?? '')) rmSync(claim, { force: true })
     return await work()
   } finally {
     rmSync(path, { force: true })
   }
 }
 
-/**
- * The lock is a hard link to the file `own`, which says who holds it, so it never stands there without its holder's
- * name. Of several that find a dead holder's lock only one may replace it: the one that holds the lock named after it.
- */
-async function acquire(path: string, own: string, deadline: number): Promise<void> {
-  while (!linked(own, path)) {
-    const holder = readOr(path)
+async function acquire(path: string, deadline: number): Promise<void> {
+  while (!create(path)) {
+    const holder = textOf(path)
     if (holder !== undefined && isLeftBehind(path, holder)) {
-      const claim = siblingOf(path, createHash('sha256').update(path).update(holder).digest('hex').slice(0, 16))
-      await acquire(claim, own, deadline)
-      try {
-        // Somebody else may have replaced it before the claim was free; nobody can now.
-        if (readOr(path) === holder) {
-          const next = siblingOf(own, 'next')
-          linkSync(own, next)
-          renameSync(next, path)
-          return
-        }
-      } finally {
-        rmSync(claim, { force: true })
-      }
-    } else {
-      if (Date.now() > deadline) throw busy(path, holder)
-      await sleep(10 + Math.random() * 20)
+      // Of several that find it only one may remove it: the second would remove the first one's own.
+      await acquire(claimOf(path), deadline)
+      if (textOf(path) === holder) rmSync(path, { force: true })
+      rmSync(claimOf(path), { force: true })
+      continue
     }
+    if (Date.now() > deadline) {
+      const fact = `held for over ${PATIENCE / 1000} s by "${holder?.trim()}" (machine, pid, start time)`
+      throw new Failure('failed', `${path}: ${fact}. Wait for that process, or end it.`)
+    }
+    await sleep(10 + Math.random() * 20)
   }
 }
 
-function linked(from: string, to: string): boolean {
+/** False where the file is there already. */
+function create(path: string): boolean {
   try {
-    linkSync(from, to)
+    writeFileSync(path, identityOf(process.pid), { flag: 'wx' })
     return true
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false
-    throw error
+    const { code = '', syscall } = error as NodeJS.ErrnoException
+    if (code === 'EEXIST') return false
+    // Made, and no room for the name.
+    if (syscall === 'write') rmSync(path, { force: true })
+    throw unwritable(path, error)
   }
 }
 
-function busy(path: string, holder = ''): Failure {
-  return new Failure(
-    'failed',
-    `${path}: held for over ${PATIENCE / 1000} s by "${holder.trim()}" (machine, pid, start time). ` +
-      'Wait for that process, or end it.',
-  )
-}
-
-/** `folder/name.lock` becomes `folder/name.<part>.lock`; in the place of a claim's own part. */
-function siblingOf(path: string, part: string): string {
-  return path.replace(/(\.[0-9a-f]{16})?\.lock$/, `.${part}.lock`)
-}
-
-/** Removes what killed processes have left beside the lock. */
-function removeRemains(path: string): void {
-  const prefix = basename(path).replace(/lock$/, '')
-  for (const name of readdirSync(dirname(path))) {
-    const sibling = join(dirname(path), name)
-    if (!name.startsWith(prefix) || !name.endsWith('.lock') || sibling === path) continue
-    // Where it was killed before it wrote, the file's own name says as much.
-    const [, pid, start] = /\.(\d+)-([^.]+)\.lock$/.exec(name) ?? []
-    const holder = readOr(sibling) || `${hostname()} ${pid} ${start}\n`
-    if (isLeftBehind(sibling, holder)) rmSync(sibling, { force: true })
-  }
-}
+/** The lock of those that want to remove the lock `path`. */
+const claimOf = (path: string) => path.replace(/lock$/, 'claim.lock')
 
 /** Machine, pid and start time: a pid alone comes back for another process. */
 function identityOf(pid: number): string {
@@ -105,34 +70,28 @@ function identityOf(pid: number): string {
 /** Whether the holder of a lock is gone. Where that cannot be seen, a lock is left behind when it is old. */
 export function isLeftBehind(path: string, holder: string): boolean {
   const [, machine, pid] = /^(\S+) (\d+) \S+\n$/.exec(holder) ?? []
+  if (machine === hostname()) return holder !== identityOf(Number(pid))
   // Another machine or container, docker-mailserver (which writes a UUID), or a crash that left an empty file.
-  if (machine !== hostname()) {
-    const age = Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Date.now())
-    return age > STALE
-  }
-  return !isAlive(Number(pid)) || holder !== identityOf(Number(pid))
+  const age = Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Date.now())
+  return age > (holder === '' ? NAMELESS : STALE)
 }
 
-function isAlive(pid: number): boolean {
+/** When a process started, in the kernel's clock ticks; "dead" where it runs no longer. */
+function startOf(pid: number): string {
   try {
     process.kill(pid, 0)
-    return true
   } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
+    if ((error as NodeJS.ErrnoException).code !== 'EPERM') return 'dead'
   }
+  // Fields 3 and 22 of proc(5), behind the program's name, which may contain spaces and brackets.
+  const fields = textOf(`/proc/${pid}/stat`)
+    ?.replace(/^.*\) /s, '')
+    .split(' ')
+  // A zombie is dead, and only its parent has not asked yet. Without a /proc the pid has to do.
+  return fields?.[0] === 'Z' ? 'dead' : (fields?.[19] ?? '-')
 }
 
-/** When a process started, in the kernel's clock ticks; "-" where there is no /proc, which leaves the pid alone. */
-function startOf(pid: number): string {
-  const stat = readOr(`/proc/${pid}/stat`)
-  if (stat === undefined) return '-'
-  // Fields 3 and 22 of proc(5); the second one, the program's name, may contain spaces and brackets.
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-  // A zombie is dead, and only its parent has not asked yet.
-  return fields[0] === 'Z' ? 'dead' : (fields[19] ?? '-')
-}
-
-function readOr(path: string): string | undefined {
+function textOf(path: string): string | undefined {
   try {
     return readFileSync(path, 'utf8')
   } catch (error) {
@@ -142,21 +101,25 @@ function readOr(path: string): string | undefined {
 }
 
 /** A path as a user of this folder would type it. */
-export const shown = (path: string) =>
-  relative(process.cwd(), path).startsWith('..') ? path : relative(process.cwd(), path)
+export function shown(path: string): string {
+  const inside = relative(process.cwd(), path)
+  return inside.startsWith('..') ? path : inside
+}
 
 /** Why a file cannot be written, what that means, and what to type next. */
 export function unwritable(path: string, error: unknown, consequence = 'Nothing was changed.'): Failure {
   if (error instanceof Failure) return error
+  const { code = '' } = error as NodeJS.ErrnoException
+  const who = `See who may write: ls -ld ${dirname(path)} ${path}`
   const advice: Record<string, string> = {
     ENOSPC: `Make room, then repeat this. See: df -h ${dirname(path)}`,
     EDQUOT: 'Make room, then repeat this. See: quota',
     EROFS: `It lies on a read-only file system; mount that writable. See: findmnt --target ${path}`,
-    EACCES: `See who may write: ls -ld ${dirname(path)} ${path}`,
-    EPERM: `See who may write: ls -ld ${dirname(path)} ${path}`,
+    EACCES: who,
+    EPERM: who,
     EFBIG: 'The shell limits the size of files. See: ulimit -f',
     READONLY: `Make it writable: chmod u+w ${path}`,
   }
-  const next = advice[(error as NodeJS.ErrnoException).code ?? ''] ?? 'Mend that, then repeat this.'
+  const next = advice[code] ?? 'Mend that, then repeat this.'
   return new Failure('failed', `${shown(path)} cannot be written: ${messageOf(error)}. ${consequence} ${next}`)
 }

@@ -28,109 +28,77 @@ export function entriesOf(text: string, continued = true): Entry[] {
   return entries
 }
 
-export interface Alias {
+export interface Alias extends Entry {
   /** The alias's address, or `@domain` for all addresses of a domain that have no line of their own. */
   alias: string
   recipients: string[]
-  lines: number[]
 }
 
 /** The aliases of a virtual(5) table, in lower case. What stands behind a "#" was meant as a comment. */
 export function parseAliases(text: string): Alias[] {
-  return entriesOf(text).flatMap(({ text: entry, lines }) => {
-    const [alias = '', ...recipients] = entry
+  return entriesOf(text).flatMap((entry) => {
+    const words = entry.text
       .replace(/\s#.*$/, '')
       .toLowerCase()
       .split(/[\s,]+/)
-      .filter(Boolean)
-    return recipients.length > 0 ? [{ alias, recipients, lines }] : []
+    const [alias = '', ...recipients] = words.filter(Boolean)
+    return recipients.length > 0 ? [{ ...entry, alias, recipients }] : []
   })
 }
 
 /** Adds a recipient to an alias, or the alias where it is new. */
 export function withAlias(text: string, alias: string, recipient: string): string {
-  const existing = parseAliases(text).find((candidate) => candidate.alias === alias)
-  if (!existing) return withLine(text, `${alias} ${recipient}`)
-  if (existing.recipients.includes(recipient)) return text
-  const lines = text.split('\n')
-  const last = (existing.lines.at(-1) ?? 1) - 1
-  lines[last] = (lines[last] ?? '').replace(/,?(\s+#.*)?\s*$/, (end) => `,${recipient}${end.replace(/^,/, '')}`)
-  return lines.join('\n')
+  const isThere = parseAliases(text).some((candidate) => candidate.alias === alias)
+  if (!isThere) return withLine(text, `${alias} ${recipient}`)
+  return withRecipients(text, (name, old) => (name === alias && !old.includes(recipient) ? [...old, recipient] : old))
 }
 
 /** Takes a recipient out of all aliases; an alias without recipients goes. */
 export function withoutRecipient(text: string, recipient: string): string {
+  return withRecipients(text, (_, old) => old.filter((candidate) => candidate !== recipient))
+}
+
+/** Writes the aliases whose recipients `edit` changes anew, each on one line. */
+function withRecipients(text: string, edit: (alias: string, recipients: string[]) => string[]): string {
   const lines: (string | undefined)[] = text.split('\n')
-  for (const { recipients, lines: own } of parseAliases(text)) {
-    if (!recipients.includes(recipient)) continue
-    const goes = recipients.every((candidate) => candidate === recipient)
-    for (const [position, line] of own.entries()) {
-      const old = lines[line - 1] ?? ''
-      // The alias itself, or the white space that makes the line a continuation.
-      const start = (position === 0 ? /^\S+[ \t]*/ : /^[ \t]+/).exec(old)?.[0] ?? ''
-      const rest = old
-        .slice(start.length)
-        .replace(/([ \t,]*)([^\s,]+)/g, (all, _, token: string) => (token.toLowerCase() === recipient ? '' : all))
-      if (start + rest === old && !goes) continue
-      const left = rest.replace(/^[ \t,]+/, '')
-      lines[line - 1] = goes || (position > 0 && left.trim() === '') ? undefined : start + left
-    }
+  for (const { alias, recipients, lines: own, text: written } of parseAliases(text)) {
+    const edited = edit(alias, recipients)
+    if (edited.length === recipients.length) continue
+    const [, name = alias, , note = ''] = /^([^\s,]+)(.*?)(\s#.*)?$/.exec(written) ?? []
+    const end = lines[(own[0] ?? 1) - 1]?.endsWith('\r') ? '\r' : ''
+    for (const line of own) lines[line - 1] = undefined
+    if (edited.length > 0) lines[(own[0] ?? 1) - 1] = `${name} ${edited.join(', ')}${note}${end}`
   }
   return joined(lines)
 }
 
-/** One rule of a PCRE table (pcre_table(5)). */
-interface Rule {
-  entry: Entry
-  negated: boolean
-  pattern: RegExp | undefined
-  result: string
-  /** The "if"s around it, the outermost first. */
-  within: Rule[]
-  /** The "endif" of an "if". */
-  end?: Entry
-}
-
-/** A table's rules and its "if"s, each in its place. */
-function rulesOf(text: string): { rules: Rule[]; conditions: Rule[] } {
-  const [rules, conditions, open]: Rule[][] = [[], [], []]
+/** The rule of a PCRE table that decides about an address: the first that matches (pcre_table(5)). */
+function ruleFor(text: string, address: string): { entry: Entry; result: string } | undefined {
+  const open: boolean[] = []
   for (const entry of entriesOf(text)) {
-    if (/^endif\b/i.test(entry.text)) {
-      const condition = open?.pop()
-      if (condition) condition.end = entry
-      continue
-    }
-    const [, isIf, not = '', , source = '', flags = '', result = ''] =
+    if (/^endif\b/i.test(entry.text)) open.pop()
+    const [, isIf, not, , source, flags = '', result = ''] =
       /^(if\s*)?(!?)\s*([^\w\s!])((?:\\.|(?!\3).)*)\3(\w*)\s*(.*)$/is.exec(entry.text) ?? []
-    const rule = { entry, negated: not === '!', pattern: patternOf(source, flags), result, within: [...(open ?? [])] }
-    if (isIf) open?.push(rule)
-    ;(isIf ? conditions : rules)?.push(rule)
+    if (source === undefined) continue
+    const matches = isMatch(source, flags, address) !== (not === '!')
+    if (isIf) open.push(matches)
+    else if (matches && !open.includes(false)) return { entry, result }
   }
-  return { rules: rules ?? [], conditions: conditions ?? [] }
+  return undefined
 }
 
-function patternOf(source: string, flags: string): RegExp | undefined {
+function isMatch(source: string, flags: string, address: string): boolean {
   try {
     // Postfix matches without regard to case unless "i" turns that off.
-    return new RegExp(source, flags.includes('i') ? '' : 'i')
+    return new RegExp(source, flags.includes('i') ? '' : 'i').test(address)
   } catch {
-    return undefined
+    return false
   }
-}
-
-function holds({ pattern, negated }: Rule, address: string): boolean {
-  return pattern !== undefined && pattern.test(address) !== negated
-}
-
-/** The rule that decides about an address: the first that matches. */
-function ruleFor(text: string, address: string): Rule | undefined {
-  return rulesOf(text).rules.find((rule) => [...rule.within, rule].every((part) => holds(part, address)))
 }
 
 /** What a PCRE table says about an address; undefined where nothing matches. */
-export function lookUp(text: string, address: string): { result: string; line: number } | undefined {
-  const rule = ruleFor(text, address)
-  return rule && { result: rule.result, line: rule.entry.lines[0] ?? 1 }
+export function lookUp(text: string, address: string): string | undefined {
+  return ruleFor(text, address)?.result
 }
 
 /** An address that stands for all of a domain that nobody has written a rule for. */
@@ -141,8 +109,8 @@ export function anyAt(domain: string): string {
 const patternFor = (domain: string) => `/@${domain.replaceAll('.', '\\.')}$/`
 
 /** Whether a transport leaves mail to the virtual mailboxes: ":" changes nothing, the others say it in so many words. */
-export function isVirtual(transport: string | undefined): boolean {
-  return /^(:|lmtp:|virtual:)/.test(transport ?? '')
+export function isVirtual(transport = ''): boolean {
+  return /^(:|lmtp:|virtual:)/.test(transport)
 }
 
 /** Makes the transport table leave a domain to virtual_transport, unless it does so already. */
@@ -152,84 +120,59 @@ export function withVirtualDomain(text: string, domain: string): string {
   const line = `${patternFor(domain).padEnd(43)} :`
   if (!rule) return withLine(text, line)
   // Behind the last entry in front of the one that catches it, so that this one keeps its comment.
-  const first = (rule.within[0] ?? rule).entry.lines[0] ?? 1
+  const [first = 1] = rule.entry.lines
   const above = entriesOf(text).findLast(({ lines }) => (lines[0] ?? 1) < first)
   return withLines(text, [[above?.lines.at(-1) ?? first - 1, line]])
 }
 
-/** Takes back what `withVirtualDomain` did. */
-export function withoutVirtualDomain(text: string, domain: string): string {
-  return withoutLines(
-    text,
-    virtualDomainLines(text).flatMap((own) => (own.domain === domain ? own.lines : [])),
-  )
-}
-
-/** The lines of the form that `withVirtualDomain` writes, and their domains. */
-export function virtualDomainLines(text: string): { domain: string; lines: number[] }[] {
-  return entriesOf(text).flatMap(({ text: entry, lines }) => {
-    const domain = domainOfPattern(/^(\/@\S+\$\/)\s+:$/.exec(entry)?.[1])
-    return domain ? [{ domain, lines }] : []
-  })
-}
-
 /**
- * Keeps the pattern table from sending a domain's addresses to the catchall: an "if" around the rule that catches, and
- * inside those of the other domains. A table that does not catch the domain stays as it is.
+ * Keeps the pattern table from sending a domain's addresses to the catchall: an "if" around the rule that catches. A
+ * table that does not catch the domain stays as it is.
  */
 export function withException(text: string, domain: string, catchall: string): string {
   const rule = ruleFor(text, anyAt(domain))
   if (rule?.result.toLowerCase() !== catchall) return text
-  const parts = [...rule.within, rule]
-  const inner = parts.find((part) => !domainOfException(part)) ?? rule
-  const outer = parts[parts.indexOf(inner) - 1]
-  const end = (inner === rule ? rule.entry : inner.end)?.lines.at(-1)
-  if (end === undefined) return text
-  const above = outer ? (outer.entry.lines.at(-1) ?? 0) : (inner.entry.lines[0] ?? 1) - 1
+  const { lines } = rule.entry
   return withLines(text, [
-    [end, 'endif'],
-    [above, `if !${patternFor(domain)}`],
+    [lines.at(-1) ?? 1, 'endif'],
+    [(lines[0] ?? 1) - 1, `if !${patternFor(domain)}`],
   ])
 }
 
-/** Takes back what `withException` did. */
-export function withoutException(text: string, domain: string): string {
-  return withoutLines(
-    text,
-    exceptionLines(text).flatMap((own) => (own.domain === domain ? own.lines : [])),
-  )
-}
-
-/** The pairs of the form that `withException` writes, and their domains. */
-export function exceptionLines(text: string): { domain: string; lines: number[] }[] {
-  return rulesOf(text).conditions.flatMap((condition) => {
-    const domain = domainOfException(condition)
-    return domain && condition.end ? [{ domain, lines: [...condition.entry.lines, ...condition.end.lines] }] : []
+/** The lines that `withVirtualDomain` ("line") or `withException` ("if") has written, and their domains. */
+export function domainLines(text: string, form: 'line' | 'if'): { domain: string; lines: number[] }[] {
+  const open: Entry[] = []
+  return entriesOf(text).flatMap((entry) => {
+    if (/^if\b/i.test(entry.text)) open.push(entry)
+    const begin = /^endif\b/i.test(entry.text) ? open.pop() : undefined
+    const own = form === 'if' ? begin : entry
+    const pattern = (form === 'if' ? /^if !(\S+)$/ : /^(\S+)\s+:$/).exec(own?.text ?? '')?.[1] ?? ''
+    const domain = pattern.slice(2, -2).replaceAll('\\.', '.')
+    if (!/^[a-z\d.-]+$/.test(domain) || patternFor(domain) !== pattern) return []
+    return { domain, lines: begin ? [...begin.lines, ...entry.lines] : entry.lines }
   })
 }
 
-function domainOfException({ entry }: Rule): string | undefined {
-  return domainOfPattern(/^if !(\/@\S+\$\/)$/.exec(entry.text)?.[1])
-}
-
-/** The domain that a pattern of ours is for; undefined for patterns that are more than a domain. */
-function domainOfPattern(pattern = ''): string | undefined {
-  const domain = pattern.slice(2, -2).replaceAll('\\.', '.')
-  return /^[a-z\d.-]+$/.test(domain) && patternFor(domain) === pattern ? domain : undefined
+/** Takes back what `withVirtualDomain` or `withException` did. */
+export function withoutDomain(text: string, domain: string, form: 'line' | 'if'): string {
+  const own = domainLines(text, form).filter((lines) => lines.domain === domain)
+  return withoutLines(
+    text,
+    own.flatMap(({ lines }) => lines),
+  )
 }
 
 /** The domains of mydestination in `postfix-main.cf`, which cannot be virtual mailbox domains as well. */
 export function localDomains(mainCf: string, hostname: string): string[] {
   const values = entriesOf(mainCf).flatMap(({ text }) => /^mydestination\s*=(.*)$/.exec(text)?.[1] ?? [])
-  const labels = hostname.split('.')
   const parameters: Record<string, string> = {
     myhostname: hostname,
-    mydomain: labels.length > 2 ? labels.slice(1).join('.') : hostname,
+    mydomain: hostname.replace(/^[^.]+\.(?=[^.]+\.)/, ''),
   }
   const domains = (values.at(-1) ?? '$myhostname, localhost.$mydomain, localhost')
-    .replace(/\$(?:\{(\w+)\}|\((\w+)\)|(\w+))/g, (_, ...names) => parameters[names.slice(0, 3).find(Boolean)] ?? '')
+    .replace(/\$[{(]?(\w+)[)}]?/g, (_, name) => parameters[name] ?? '')
     .split(/[\s,]+/)
-  return ['localhost', ...domains].filter((domain) => domain !== '').map((domain) => domain.toLowerCase())
+  return ['localhost', ...domains].filter(Boolean).map((domain) => domain.toLowerCase())
 }
 
 /** Adds a line at the end, in the text's own kind of line ends. */
