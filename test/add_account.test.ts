@@ -8,6 +8,7 @@ import { localDomains, withoutDomain, withVirtualDomain } from '../scripts/lib/a
 import { Pop3Session } from '../scripts/lib/mail/pop3.ts'
 import { messagesOf, send, subjectsOf } from './deliveries.ts'
 import { AS_NOBODY, type Project, type Result, startedProject, until } from './harness.ts'
+import { runHere } from './in_process.ts'
 
 const DOMAIN = 'development-virtual.example.com'
 const FILES = ['postfix-accounts.cf', 'postfix-virtual.cf', 'dovecot-quotas.cf', 'postfix-transport_maps']
@@ -83,18 +84,9 @@ function files(project: Project): string[] {
   return FILES.map((name) => readFileSync(project.config(name), 'utf8'))
 }
 
-/** Runs several at a time, as start-up of Node is most of each. */
-async function inParallel<T>(items: T[], work: (item: T) => Promise<void>): Promise<void> {
-  const left = [...items]
-  const worker = async () => {
-    for (let item = left.shift(); item !== undefined; item = left.shift()) await work(item)
-  }
-  await Promise.all([worker(), worker(), worker(), worker()])
-}
-
 /** Types answers into the script on a pseudo-terminal, each when its question stands there; gives what the screen got. */
 async function onTerminal(project: Project, args: string[], answers: [question: string, answer: string][]) {
-  const command = ['node', '--import', 'tsx', 'scripts/add_account.ts', ...args].join(' ')
+  const command = project.command('add_account', ...args).join(' ')
   const child = spawn('script', ['-qec', command, '/dev/null'], { cwd: project.dir, env: project.env })
   let screen = ''
   child.stdout.on('data', (chunk) => {
@@ -124,7 +116,7 @@ describe('add_account with a running server', () => {
   })
   after(() => project?.remove())
 
-  const add = (...args: string[]) => project.run('add_account', ...args)
+  const add = (...args: string[]) => runHere(project, {}, 'add_account', ...args)
   const logsIn = async (user: string, password: string) => {
     const server = { host: '127.0.0.1', port: project.ports.pop3, tls: 'none', timeout: 10_000 } as const
     const session = await Pop3Session.open(server, { user, password }).catch((error) => error.exit)
@@ -140,9 +132,9 @@ describe('add_account with a running server', () => {
     return result
   }
 
-  test('an address that cannot be an account is one line with value and reason, and changes nothing', async () => {
+  test('wrong addresses, passwords and usage are one line with value and reason, and change nothing', async () => {
     const some = BAD_ADDRESSES.filter((_, index) => index % 8 === 0)
-    await inParallel([...some, ...TAKEN_ADDRESSES], async ([address, reason]) => {
+    for (const [address, reason] of [...some, ...TAKEN_ADDRESSES]) {
       const { code, stdout, stderr } = await add('--', address, 'secret')
       // An account that is there already is no mistake in the address.
       assert.deepEqual([code, stdout], [address.toLowerCase() === BAR ? 1 : 2, ''], `${address}: ${stderr}`)
@@ -151,43 +143,32 @@ describe('add_account with a running server', () => {
       const named = stderr.toLowerCase().includes(address.toLowerCase())
       assert.ok(named || stderr.includes(JSON.stringify(address)), stderr)
       assert.ok(!stderr.includes('\x1b'), 'a control character reaches the terminal')
-    })
-    assert.deepEqual(files(project), untouched)
-  })
-
-  test('a password that cannot be used is one line with the reason and without the password', async () => {
-    await inParallel(BAD_PASSWORDS, async ([input, reason]) => {
-      const { code, stdout, stderr } = await project.runWith(
-        { input },
-        'add_account',
-        `alice@${DOMAIN}`,
-        '--password-stdin',
-      )
+    }
+    for (const [input, reason] of BAD_PASSWORDS) {
+      const args = ['add_account', `alice@${DOMAIN}`, '--password-stdin']
+      const { code, stdout, stderr } = await runHere(project, { input }, ...(args as [string]))
       assert.deepEqual([code, stdout], [2, ''], stderr)
       assert.match(stderr, reason)
       assert.match(stderr, /^[^\n]+\n$/)
       assert.ok(!/cret/.test(stderr))
-    })
-    assert.equal((await add(`alice@${DOMAIN}`, 'se\ncret')).code, 2)
-    assert.deepEqual(files(project), untouched)
-  })
-
-  test('wrong usage is exit code 2, and without a terminal nothing is asked', async () => {
-    const usages = [
+    }
+    for (const args of [
       ['--frobnicate'],
       [],
       [`alice@${DOMAIN}`],
       [`alice@${DOMAIN}`, 'two', 'three'],
+      [`alice@${DOMAIN}`, 'se\ncret'],
       [`alice@${DOMAIN}`, 'secret', '--password-stdin'],
       [`alice@${DOMAIN}`, 'secret', '--yes'],
       [`alice@${DOMAIN}`, 'secret', '--quota', '10X'],
       ['--delete', BAR],
-    ]
-    await inParallel(usages, async (args) => {
+    ]) {
       const { code, stderr } = await add(...args)
       assert.equal(code, 2, `${args}: ${stderr}`)
       assert.match(stderr, /^[^\n]+\n$/)
-    })
+    }
+    // And as a process of its own.
+    assert.equal((await project.run('add_account', 'alice', 'secret')).code, 2)
     assert.deepEqual(files(project), untouched)
   })
 
@@ -210,7 +191,7 @@ describe('add_account with a running server', () => {
     const input = `${'長い'.repeat(166)}long`
     assert.equal(Buffer.byteLength(input), 1000)
     const options = { input: `${input}\r\n` }
-    const updated = await project.runWith(options, 'add_account', '--update', alice, '--password-stdin')
+    const updated = await runHere(project, options, 'add_account', '--update', alice, '--password-stdin')
     assert.match(updated.stdout, /^Updated alice@/, updated.stderr)
     assert.equal(await logsIn(alice, input), true)
     assert.equal(await logsIn(alice, 'geheim é'), 'login')
@@ -304,7 +285,7 @@ describe('add_account with a running server', () => {
   })
 
   test('several at once are all live in the end, updates of the same second too', async () => {
-    const addresses = [1, 2].map((number) => `many${number}@${DOMAIN}`)
+    const addresses = [1, 2, 3].map((number) => `many${number}@${DOMAIN}`)
     await Promise.all(addresses.map((address) => succeeds(address, 'first')))
     await Promise.all(addresses.map((address) => succeeds('--update', address, `new ${address}`)))
     for (const address of addresses) assert.equal(await logsIn(address, `new ${address}`), true)
@@ -424,14 +405,10 @@ describe('add_account with a running server', () => {
     execFileSync('chown', ['-R', 'nobody', project.dir.concat('/docker-data'), bin])
     writeFileSync(log, '')
     execFileSync('chown', ['nobody', log])
-    const child = spawn(
-      'setpriv',
-      [
-        ...[...AS_NOBODY, process.execPath, '--import', 'tsx', 'scripts/add_account.ts'],
-        ...[`nora@${DOMAIN}`, 'geheim'],
-      ],
-      { cwd: project.dir, env: { ...project.env, PATH: `${bin}:${process.env.PATH}`, HOME: project.dir } },
-    )
+    const child = spawn('setpriv', [...AS_NOBODY, ...project.command('add_account', `nora@${DOMAIN}`, 'geheim')], {
+      cwd: project.dir,
+      env: { ...project.env, PATH: `${bin}:${process.env.PATH}`, HOME: project.dir },
+    })
     let output = ''
     child.stdout.on('data', (chunk) => {
       output += chunk
@@ -477,7 +454,7 @@ describe('addresses, passwords and tables', () => {
 
   test('doveadm accepts the hash of every length and script, and refuses the password with one byte more', () => {
     const passwords = ['x', 'foo', 'パスワード', '🙂 in the middle', 'a|b:c"d\'e\\f$g', '\ufefftext', `${letters(63)}é`]
-    for (const length of [63, 64, 65, 127, 128, 192, 511, 512, 1000]) passwords.push(letters(length))
+    for (const length of [63, 64, 192, 511, 512, 1000]) passwords.push(letters(length))
     for (const password of passwords) {
       const hash = hashPassword(password)
       assert.match(

@@ -18,6 +18,8 @@ import { hostname } from 'node:os'
 import { after, before, beforeEach, describe, test } from 'node:test'
 import { PATTERNS } from './configurations.ts'
 import { AS_NOBODY, Project, type Result, until } from './harness.ts'
+import { runHere } from './in_process.ts'
+import { killAtEveryStep } from './kills.ts'
 
 const DOMAIN = 'development-virtual.example.com'
 const FILES = [
@@ -26,36 +28,6 @@ const FILES = [
 ]
 const LOCK = 'check-for-changes.sh.lock'
 
-/**
- * Loaded into the script by NODE_OPTIONS: counts its calls that change the configuration folder, and kills it at the
- * one that KILL_AT names, a write after half of its bytes. ENOSPC=1 lets every such write find a full disk instead.
- */
-const SABOTAGE = `
-const fs = require('node:fs')
-let left = Number(process.env.KILL_AT ?? Infinity)
-const ours = new Set()
-for (const name of ['linkSync', 'openSync', 'writeFileSync', 'fsyncSync', 'renameSync', 'rmSync']) {
-  const real = fs[name]
-  fs[name] = (target, ...rest) => {
-    const path = String(target)
-    if (!path.includes('mail-server/config') && !ours.has(target)) return real(target, ...rest)
-    const kills = left-- === 0
-    if (name === 'writeFileSync' && process.env.ENOSPC && ours.has(target)) {
-      real(target, rest[0].slice(0, 100))
-      throw Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC', syscall: 'write' })
-    }
-    if (ours.has(target) && name === 'writeFileSync' && kills) real(target, rest[0].slice(0, rest[0].length / 2))
-    if (kills) process.kill(process.pid, 'SIGKILL')
-    const result = real(target, ...rest)
-    if (name === 'openSync') ours.add(result)
-    return result
-  }
-}
-require('node:module').syncBuiltinESMExports()
-`
-
-const addTo = (aliases: string) => `${aliases}info@also1.example user1@domain1.example\n`
-
 describe('add_account changes the files of a stopped server', () => {
   let project: Project
   const original = new Map<string, string>()
@@ -63,7 +35,6 @@ describe('add_account changes the files of a stopped server', () => {
     project = await Project.create()
     writeFileSync(project.config('postfix-regexp.cf'), PATTERNS)
     for (const name of FILES) original.set(name, read(name))
-    writeFileSync(project.path('sabotage.cjs'), SABOTAGE)
   })
   after(() => project?.remove())
   beforeEach(() => {
@@ -73,13 +44,7 @@ describe('add_account changes the files of a stopped server', () => {
   const read = (name: string) => readFileSync(project.config(name), 'utf8')
   const texts = () => FILES.map(read)
   const leftovers = () => readdirSync(project.config('.')).filter((name) => /\.(lock|tmp)$/.test(name))
-  const add = (...args: string[]) => project.run('add_account', ...args)
-  const sabotaged = (env: Record<string, string>, ...args: string[]): Promise<Result> =>
-    project.runWith(
-      { env: { ...env, NODE_OPTIONS: `--require ${project.path('sabotage.cjs')}` } },
-      'add_account',
-      ...args,
-    )
+  const add = (...args: string[]) => runHere(project, {}, 'add_account', ...args)
   const succeeds = async (...args: string[]): Promise<Result> => {
     const result = await add(...args)
     assert.equal(result.code, 0, result.stderr)
@@ -162,7 +127,11 @@ describe('add_account changes the files of a stopped server', () => {
     // Its pid is this process's, its start time is not.
     writeFileSync(project.config(LOCK), `${hostname()} ${process.pid} 1\n`)
     const names = Array.from({ length: 20 }, (_, index) => `user${index}@domain${index % 4}.example`)
-    const results = await Promise.all(names.map((name) => add(name, 'secret', '--alias', `alias.${name}`)))
+    const run = (name: string, index: number) => {
+      const args = ['add_account', name, 'secret', '--alias', `alias.${name}`] as const
+      return index % 5 ? runHere(project, {}, ...args) : project.run(...args)
+    }
+    const results = await Promise.all(names.map(run))
     for (const { code, stderr } of results) assert.equal(code, 0, stderr)
     const accounts = read('postfix-accounts.cf').split('\n')
     for (const name of names) {
@@ -172,73 +141,6 @@ describe('add_account changes the files of a stopped server', () => {
     assert.equal(read('postfix-transport_maps').match(/^\/@domain\d\\\.example\$\/ +:$/gm)?.length, 4)
     assert.equal(accounts.length, (original.get('postfix-accounts.cf')?.split('\n').length ?? 0) + 20)
     assert.deepEqual(leftovers(), [])
-  })
-
-  test('killed at any of its steps it leaves whole files, and the next run gets past what is left', async (context) => {
-    const { change, readConfiguration } = await import(project.path('scripts/lib/accounts/configuration.ts'))
-    const { remainsOf, repaired } = await import(project.path('scripts/lib/accounts/changes.ts'))
-    const account = (step: number) => `user${step}@domain${step}.example`
-    const request = (step: number) => [account(step), 'secret', '--quota', '1M', '--alias', `info@also${step}.example`]
-    let kills = 0
-    let remains = 0
-    /** Nothing is lost, what is left is found by name, and mended it is as before. */
-    const checkKilled = async (step: number, before: string[]) => {
-      const names: string[] = remainsOf(readConfiguration()).map(
-        ({ name, isLeft }: { name: string; isLeft: boolean }) => {
-          assert.ok(isLeft)
-          return name
-        },
-      )
-      for (const name of names) assert.match(name, new RegExp(`(domain|also)${step}\\.example$`))
-      const isThere = read('postfix-accounts.cf').includes(account(step))
-      // An account is there only when all that it needs is.
-      if (isThere) assert.deepEqual(names, [])
-      else if (texts().join() !== before.join()) assert.ok(names.length > 0, 'lines are left and nothing tells')
-      remains += names.length > 0 ? 1 : 0
-      const begin = performance.now()
-      await change((configuration: never) => ({ configuration: repaired(configuration) }))
-      assert.ok(performance.now() - begin < 5000, `what step ${step} left took ${performance.now() - begin} ms`)
-      assert.deepEqual(leftovers(), [])
-      if (!isThere) assert.deepEqual(texts(), before)
-      return isThere
-    }
-    for (let step = 0; ; step += 3) {
-      const { code, stderr } = await sabotaged({ KILL_AT: String(step) }, ...request(step))
-      if (code === 0) break
-      assert.equal(code, null, `step ${step} was not killed: ${stderr}`)
-      kills++
-      await checkKilled(step, [...original.values()])
-      for (const [name, text] of original) writeFileSync(project.config(name), text)
-    }
-    const whole = texts()
-    for (const [name, text] of original) writeFileSync(project.config(name), text)
-    const last = Number(/^user(\d+)@/m.exec(whole[0] ?? '')?.[1])
-    for (let step = 0; ; step += 3) {
-      for (const [index, name] of FILES.entries()) {
-        const text = (whole[index] ?? '').replaceAll(new RegExp(`(user|domain|also)${last}\\b`, 'g'), `$1${step}`)
-        writeFileSync(project.config(name), text)
-      }
-      const { code, stderr } = await sabotaged({ KILL_AT: String(step) }, '--delete', account(step), '--yes')
-      if (code === 0) break
-      assert.equal(code, null, `step ${step} was not killed: ${stderr}`)
-      kills++
-      // Every other one is repeated instead of mended.
-      const isLeft = readConfiguration()['postfix-accounts.cf'].includes(account(step)) || step % 2 === 0
-      const repeats =
-        isLeft && remainsOf(readConfiguration()).some(({ name }: { name: string }) => name === account(step))
-      if (repeats) await succeeds('--delete', account(step), '--yes')
-      else if (await checkKilled(step, [...original.values()])) continue
-      assert.deepEqual(texts(), [...original.values()])
-      assert.deepEqual(leftovers(), [])
-    }
-    context.diagnostic(`${kills} kills, ${remains} with remains`)
-    assert.ok(kills >= 15 && remains >= 3, `only ${kills} kills, ${remains} with remains`)
-    for (const [name, text] of original) writeFileSync(project.config(name), text)
-    // What was killed between the files can be repeated as well.
-    const next = addTo(original.get('postfix-virtual.cf') ?? '')
-    writeFileSync(project.config('postfix-virtual.cf'), next)
-    await succeeds(...request(1))
-    assert.equal(read('postfix-virtual.cf'), next)
   })
 
   test("docker-mailserver's own lock is waited for, and taken over when it is older than a minute", async () => {
@@ -270,13 +172,8 @@ describe('add_account changes the files of a stopped server', () => {
     parent.kill()
   })
 
-  test('a full disk is an error, and all files stay as they were', async () => {
-    const { code, stderr } = await sabotaged({ ENOSPC: '1' }, 'a@full.example', 'secret', '--quota', '1M')
-    assert.equal(code, 1)
-    assert.match(stderr, /cannot be written: ENOSPC: no space left on device.*Nothing was changed/)
-    assert.deepEqual(texts(), [...original.values()])
-    assert.deepEqual(leftovers(), [])
-  })
+  test('killed at chosen steps it leaves whole files, and the next run gets past what is left', (context) =>
+    killAtEveryStep(context, project, original, 11))
 
   test('a disk that is really full, a read-only folder: nothing changes, and the message names the next command', async () => {
     const folder = project.config('.')
@@ -348,11 +245,8 @@ describe('add_account changes the files of a stopped server', () => {
 
   test('a file size limit in the middle of a write is an error, and all files stay as they were', async () => {
     // The kernel's own refusal, after the first kilobyte.
-    const command = `trap '' XFSZ; ulimit -f 1; exec node --import tsx scripts/add_account.ts a@${DOMAIN} secret`
-    const limited = spawn('bash', ['-c', command], {
-      cwd: project.dir,
-      env: { ...project.env, TSX_DISABLE_CACHE: '1' },
-    })
+    const command = `trap '' XFSZ; ulimit -f 1; exec ${project.command('add_account', `a@${DOMAIN}`, 'secret').join(' ')}`
+    const limited = spawn('bash', ['-c', command], { cwd: project.dir, env: project.env })
     let stderr = ''
     limited.stderr.on('data', (chunk) => {
       stderr += chunk
@@ -367,7 +261,7 @@ describe('add_account changes the files of a stopped server', () => {
   test('a read-only file is an error before a password is asked for, and no file changes, for root too', async () => {
     for (const name of ['postfix-accounts.cf', 'postfix-transport_maps']) {
       chmodSync(project.config(name), 0o444)
-      const { code, stderr } = await project.runWith({ input: 'x' }, 'add_account', 'a@read-only.example')
+      const { code, stderr } = await runHere(project, { input: 'x' }, 'add_account', 'a@read-only.example')
       assert.equal(code, 1)
       assert.match(stderr, new RegExp(`${name} cannot be written: it is read-only.*chmod u\\+w`))
       chmodSync(project.config(name), 0o644)
@@ -378,8 +272,8 @@ describe('add_account changes the files of a stopped server', () => {
 
   test('a folder that cannot be written is an error', async () => {
     execFileSync('chown', ['-R', '0', project.path('docker-data')])
-    const command = [...AS_NOBODY, process.execPath, '--import', 'tsx', 'scripts/add_account.ts']
-    const child = spawn('setpriv', [...command, `a@${DOMAIN}`, 'secret'], { cwd: project.dir, env: project.env })
+    const command = [...AS_NOBODY, ...project.command('add_account', `a@${DOMAIN}`, 'secret')]
+    const child = spawn('setpriv', command, { cwd: project.dir, env: project.env })
     let stderr = ''
     child.stderr.on('data', (chunk) => {
       stderr += chunk
@@ -423,10 +317,8 @@ describe('add_account changes the files of a stopped server', () => {
 
     writeFileSync(project.config('postfix-accounts.cf'), original.get('postfix-accounts.cf') ?? '')
     const without = { env: { MAIL_SERVER_ENGINE: 'docker', PATH: '/nonexistent' } }
-    const [refused, kept] = await Promise.all([
-      project.runWith(without, 'add_account', '--delete', `foo@${DOMAIN}`, '--yes'),
-      project.runWith(without, 'add_account', '--delete', baz, '--yes', '--keep-mail'),
-    ])
+    const refused = await project.runWith(without, 'add_account', '--delete', `foo@${DOMAIN}`, '--yes')
+    const kept = await project.runWith(without, 'add_account', '--delete', baz, '--yes', '--keep-mail')
     assert.equal(refused.code, 1)
     assert.match(refused.stderr, /Docker volume.*npm start.*--keep-mail/)
     assert.match(read('postfix-accounts.cf'), /^foo@/m)

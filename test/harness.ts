@@ -120,11 +120,16 @@ export class Project {
     return this.runWith({}, script, ...args)
   }
 
+  /** The command line of a script. */
+  command(script: string, ...args: string[]): string[] {
+    const file = join('scripts', script)
+    const node = existsSync(this.path(`${file}.js`)) ? [`${file}.js`] : ['--import', 'tsx', `${file}.ts`]
+    return [...this.runner, process.execPath, ...node, ...args]
+  }
+
   runWith({ input, env, timeout = 60_000 }: RunOptions, script: string, ...args: string[]): Promise<Result> {
     return new Promise((resolve, reject) => {
-      const file = join('scripts', script)
-      const node = existsSync(this.path(`${file}.js`)) ? [`${file}.js`] : ['--import', 'tsx', `${file}.ts`]
-      const [program = '', ...command] = [...this.runner, process.execPath, ...node, ...args]
+      const [program = '', ...command] = this.command(script, ...args)
       const child = spawn(program, command, {
         cwd: this.dir,
         env: { ...this.env, ...env },

@@ -82,7 +82,7 @@ function store(before: Configuration, accounts: string, request: AccountRequest,
  * account and the catchall only with `force`.
  */
 export function deleteAccount(before: Configuration, address: string, force: boolean): Configuration {
-  const isRemain = remainsOf(before).some((remain) => remain.isLeft && remain.name === address)
+  const isRemain = remainsOf(before).some(({ isLeft, name }) => isLeft && [address, domainOf(address)].includes(name))
   const own = (isRemain ? accountLines : existing)(before, address)
   const refuse = (fact: string) => new Failure('failed', `${address} ${fact}. If you mean it: --force`)
   if (!force && address === CATCHALL) {
@@ -94,10 +94,10 @@ export function deleteAccount(before: Configuration, address: string, force: boo
   const lines = own.map(({ line }) => line)
   const accounts = tables.withoutLines(before[ACCOUNTS], lines)
   const after = withoutAddress({ ...before, [ACCOUNTS]: accounts }, address)
+  // All that an interrupted deletion has left goes, the domains of its aliases too.
+  if (isRemain) return repaired(after)
   const left = virtualDomains(after)
-  // Of a deletion that was interrupted the domain may be gone already.
-  const gone = [domainOf(address), ...virtualDomains(before)].filter((domain) => !left.has(domain))
-  return gone.reduce(withoutDomain, after)
+  return [...virtualDomains(before)].filter((domain) => !left.has(domain)).reduce(withoutDomain, after)
 }
 
 /** A domain's line in the transport map and its exception in the pattern table. */

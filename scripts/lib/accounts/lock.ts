@@ -10,7 +10,7 @@ const PATIENCE = 90_000
 /** Milliseconds after which a lock whose holder cannot be looked up counts as left behind, as in docker-mailserver. */
 const STALE = 60_000
 /** Milliseconds after which a lock that names nobody does: its holder was killed before it could write its name. */
-const NAMELESS = 2_000
+const NAMELESS = 10_000
 
 /**
  * Runs `work` while this process holds the lock file `path`. A lock whose holder is dead is taken over. Throws a
