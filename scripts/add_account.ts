@@ -226,26 +226,8 @@ async function remove(settings: Settings, terminal: Prompter, typed: string, val
 
 /** Prints the accounts. */
 async function list(settings: Settings, values: Values, io: Io): Promise<undefined> {
-  const { parseAccounts, parseQuotas } = await import('./lib/accounts/accounts.ts')
-  const { readConfiguration } = await import('./lib/accounts/configuration.ts')
-  const { aliasesOf, domainOf } = await import('./lib/accounts/changes.ts')
-  const { isAnswering } = await import('./lib/server/proof.ts')
-  const { usageOf } = await import('./lib/server/mailboxes.ts')
-  const isRunning = await isAnswering(settings)
-  const configuration = readConfiguration((name, problem) => {
-    const text = `${name}: ${problem}. See: npm run doctor`
-    if (name === 'postfix-accounts.cf') throw new Failure('failed', text)
-    io.say(text)
-  })
-  const quotas = parseQuotas(configuration['dovecot-quotas.cf'])
-  const rows = []
-  for (const account of parseAccounts(configuration['postfix-accounts.cf'], 'postfix-accounts.cf', io.say)) {
-    const address = account.address.toLowerCase()
-    const usage = isRunning ? await usageOf(settings, address).catch((error) => io.say(messageOf(error))) : undefined
-    const { messages = null, bytes = null } = usage ?? {}
-    const aliases = aliasesOf(configuration, address)
-    rows.push({ address, domain: domainOf(address), quota: quotas.get(address) ?? null, aliases, messages, bytes })
-  }
+  const { accountRows } = await import('./lib/server/effect.ts')
+  const { isRunning, rows } = await accountRows(settings, io.say)
   if (values.json) {
     io.print(JSON.stringify(rows))
     return

@@ -173,7 +173,7 @@ describe('add_account changes the files of a stopped server', () => {
   })
 
   test('killed at chosen steps it leaves whole files, and the next run gets past what is left', (context) =>
-    killAtEveryStep(context, project, original, 11))
+    killAtEveryStep(context, project, original, 7))
 
   test('a disk that is really full, a read-only folder: nothing changes, and the message names the next command', async () => {
     const folder = project.config('.')

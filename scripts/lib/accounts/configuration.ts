@@ -139,15 +139,15 @@ function assertWritable(path: string): void {
 /** Writes a file's new text beside it, with its owner and mode, down to the disk. */
 function prepare(path: string, text: string, encoding?: BufferEncoding): void {
   assertWritable(path)
+  const temporary = temporaryOf(path)
   try {
     const old = fs.statSync(path, { throwIfNoEntry: false })
+    fs.writeFileSync(temporary, text, { encoding: encoding ?? 'utf8', flag: 'wx', mode: 0o600, flush: true })
+    if (process.platform === 'win32') return
     const { uid, gid } = old ?? fs.statSync(dirname(path))
-    overwrite(temporaryOf(path), 'wx', Buffer.from(text, encoding), (file) => {
-      if (process.platform === 'win32') return
-      const made = fs.statSync(temporaryOf(path))
-      if (made.uid !== uid || made.gid !== gid) fs.fchownSync(file, uid, gid)
-      fs.fchmodSync(file, (old?.mode ?? (basename(path) === 'postfix-accounts.cf' ? 0o600 : 0o644)) & 0o7777)
-    })
+    const made = fs.statSync(temporary)
+    if (made.uid !== uid || made.gid !== gid) fs.chownSync(temporary, uid, gid)
+    fs.chmodSync(temporary, (old?.mode ?? (basename(path) === 'postfix-accounts.cf' ? 0o600 : 0o644)) & 0o7777)
   } catch (error) {
     throw unwritable(path, error)
   }
@@ -162,9 +162,9 @@ function replace(path: string): void {
     if (!['EBUSY', 'EXDEV'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
     const old = fs.readFileSync(path)
     try {
-      overwrite(path, 'r+', fs.readFileSync(temporaryOf(path)))
+      fs.writeFileSync(path, fs.readFileSync(temporaryOf(path)), { flush: true })
     } catch (failure) {
-      overwrite(path, 'r+', old)
+      fs.writeFileSync(path, old, { flush: true })
       throw failure
     }
   }
@@ -173,16 +173,4 @@ function replace(path: string): void {
   const folder = fs.openSync(dirname(path), 'r')
   fs.fsyncSync(folder)
   fs.closeSync(folder)
-}
-
-function overwrite(path: string, flags: string, bytes: Buffer, finish: (file: number) => void = () => {}): void {
-  const file = fs.openSync(path, flags, 0o600)
-  try {
-    fs.writeFileSync(file, bytes)
-    fs.ftruncateSync(file, bytes.length)
-    finish(file)
-    fs.fsyncSync(file)
-  } finally {
-    fs.closeSync(file)
-  }
 }

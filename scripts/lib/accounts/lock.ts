@@ -73,7 +73,7 @@ export function isLeftBehind(path: string, holder: string): boolean {
   if (machine === hostname()) return holder !== identityOf(Number(pid))
   // Another machine or container, docker-mailserver (which writes a UUID), or a crash that left an empty file.
   const age = Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Date.now())
-  return age > (holder === '' ? NAMELESS : STALE)
+  return age > (holder.endsWith('\n') ? STALE : NAMELESS)
 }
 
 /** When a process started, in the kernel's clock ticks; "dead" where it runs no longer. */

@@ -1,5 +1,8 @@
-/** Makes a change of the accounts live, and waits until the server's clients see it. */
+/** The accounts as the running server has them: makes changes live, waits until its clients see them, counts. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { parseAccounts, parseQuotas } from '../accounts/accounts.ts'
+import { aliasesOf, domainOf } from '../accounts/changes.ts'
+import { readConfiguration } from '../accounts/configuration.ts'
 import { Failure, messageOf, step } from '../cli.ts'
 import { enabledProtocols, type Settings } from '../settings.ts'
 import { chooseEngine, runningNativeEngine } from './choose.ts'
@@ -94,4 +97,24 @@ export async function hasQuota(settings: Settings, address: string, quota: strin
   const kibibytes = Math.floor((Number.parseInt(quota, 10) * (BYTES[quota.slice(-1)] ?? 0)) / 1024)
   const usage = await usageOf(settings, address).catch(() => undefined)
   return usage !== undefined && (usage.limit ?? 0) === kibibytes * 1024
+}
+
+/** All accounts, with what lies in their mailboxes where the server runs. What cannot be read or counted is said. */
+export async function accountRows(settings: Settings, say: (line: string) => void) {
+  const isRunning = await isAnswering(settings)
+  const configuration = readConfiguration((name, problem) => {
+    const text = `${name}: ${problem}. See: npm run doctor`
+    if (name === 'postfix-accounts.cf') throw new Failure('failed', text)
+    say(text)
+  })
+  const quotas = parseQuotas(configuration['dovecot-quotas.cf'])
+  const rows = []
+  for (const account of parseAccounts(configuration['postfix-accounts.cf'], 'postfix-accounts.cf', say)) {
+    const address = account.address.toLowerCase()
+    const usage = isRunning ? await usageOf(settings, address).catch((error) => say(messageOf(error))) : undefined
+    const { messages = null, bytes = null } = usage ?? {}
+    const aliases = aliasesOf(configuration, address)
+    rows.push({ address, domain: domainOf(address), quota: quotas.get(address) ?? null, aliases, messages, bytes })
+  }
+  return { isRunning, rows }
 }
