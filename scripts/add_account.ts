@@ -102,9 +102,7 @@ async function store(settings: Settings, terminal: Prompter, typed: string, valu
   const { HOSTNAME, readServerEnvironment } = await import('./lib/settings.ts')
   const { hashPassword } = await import('./lib/accounts/accounts.ts')
   const { assertCanChange, change, readConfiguration, refuse } = await import('./lib/accounts/configuration.ts')
-  const { accountLines, addAccount, isCaught, updateAccount, virtualDomains } = await import(
-    './lib/accounts/changes.ts'
-  )
+  const { accountLines, addAccount, isCaught, updateAccount, domainsOf } = await import('./lib/accounts/changes.ts')
   const { anyAt } = await import('./lib/accounts/tables.ts')
   const { acceptsRecipient, canLogIn } = await import('./lib/server/proof.ts')
   const { bringIntoEffect, hasQuota, parseQuota, serverOf } = await import('./lib/server/effect.ts')
@@ -138,8 +136,8 @@ async function store(settings: Settings, terminal: Prompter, typed: string, valu
 
   const { before, configuration } = await change((before) => ({ before, configuration: edit(before, hash) }))
 
-  const known = virtualDomains(before)
-  const newDomains = [...virtualDomains(configuration)].filter((domain) => !known.has(domain))
+  const known = domainsOf(before)
+  const newDomains = [...domainsOf(configuration)].filter((domain) => !known.has(domain))
   // Mail to a new domain is accepted before and after, first for the catchall; only the refusal shows the change.
   const refused = newDomains.map(anyAt).filter((nobody) => !isCaught(configuration, nobody))
   const seconds = await bringIntoEffect(settings, await serverOf(settings), address, [
@@ -166,7 +164,7 @@ async function store(settings: Settings, terminal: Prompter, typed: string, valu
 async function remove(settings: Settings, terminal: Prompter, typed: string, values: Values, io: Io) {
   const { masterLogin } = await import('./lib/accounts/accounts.ts')
   const { assertCanChange, change, readConfiguration, refuse } = await import('./lib/accounts/configuration.ts')
-  const { aliasesOf, deleteAccount, isCaught, virtualDomains } = await import('./lib/accounts/changes.ts')
+  const { aliasesOf, deleteAccount, isCaught, domainsOf } = await import('./lib/accounts/changes.ts')
   const { acceptsRecipient, canLogIn } = await import('./lib/server/proof.ts')
   const { emptyMailbox, usageOf } = await import('./lib/server/mailboxes.ts')
   const { assertAnswers, bringIntoEffect, serverOf } = await import('./lib/server/effect.ts')
@@ -216,8 +214,8 @@ async function remove(settings: Settings, terminal: Prompter, typed: string, val
   const live = `The server knows it no longer, ${seconds} s after the change.`
   io.print(`Deleted ${deleted}. ${seconds === undefined ? 'The mail server is not running.' : live}`)
   for (const alias of aliasesOf(before, address)) io.print(`The alias ${alias} does not go to it any more.`)
-  const left = virtualDomains(configuration)
-  for (const domain of [...virtualDomains(before)].filter((domain) => !left.has(domain))) {
+  const left = domainsOf(configuration)
+  for (const domain of [...domainsOf(before)].filter((domain) => !left.has(domain))) {
     io.print(`No account is left in ${domain}: mail to any address there is caught again.`)
   }
   await sayRemains(configuration, io)

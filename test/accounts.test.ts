@@ -6,10 +6,10 @@ import {
   addAccount,
   aliasesOf,
   deleteAccount,
+  domainsOf,
   remainsOf,
   repaired,
   updateAccount,
-  virtualDomains,
 } from '../scripts/lib/accounts/changes.ts'
 import type { Configuration, FileName } from '../scripts/lib/accounts/configuration.ts'
 import {
@@ -115,7 +115,7 @@ describe('Postfix tables', () => {
 describe('changes of a configuration', () => {
   test('an account of a new domain comes with all its lines and goes with them', () => {
     const added = addAccount(PROJECT, REQUEST, HOSTNAME)
-    assert.deepEqual([...virtualDomains(added)].slice(2), ['new.example', 'other.example'])
+    assert.deepEqual([...domainsOf(added)].slice(2), ['new.example', 'other.example'])
     for (const domain of ['new', 'other']) {
       assert.match(added['postfix-regexp.cf'], new RegExp(`^if !/@${domain}\\\\.example\\$/$`, 'm'))
       assert.match(added['postfix-transport_maps'], new RegExp(`^/@${domain}\\\\.example\\$/ +:$`, 'm'))

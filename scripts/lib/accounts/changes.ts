@@ -96,8 +96,8 @@ export function deleteAccount(before: Configuration, address: string, force: boo
   const after = withoutAddress({ ...before, [ACCOUNTS]: accounts }, address)
   // All that an interrupted deletion has left goes, the domains of its aliases too.
   if (isRemain) return repaired(after)
-  const left = virtualDomains(after)
-  return [...virtualDomains(before)].filter((domain) => !left.has(domain)).reduce(withoutDomain, after)
+  const left = domainsOf(after)
+  return [...domainsOf(before)].filter((domain) => !left.has(domain)).reduce(withoutDomain, after)
 }
 
 /** A domain's line in the transport map and its exception in the pattern table. */
@@ -155,7 +155,7 @@ export function remainsOf(configuration: Configuration): Remain[] {
   ]
   const keys = new Set(aliases.map(({ alias }) => alias))
   // Lines of ours say that a domain had accounts, or was about to have them.
-  const domains = new Set([...virtualDomains(configuration), ...written.map(({ domain }) => domain)])
+  const domains = new Set([...domainsOf(configuration), ...written.map(({ domain }) => domain)])
   const live = new Set([...accounts].map(domainOf))
   for (const { alias, recipients, lines } of aliases) {
     const dead = recipients.filter((recipient) => {
@@ -217,10 +217,15 @@ export function aliasesOf(configuration: Configuration, address: string): string
 }
 
 /** virtual_mailbox_domains as docker-mailserver makes it: the domains of all accounts and aliases. */
-export function virtualDomains(configuration: Configuration): Set<string> {
-  const accounts = accountsOf(configuration).map(({ address }) => address.toLowerCase())
-  const aliases = parseAliases(configuration[ALIASES]).map(({ alias }) => alias)
-  return new Set([...accounts, ...aliases].filter((address) => address.includes('@')).map(domainOf))
+export function virtualDomains(accounts: string, aliases: string): Set<string> {
+  const addresses = parseAccounts(accounts, ACCOUNTS, () => {}).map(({ address }) => address.toLowerCase())
+  const names = [...addresses, ...parseAliases(aliases).map(({ alias }) => alias)]
+  return new Set(names.filter((name) => name.includes('@')).map(domainOf))
+}
+
+/** `virtualDomains` of a configuration. */
+export function domainsOf(configuration: Configuration): Set<string> {
+  return virtualDomains(configuration[ACCOUNTS], configuration[ALIASES])
 }
 
 /** Whether mail to an address without an account is accepted: it has an alias, or it is caught. */
@@ -229,7 +234,7 @@ export function isCaught(configuration: Configuration, address: string): boolean
   const isAlias = aliases.includes(address) || aliases.includes(`@${domainOf(address)}`)
   return (
     isAlias ||
-    !virtualDomains(configuration).has(domainOf(address)) ||
+    !domainsOf(configuration).has(domainOf(address)) ||
     lookUp(configuration[PATTERNS], address) !== undefined
   )
 }

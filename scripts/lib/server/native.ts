@@ -3,14 +3,20 @@
  * state folder. Nothing below /etc/postfix or /etc/dovecot is read or written.
  */
 import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync, statSync } from 'node:fs'
-import { dirname, join, relative } from 'node:path'
+import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Account, readAccounts } from '../accounts/accounts.ts'
+import { readAccounts } from '../accounts/accounts.ts'
 import { withLock } from '../accounts/lock.ts'
 import { Failure, say } from '../cli.ts'
 import { enabledServices, type Settings } from '../settings.ts'
 import type { Engine, ExecOptions, ExecResult, Started } from './engine.ts'
-import { mailboxOf, makeConfiguration, type NativeConfiguration, tryConfiguration } from './native_configuration.ts'
+import {
+  filesBelow,
+  mailboxOf,
+  makeConfiguration,
+  type NativeConfiguration,
+  tryConfiguration,
+} from './native_configuration.ts'
 import { certificateOf } from './native_environment.ts'
 import { checkStateDir, idOf, makeCertificate, makeFolders, removeLocks, replaceFile } from './native_files.ts'
 import { MailLog } from './native_log.ts'
@@ -66,7 +72,7 @@ export class NativeEngine implements Engine {
 
   async #start(): Promise<Started> {
     const wasRunning = await this.isRunning()
-    if (wasRunning && this.#processes.addresses === this.#addresses()) {
+    if (wasRunning && this.#processes.addresses === this.#addresses) {
       this.#log.mark()
       await this.#reload()
       return 'running'
@@ -90,21 +96,19 @@ export class NativeEngine implements Engine {
 
   async #launchAll(configuration: NativeConfiguration): Promise<void> {
     // Sockets and pid files of an earlier start: Dovecot waits for the one, and takes a number of the other for a server's.
-    for (const name of readdirSync(this.#path('run')))
-      rmSync(this.#path(`run/${name}`), { recursive: true, force: true })
+    for (const name of readdirSync(this.#path('run'))) rmSync(this.#path(`run/${name}`), { recursive: true })
     removeLocks(this.#path('mail'))
     this.#write(configuration)
     await this.#compileAliases()
     await this.#log.begin(idOf('passwd', 'postfix'))
-    this.#processes.keep(this.#addresses())
-    const launches = [
-      this.#launch('postfix', ['postfix', '-c', this.#path('postfix'), 'start']),
-      ...(configuration.dovecot ? [this.#launch('dovecot', ['dovecot', '-c', this.#dovecotConf()])] : []),
-    ]
+    this.#processes.keep(this.#addresses)
+    const commands = [['postfix', '-c', this.#path('postfix'), 'start']]
+    if (configuration.dovecot) commands.push(['dovecot', '-c', this.#dovecotConf])
     // Both to their end before one's failure is looked at: a daemon that comes up later would be left behind.
-    const failed = (await Promise.allSettled(launches)).find(({ status }) => status === 'rejected')
-    if (failed?.status === 'rejected') throw failed.reason
-    this.#processes.keep(this.#addresses())
+    const launched = await Promise.all(commands.map((command) => this.#launch(command)))
+    const failed = commands.find((_, index) => launched[index] !== 0)
+    if (failed) throw new Failure('failed', `${failed.join(' ')} failed. See: npm run logs`)
+    this.#processes.keep(this.#addresses)
     // Mail that waits since before the stop goes out now and not at its next turn.
     await this.#flush()
   }
@@ -126,10 +130,8 @@ export class NativeEngine implements Engine {
 
   async #reload(): Promise<void> {
     const configuration = await this.#prepare().catch((error) => {
-      throw new Failure(
-        'failed',
-        `The server runs on with its old settings, because these cannot be read:\n${error.message}`,
-      )
+      const fact = 'The server runs on with its old settings, because these cannot be read'
+      throw new Failure('failed', `${fact}:\n${error.message}`)
     })
     const users = this.#write(configuration, (name) => name === 'dovecot/userdb')
     // Dovecot first: mail that Postfix accepts for an account that Dovecot does not know yet would bounce.
@@ -141,8 +143,7 @@ export class NativeEngine implements Engine {
     const newSettings =
       configuration.dovecot && changed.some((name) => /dovecot[^/]*\.(cf|conf)$|config\/ssl\//.test(name))
     if (newSettings) await this.#reloadDovecot()
-    const reloaded = await $({ timeout: LAUNCH })`postfix -c ${this.#path('postfix')} reload`
-    if (reloaded.exitCode !== 0) throw new Failure('failed', this.#log.traced(reloaded.stderr).join('\n'))
+    await this.#mustPass(this.#postfix('postfix', 'reload'))
     if (newSettings) await this.#flush()
   }
 
@@ -168,25 +169,17 @@ export class NativeEngine implements Engine {
 
   /** Puts the files of next/ in place that differ; gives their names. Those that next/ has not go. */
   #write({ dovecot }: NativeConfiguration, isWanted: (name: string) => boolean = () => true): string[] {
-    const filesOf = (folder: string) =>
-      ['config', 'postfix', 'dovecot'].flatMap((part) =>
-        (existsSync(join(folder, part))
-          ? readdirSync(join(folder, part), { recursive: true, withFileTypes: true })
-          : []
-        )
-          .filter((entry) => entry.isFile())
-          .map((entry) => relative(folder, join(entry.parentPath ?? entry.path, entry.name))),
-      )
-    const names = filesOf(this.#path('next'))
+    const names = filesBelow(this.#path('next'))
     const group = idOf('group', 'dovecot')
     const changed = names.filter(isWanted).filter((name) => {
       // Password hashes stand in two folders: for root and Dovecot's auth process alone.
       const mode = name.startsWith('postfix/') ? 0o644 : 0o640
       return replaceFile(this.#path(name), readFileSync(this.#path(`next/${name}`)), mode, group)
     })
-    const gone = filesOf(this.#settings.stateDir).filter((name) => name.startsWith('config/') && !names.includes(name))
+    const copies = filesBelow(this.#path('config')).map((name) => `config/${name}`)
+    const gone = copies.filter((name) => !names.includes(name))
     for (const name of gone) rmSync(this.#path(name))
-    if (!dovecot) rmSync(this.#dovecotConf(), { force: true })
+    if (!dovecot) rmSync(this.#dovecotConf, { force: true })
     return [...changed, ...gone]
   }
 
@@ -206,40 +199,44 @@ export class NativeEngine implements Engine {
 
   /** Dovecot looks at its userdb once a second at the most. */
   async #untilDovecotHasRead(marker: string): Promise<void> {
-    const deadline = Date.now() + RELOAD_PATIENCE
     const [account] = readAccounts()
-    const seen = async ({ address }: Account) =>
-      (
-        await $({ timeout: RELOAD_PATIENCE })`doveadm -c ${this.#dovecotConf()} user -f marker ${address}`
-      ).stdout.trim() === marker
-    while (account && this.#processes.masters('Dovecot').length > 0 && !(await seen(account))) {
-      if (Date.now() > deadline)
-        throw new Failure('failed', 'Dovecot does not read its accounts again. See: npm run logs')
-      await sleep(20)
+    if (!account || this.#processes.masters('Dovecot').length === 0) return
+    for (const deadline = Date.now() + RELOAD_PATIENCE; Date.now() < deadline; await sleep(20)) {
+      const asked = await $({
+        timeout: RELOAD_PATIENCE,
+      })`doveadm -c ${this.#dovecotConf} user -f marker ${account.address}`
+      if (asked.stdout.trim() === marker) return
     }
+    throw new Failure('failed', 'Dovecot does not read its accounts again. See: npm run logs')
   }
 
   /** Has Postfix try waiting mail now: what met a Dovecot that was away would else wait five minutes or more. */
   async #flush(): Promise<void> {
-    await $({ timeout: LAUNCH })`postqueue -c ${this.#path('postfix')} -f`
+    await this.#postfix('postqueue', '-f')
   }
 
   /** hash: tables are read from a compiled form. */
   async #compileAliases(): Promise<void> {
-    const folder = this.#path('postfix')
-    if (!existsSync(`${folder}/aliases`)) return
-    const { exitCode, stderr } = await $({ timeout: LAUNCH })`postalias -c ${folder} ${`hash:${folder}/aliases`}`
+    const aliases = this.#path('postfix/aliases')
+    if (existsSync(aliases)) await this.#mustPass(this.#postfix('postalias', `hash:${aliases}`))
+  }
+
+  #postfix(program: string, ...args: string[]) {
+    return $({ timeout: LAUNCH })`${program} -c ${this.#path('postfix')} ${args}`
+  }
+
+  async #mustPass(run: PromiseLike<ExecResult>): Promise<void> {
+    const { exitCode, stderr } = await run
     if (exitCode !== 0) throw new Failure('failed', this.#log.traced(stderr).join('\n'))
   }
 
   /**
-   * Starts a daemon with its streams on a file: it keeps them open for its whole life, and a pipe to this process
-   * would keep this process waiting just as long. In a session of its own, which Ctrl-C does not reach.
+   * Starts a daemon with its streams on a file: it keeps them open for its whole life, and a pipe to this process would
+   * keep this process waiting just as long. In a session of its own, which Ctrl-C does not reach. Gives the exit code.
    */
-  async #launch(name: string, command: string[]): Promise<void> {
-    const out = this.#path(`log/${name}.out`)
-    const { exitCode } = await $({ timeout: LAUNCH, detached: true })`${command} > ${out} 2>&1 < /dev/null`
-    if (exitCode !== 0) throw new Failure('failed', `${command.join(' ')} failed. See: npm run logs`)
+  async #launch(command: string[]): Promise<number | null> {
+    const out = this.#path(`log/${command[0]}.out`)
+    return (await $({ timeout: LAUNCH, detached: true })`${command} > ${out} 2>&1 < /dev/null`).exitCode
   }
 
   async removeMailbox(address: string): Promise<void> {
@@ -262,7 +259,7 @@ export class NativeEngine implements Engine {
     [program = '', ...args]: string[],
     { input: text, timeout = 60_000 }: ExecOptions = {},
   ): Promise<ExecResult> {
-    const configuration = /^(dovecot|doveadm|doveconf)$/.test(program) ? this.#dovecotConf() : this.#path('postfix')
+    const configuration = /^(dovecot|doveadm|doveconf)$/.test(program) ? this.#dovecotConf : this.#path('postfix')
     const words = [program, '-c', configuration, ...args]
     // These two tell every user what they read; the others want the queue, the passwords or a root's socket.
     const isOpen = program === 'postconf' || args[0] === '--version'
@@ -274,35 +271,22 @@ export class NativeEngine implements Engine {
     return existsSync(path) ? readFileSync(path, 'utf8') : undefined
   }
 
-  certificate(): string | undefined {
-    return certificateOf(this.#settings)
-  }
-
-  logs(options: { lines: number; follow: boolean }): Promise<void> {
-    return this.#log.show(options)
-  }
-
-  async complaints(): Promise<string[]> {
-    return this.#log.complaints()
-  }
-
-  async logged(): Promise<string[]> {
-    return this.#log.logged()
-  }
-
-  owns({ pid }: { pid: number }): boolean {
-    return isProcessOf(pid, this.#settings.stateDir, this.#processes.masters())
-  }
+  certificate = () => certificateOf(this.#settings)
+  logs = (options: { lines: number; follow: boolean }) => this.#log.show(options)
+  complaints = async () => this.#log.complaints()
+  logged = async () => this.#log.logged()
+  owns = ({ pid }: { pid: number }) => isProcessOf(pid, this.#settings.stateDir, this.#processes.masters())
 
   #path(part: string): string {
     return join(this.#settings.stateDir, part)
   }
 
-  #dovecotConf(): string {
+  get #dovecotConf(): string {
     return this.#path('dovecot/dovecot.conf')
   }
 
-  #addresses(): string {
+  /** What the daemons listen on. */
+  get #addresses(): string {
     const { bindAddress, ports } = this.#settings
     return JSON.stringify({ bindAddress, ports, services: enabledServices() })
   }

@@ -2,7 +2,7 @@
 import { isIPv6 } from 'node:net'
 import { networkInterfaces } from 'node:os'
 import { Failure } from '../cli.ts'
-import { HOSTNAME, readProjectFile, readServerEnvironment, type Settings } from '../settings.ts'
+import { enabledProtocols, HOSTNAME, readProjectFile, readServerEnvironment, type Settings } from '../settings.ts'
 
 /** The variables of development-mail-server.env. */
 export type Environment = Record<string, string>
@@ -26,100 +26,100 @@ export function mapPaths(text: string, stateDir: string): string {
   return text.replace(CONTAINER_PATH, (path) => `${stateDir}/${PATHS[path]}`)
 }
 
-/** Fills the placeholders of a base file. */
+/** An address as it stands in front of a port. */
+export const hostOf = (address: string) => (isIPv6(address) ? `[${address}]` : address)
+
+/** Fills the placeholders of a file of docker-data/native. */
 export function base(name: string, settings: Settings, environment: Environment): string {
   const { stateDir, bindAddress, ports } = settings
   const hostname = environment.OVERRIDE_HOSTNAME || HOSTNAME
-  const labels = hostname.split('.')
   // docker-mailserver's rule: the host name without its first label, or all of it where that leaves one label.
-  const domain = labels.length > 2 ? labels.slice(1).join('.') : hostname
+  const domain = hostname.replace(/^[^.]+\.(?=[^.]+\.)/, '')
   const messageLimit = Number(environment.POSTFIX_MESSAGE_SIZE_LIMIT || 10_240_000)
   const mailboxLimit = Math.floor(Number(environment.POSTFIX_MAILBOX_SIZE_LIMIT || 0) / 1_000_000)
+  const { imap, pop3 } = enabledProtocols(environment)
   const tls = tlsFiles(environment, stateDir, hostname)
   const values: Record<string, string | number> = {
+    STATE: stateDir,
     HOSTNAME: hostname,
     DOMAIN: domain,
     BIND_ADDRESS: bindAddress,
+    INET_PROTOCOLS: isIPv6(bindAddress) ? 'all' : environment.POSTFIX_INET_PROTOCOLS || 'all',
     NETWORKS: trustedNetworks(environment),
     POSTMASTER_ADDRESS: environment.POSTMASTER_ADDRESS || `postmaster@${domain}`,
+    DELIVERY: mapPaths(environment.POSTFIX_DAGENT || 'lmtp:unix:/var/run/dovecot/lmtp', stateDir),
+    PROTOCOLS: [imap && 'imap', pop3 && 'pop3', 'lmtp'].filter(Boolean).join(' '),
     MAILBOX_FORMAT: environment.DOVECOT_MAILBOX_FORMAT || 'maildir',
-    MAILBOX_LIMIT: mailboxLimit > 0 ? `${mailboxLimit}M` : 0,
+    MESSAGE_SIZE: messageLimit,
+    MAILBOX_SIZE: environment.POSTFIX_MAILBOX_SIZE_LIMIT || 0,
     // Room for the lines that are added on the way: what Postfix takes, Dovecot takes as well.
     MESSAGE_LIMIT: messageLimit > 0 ? `${messageLimit + 1_000_000}B` : 0,
+    MAILBOX_LIMIT: mailboxLimit > 0 ? `${mailboxLimit}M` : 0,
+    SMTP_HOST: hostOf(bindAddress),
     SMTP_PORT: ports.smtp,
     POP3_PORT: ports.pop3,
     POP3S_PORT: tls ? ports.pop3s : 0,
     IMAP_PORT: ports.imap,
     IMAPS_PORT: tls ? ports.imaps : 0,
-    STATE: stateDir,
+    TLS_LEVEL: tls ? 'may' : 'none',
+    TLS_KEY: tls?.[0] ?? '',
+    TLS_CERTIFICATE: tls?.[1] ?? '',
+    TLS_CHAIN: [...new Set(tls)].join(' '),
   }
-  return readProjectFile('docker-data', 'native', name)
-    .replaceAll('@STATE@/tls/key.pem @STATE@/tls/certificate.pem', tls?.chain ?? '')
-    .replaceAll('@STATE@/tls/key.pem', tls?.key ?? '')
-    .replaceAll('@STATE@/tls/certificate.pem', tls?.certificate ?? '')
-    .replace('@BIND_ADDRESS@:', isIPv6(bindAddress) ? `[${bindAddress}]:` : '@BIND_ADDRESS@:')
-    .replace(/@([A-Z0-9_]+)@/g, (placeholder, key) => String(values[key] ?? placeholder))
+  const text = readProjectFile('docker-data', 'native', name)
+  return text.replace(/@([A-Z0-9_]+)@/g, (placeholder, key) => String(values[key] ?? placeholder))
 }
 
 /** Where key and certificate lie, by docker-mailserver's rules for SSL_TYPE; undefined where TLS is off. */
-function tlsFiles(environment: Environment, stateDir: string, hostname: string) {
-  const pair = (key: string, certificate: string) => ({ key, certificate, chain: `${key} ${certificate}` })
+function tlsFiles(environment: Environment, stateDir: string, hostname: string): [string, string] | undefined {
   const ssl = `${stateDir}/config/ssl/${hostname}`
   const mapped = (path = '') => mapPaths(path, stateDir)
-  switch (environment.SSL_TYPE || '') {
-    case '':
-      return undefined
-    case 'snakeoil':
-      return pair(`${stateDir}/tls/key.pem`, `${stateDir}/tls/certificate.pem`)
-    case 'self-signed':
-      return pair(`${ssl}-key.pem`, `${ssl}-cert.pem`)
-    case 'custom':
-      return { key: `${ssl}-full.pem`, certificate: `${ssl}-full.pem`, chain: `${ssl}-full.pem` }
-    case 'manual':
-      return pair(mapped(environment.SSL_KEY_PATH), mapped(environment.SSL_CERT_PATH))
-    default:
-      throw wrong('SSL_TYPE', environment, 'snakeoil, self-signed, custom, manual, or nothing for no TLS')
+  const files: Record<string, [string, string] | undefined> = {
+    '': undefined,
+    snakeoil: [`${stateDir}/tls/key.pem`, `${stateDir}/tls/certificate.pem`],
+    'self-signed': [`${ssl}-key.pem`, `${ssl}-cert.pem`],
+    custom: [`${ssl}-full.pem`, `${ssl}-full.pem`],
+    manual: [mapped(environment.SSL_KEY_PATH), mapped(environment.SSL_CERT_PATH)],
   }
+  const type = environment.SSL_TYPE ?? ''
+  if (Object.hasOwn(files, type)) return files[type]
+  throw wrong('SSL_TYPE', environment, 'snakeoil, self-signed, custom, manual, or nothing for no TLS')
 }
 
 /** The certificate that clients have to trust; undefined where TLS is off. Throws a usage Failure for a wrong SSL_TYPE. */
 export function certificateOf({ stateDir }: Settings): string | undefined {
   const environment = readServerEnvironment()
-  return tlsFiles(environment, stateDir, environment.OVERRIDE_HOSTNAME || HOSTNAME)?.certificate
+  return tlsFiles(environment, stateDir, environment.OVERRIDE_HOSTNAME || HOSTNAME)?.[1]
 }
 
 /** mynetworks by PERMIT_DOCKER. Loopback stands for the container itself; this machine's networks for Docker's. */
-function trustedNetworks({ PERMIT_DOCKER }: Environment): string {
+function trustedNetworks({ PERMIT_DOCKER = '' }: Environment): string {
   const interfaces = Object.values(networkInterfaces()).flatMap((list) => list ?? [])
-  const networks = interfaces
-    .filter(({ internal }) => !internal)
-    .map(({ cidr }) => cidr?.replace(/^(.*:.*)\//, '[$1]/'))
-  const isWide = ['connected-networks', 'network', 'host'].includes(PERMIT_DOCKER ?? '')
+  const outer = interfaces.filter(({ internal }) => !internal)
+  const networks = outer.map(({ cidr }) => cidr?.replace(/^(.*:.*)\//, '[$1]/'))
+  const isWide = /^(connected-networks|network|host)$/.test(PERMIT_DOCKER)
   return ['[::1]/128', ...(isWide ? new Set(networks) : [])].join(' ')
 }
 
 /** Variables that the native engine obeys. */
-const HONOURED = [
-  ...['SMTP_ONLY', 'ENABLE_POP3', 'ENABLE_IMAP', 'ENABLE_QUOTAS', 'ENABLE_POSTFIX_VIRTUAL_TRANSPORT', 'SMTP_ANY_LOGIN'],
-  ...['POSTFIX_MESSAGE_SIZE_LIMIT', 'POSTFIX_MAILBOX_SIZE_LIMIT', 'POSTFIX_DAGENT', 'POSTFIX_INET_PROTOCOLS'],
-  ...['DOVECOT_INET_PROTOCOLS', 'DOVECOT_MAILBOX_FORMAT', 'POSTMASTER_ADDRESS', 'PERMIT_DOCKER', 'OVERRIDE_HOSTNAME'],
-  ...['SSL_TYPE', 'SSL_CERT_PATH', 'SSL_KEY_PATH'],
-]
+const HONOURED = `SMTP_ONLY ENABLE_POP3 ENABLE_IMAP ENABLE_QUOTAS ENABLE_POSTFIX_VIRTUAL_TRANSPORT SMTP_ANY_LOGIN
+  POSTFIX_MESSAGE_SIZE_LIMIT POSTFIX_MAILBOX_SIZE_LIMIT POSTFIX_DAGENT POSTFIX_INET_PROTOCOLS DOVECOT_INET_PROTOCOLS
+  DOVECOT_MAILBOX_FORMAT POSTMASTER_ADDRESS PERMIT_DOCKER OVERRIDE_HOSTNAME SSL_TYPE SSL_CERT_PATH SSL_KEY_PATH`
 
-/** Throws a Failure for a value that no daemon would take, or only with a riddle in the log. */
+/** What the daemons would refuse, or only with a riddle in the log, unless it is like this. */
+const VALUES: Record<string, readonly [RegExp, string]> = {
+  POSTFIX_INET_PROTOCOLS: [/^(ipv4|all)$/, 'ipv4 or all'],
+  DOVECOT_INET_PROTOCOLS: [/^(ipv4|all)$/, 'ipv4 or all'],
+  OVERRIDE_HOSTNAME: [/^(?!-)[\w-]+(\.[\w-]+)+$/, 'a host name with its domain'],
+  DOVECOT_MAILBOX_FORMAT: [/^(maildir|sdbox|mdbox)$/, 'maildir, sdbox or mdbox'],
+  SMTP_ANY_LOGIN: [/^[01]$/, '0 or 1'],
+  POSTFIX_MESSAGE_SIZE_LIMIT: [/^\d+$/, 'a number of bytes'],
+  POSTFIX_MAILBOX_SIZE_LIMIT: [/^\d+$/, 'a number of bytes'],
+}
+
+/** Throws a usage Failure for a wrong value. */
 export function checkValues(environment: Environment): void {
-  const network = [/^(ipv4|all)$/, 'ipv4 or all'] as const
-  const bytes = [/^\d+$/, 'a number of bytes'] as const
-  const rules: Record<string, readonly [RegExp, string]> = {
-    POSTFIX_INET_PROTOCOLS: network,
-    DOVECOT_INET_PROTOCOLS: network,
-    OVERRIDE_HOSTNAME: [/^(?!-)[\w-]+(\.[\w-]+)+$/, 'a host name with its domain'],
-    DOVECOT_MAILBOX_FORMAT: [/^(maildir|sdbox|mdbox)$/, 'maildir, sdbox or mdbox'],
-    SMTP_ANY_LOGIN: [/^[01]$/, '0 or 1'],
-    POSTFIX_MESSAGE_SIZE_LIMIT: bytes,
-    POSTFIX_MAILBOX_SIZE_LIMIT: bytes,
-  }
-  for (const [name, [pattern, allowed]] of Object.entries(rules)) {
+  for (const [name, [pattern, allowed]] of Object.entries(VALUES)) {
     if (environment[name] && !pattern.test(environment[name])) throw wrong(name, environment, allowed)
   }
 }
@@ -130,11 +130,13 @@ function wrong(name: string, environment: Environment, allowed: string): Failure
 
 /** One line each for what the native engine cannot honour: variables, and parameters that it sets `fixed`. */
 export function noticesOf(environment: Environment, fixed: string[]): string[] {
-  const isOff = (value: string) => value === '' || value === '0' || value === 'none'
-  const unknown = Object.entries(environment).filter(([name, value]) => !HONOURED.includes(name) && !isOff(value))
-  const names = unknown.map(([name, value]) => `${name}=${value}`).join(', ')
+  const unknown = Object.entries(environment)
+    .filter(([name, value]) => !HONOURED.split(/\s+/).includes(name) && !['', '0', 'none'].includes(value))
+    .map(([name, value]) => `${name}=${value}`)
   return [
-    ...(unknown.length > 0 ? [`development-mail-server.env: the native engine does without ${names}.`] : []),
+    ...(unknown.length > 0
+      ? [`development-mail-server.env: the native engine does without ${unknown.join(', ')}.`]
+      : []),
     ...(fixed.length > 0 ? [`postfix-main.cf: the native engine sets ${fixed.join(', ')} itself.`] : []),
   ]
 }
