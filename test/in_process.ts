@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs'
 import { PassThrough } from 'node:stream'
 import { pathToFileURL } from 'node:url'
 import type { EXIT } from '../scripts/lib/cli.ts'
+import { ROOT } from '../scripts/lib/settings.ts'
 import type { Project, Result, RunOptions } from './harness.ts'
 
 /** A module of the project's own copy: `load(project, 'lib/accounts/changes')`. */
@@ -22,12 +23,14 @@ export async function runHere(
   const { main } = await load(project, script)
   const saved = { ...process.env }
   Object.assign(process.env, project.env, options.env)
+  process.chdir(project.dir)
   const [stdin, stdout, stderr] = [new PassThrough(), new PassThrough(), new PassThrough()]
   stdin.end(options.input)
   try {
     const exit: keyof typeof EXIT = await outcomeOf(main, args, ioOf({ stdin, stdout, stderr }))
     return { code: table[exit].code, stdout: String(stdout.read() ?? ''), stderr: String(stderr.read() ?? '') }
   } finally {
+    process.chdir(ROOT)
     for (const name of Object.keys(options.env ?? {})) {
       if (saved[name] === undefined) delete process.env[name]
       else process.env[name] = saved[name]
