@@ -122,7 +122,6 @@ describe('half a server', () => {
     ['Dovecot', 1],
   ] as const) {
     test(`without ${daemon}: status, reset and add-account say so, and a start mends it`, async () => {
-      await project.start()
       process.kill(mastersOf(project)[index] ?? 0, 'SIGKILL')
       const other = daemon === 'Postfix' ? 'Dovecot without Postfix' : 'Postfix without Dovecot'
       const said = new RegExp(`Half of the mail server runs: ${other}\\. Mend it: npm start`)
@@ -166,7 +165,7 @@ describe('half a server', () => {
 })
 
 describe('where it listens', () => {
-  for (const address of ['127.0.0.2', '0.0.0.0', '::1']) {
+  for (const address of ['127.0.0.2', '::1']) {
     const skip = address === '::1' && !existsSync('/proc/net/if_inet6') ? 'this machine has no IPv6' : false
     test(`BIND_ADDRESS=${address}`, { skip }, async () => {
       const env = { BIND_ADDRESS: address }
@@ -181,20 +180,13 @@ describe('where it listens', () => {
 })
 
 describe('on other machines', () => {
-  test('without /usr/sbin in PATH', async () => {
+  test('without /usr/sbin in PATH, and with a shell start-up file that breaks every shell', async () => {
     const bin = project.path('bin')
     mkdirSync(bin)
     symlinkSync(process.execPath, join(bin, 'node'))
-    const { code, stderr } = await project.runWith({ env: { PATH: `${bin}:/usr/bin:/bin` } }, 'start')
-    assert.equal(code, 0, stderr)
-  })
-
-  test('a shell start-up file does not matter', async () => {
-    const home = project.path('home')
-    mkdirSync(home)
-    writeFileSync(join(home, '.bashrc'), 'echo noise; exit 7\n')
-    const env = { HOME: home, BASH_ENV: join(home, '.bashrc'), ENV: join(home, '.bashrc'), SHLVL: undefined }
-    const { code, stderr } = await runHere(project, { env }, 'start')
+    writeFileSync(join(bin, '.bashrc'), 'echo noise; exit 7\n')
+    const noise = { HOME: bin, BASH_ENV: join(bin, '.bashrc'), ENV: join(bin, '.bashrc'), SHLVL: undefined }
+    const { code, stderr } = await project.runWith({ env: { ...noise, PATH: `${bin}:/usr/bin:/bin` } }, 'start')
     assert.equal(code, 0, stderr)
   })
 

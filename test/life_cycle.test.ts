@@ -103,7 +103,7 @@ describe('a running server', () => {
   })
 
   test('mail that is accepted for a new account reaches it, however early it comes', async () => {
-    for (const name of ['carol', 'dave', 'erin']) {
+    for (const name of ['carol', 'dave']) {
       const address = `${name}@development-virtual.example.com`
       appendFileSync(project.config('postfix-accounts.cf'), `${address}|{SHA512-CRYPT}${encrypt('secret')}\n`)
       const started = run('start')
@@ -172,10 +172,10 @@ describe('a running server', () => {
     })
     const { code, stdout } = await run('reset', '--yes')
     assert.equal(code, 0)
-    assert.match(stdout, /Deleted: \d+ messages in 8 mailboxes, \d+ in the queue/)
+    assert.match(stdout, /Deleted: \d+ messages in 7 mailboxes, \d+ in the queue/)
     const { accounts, queue } = await status(project)
     assert.equal(queue, 0)
-    assert.equal(accounts.length, 8)
+    assert.equal(accounts.length, 7)
     for (const account of accounts) assert.deepEqual([account.inbox, account.otherFolders], [0, 0])
   })
 

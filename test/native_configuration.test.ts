@@ -1,7 +1,7 @@
 /** The native engine's configuration, asked of Postfix's and Dovecot's own tools: postconf and doveconf. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { appendFileSync, existsSync, readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs'
 import { after, before, test } from 'node:test'
 import { parse } from 'dotenv'
 import type { NativeConfiguration } from '../scripts/lib/server/native_configuration.ts'
@@ -75,6 +75,17 @@ test('container paths are mapped, what only looks like one is not, and every lin
   )
   const lines = readFileSync(project.config('dovecot.cf'), 'utf8').split('\n').length
   assert.equal(file('config/dovecot.cf').split('\n').length, lines + 1)
+})
+
+test('a file that is a symbolic link is copied, and what it leads to stays as it is', async () => {
+  const [link, target] = [project.config('postfix-main.cf'), project.path('elsewhere.cf')]
+  renameSync(link, target)
+  symlinkSync(target, link)
+  const text = readFileSync(target, 'utf8')
+  const { file } = await made({})
+  assert.equal(readFileSync(target, 'utf8'), text)
+  assert.match(file('config/postfix-main.cf'), /pcre:\/srv\/mail\/config\/postfix-transport_maps/)
+  renameSync(target, link)
 })
 
 test('a line of postfix-main.cf wins over the base, stands once, and may be continued; what is private stays', async () => {

@@ -137,23 +137,19 @@ export function nearestOf(
 
 /** Letters to change, to add, to take out or to swap with the next (Damerau's distance, optimal string alignment). */
 function distanceOf(a: string, b: string): number {
-  let [before, last] = [[] as number[], Array.from({ length: b.length + 1 }, (_, column) => column)]
-  for (let row = 1; row <= a.length; row++) {
-    const next = [row]
-    for (let column = 1; column <= b.length; column++) {
+  const rows: number[][] = []
+  const at = (row: number, column: number) => rows[row]?.[column] ?? Number.POSITIVE_INFINITY
+  for (let row = 0; row <= a.length; row++) {
+    rows.push([])
+    for (let column = 0; column <= b.length; column++) {
       const same = a[row - 1] === b[column - 1] ? 0 : 1
-      const swapped = row > 1 && column > 1 && a[row - 1] === b[column - 2] && a[row - 2] === b[column - 1]
-      next[column] = Math.min(
-        (last[column] as number) + 1,
-        (next[column - 1] as number) + 1,
-        (last[column - 1] as number) + same,
-        swapped ? (before[column - 2] as number) + 1 : Number.POSITIVE_INFINITY,
-      )
+      const isSwapped = row > 1 && column > 1 && a[row - 1] === b[column - 2] && a[row - 2] === b[column - 1]
+      const steps = [at(row - 1, column) + 1, at(row, column - 1) + 1, at(row - 1, column - 1) + same]
+      if (isSwapped) steps.push(at(row - 2, column - 2) + 1)
+      rows[row]?.push(row + column === 0 ? 0 : Math.min(...steps))
     }
-    before = last
-    last = next
   }
-  return last[b.length] as number
+  return at(a.length, b.length)
 }
 
 /** The oldest Node that runs the scripts; `engines` of package.json and launch.mjs say the same. */
@@ -164,12 +160,10 @@ const OLDEST_NODE = [20, 12] as const
  * shows a stack.
  */
 export async function outcomeOf(main: Main, args: string[], io: Io): Promise<ExitName> {
-  const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
-  const [oldest, oldestMinor] = OLDEST_NODE
-  if (major < oldest || (major === oldest && minor < oldestMinor)) {
-    io.say(
-      `Node ${process.versions.node} is too old: ${OLDEST_NODE.join('.')} or newer is needed. See https://nodejs.org/`,
-    )
+  const { node } = process.versions
+  const [major = 0, minor = 0] = node.split('.').map(Number)
+  if (major * 100 + minor < OLDEST_NODE[0] * 100 + OLDEST_NODE[1]) {
+    io.say(`Node ${node} is too old: ${OLDEST_NODE.join('.')} or newer is needed. See https://nodejs.org/`)
     return 'failed'
   }
   try {
@@ -307,13 +301,6 @@ export function table(rows: string[][]): string {
   for (const row of rows) {
     for (const [column, cell] of row.entries()) widths[column] = Math.max(widths[column] ?? 0, columnsOf(cell))
   }
-  const pad = (cell: string, width: number) => cell + ' '.repeat(Math.max(0, width - columnsOf(cell)))
-  return rows
-    .map((row) =>
-      row
-        .map((cell, column) => pad(cell, widths[column] ?? 0))
-        .join('  ')
-        .trimEnd(),
-    )
-    .join('\n')
+  const padded = (cell: string, column: number) => cell + ' '.repeat((widths[column] ?? 0) - columnsOf(cell))
+  return rows.map((row) => row.map(padded).join('  ').trimEnd()).join('\n')
 }

@@ -32,7 +32,8 @@ export const SERVICES = {
 export type ServiceName = keyof typeof SERVICES
 export const SERVICE_NAMES = Object.keys(SERVICES) as ServiceName[]
 
-export type EngineName = 'auto' | 'docker' | 'native'
+const ENGINES = ['auto', 'docker', 'native'] as const
+export type EngineName = (typeof ENGINES)[number]
 
 export interface Settings {
   /** The IP address that the ports listen on. */
@@ -75,6 +76,15 @@ function readDotEnv(): Record<string, string> {
   return values
 }
 
+/** Why a file cannot be read, by the code of the error: half a sentence. */
+export const UNREADABLE: Record<string, string> = {
+  ENOENT: 'there is no such file',
+  EISDIR: 'it is a folder and not a file',
+  EACCES: 'this user may not read it',
+  ENOTDIR: 'a part of its path is a file and not a folder',
+  ELOOP: 'its symbolic links lead in a circle',
+}
+
 /**
  * The text of a file that a user may have written. Throws a usage Failure with `advice` where it cannot be read or is
  * no UTF-8, which is what PowerShell's ">" writes.
@@ -85,13 +95,8 @@ export function readText(path: string, advice: string): string {
   try {
     bytes = readFileSync(path)
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException
-    const facts: Record<string, string> = {
-      ENOENT: 'there is no such file',
-      EISDIR: 'it is a folder and not a file',
-      EACCES: 'this user may not read it',
-    }
-    throw new Failure('usage', `${name}: ${facts[code ?? ''] ?? messageOf(error)}. ${advice}`)
+    const { code = '' } = error as NodeJS.ErrnoException
+    throw new Failure('usage', `${name}: ${UNREADABLE[code] ?? messageOf(error)}. ${advice}`)
   }
   if (bytes.includes(0)) throw new Failure('usage', `${name}: it is UTF-16 or binary; save it as UTF-8. ${advice}`)
   return bytes.toString('utf8').replace(/^\ufeff/, '')
@@ -115,20 +120,15 @@ export function parsePort(name: string, text: string): number {
 
 /** All settings, checked. Throws a usage Failure that names the variable and its value. */
 export function readSettings(): Settings {
+  const wrong = (name: string, fact: string) => new Failure('usage', `${name}=${setting(name)}: ${fact}.`)
   const bindAddress = setting('BIND_ADDRESS') ?? '127.0.0.1'
-  if (!isIP(bindAddress)) {
-    throw new Failure('usage', `BIND_ADDRESS=${bindAddress}: not an IP address. Use 127.0.0.1, or correct it in .env.`)
-  }
-  const engine = setting('MAIL_SERVER_ENGINE') ?? 'auto'
-  if (engine !== 'auto' && engine !== 'docker' && engine !== 'native') {
-    throw new Failure('usage', `MAIL_SERVER_ENGINE=${engine}: no such engine. Use auto, docker or native.`)
-  }
+  if (!isIP(bindAddress)) throw wrong('BIND_ADDRESS', 'not an IP address. Use 127.0.0.1, or correct it in .env')
+  const engine = ENGINES.find((name) => name === (setting('MAIL_SERVER_ENGINE') ?? 'auto'))
+  if (!engine) throw wrong('MAIL_SERVER_ENGINE', 'no such engine. Use auto, docker or native')
   const stateDir = setting('MAIL_SERVER_STATE_DIR') ?? '/var/lib/development-mail-server'
   if (!isAbsolute(stateDir)) {
-    throw new Failure(
-      'usage',
-      `MAIL_SERVER_STATE_DIR=${stateDir}: not an absolute path. Write ${resolve(ROOT, stateDir)}, or correct it in .env.`,
-    )
+    const path = resolve(ROOT, stateDir)
+    throw wrong('MAIL_SERVER_STATE_DIR', `not an absolute path. Write ${path}, or correct it in .env`)
   }
   return {
     bindAddress,

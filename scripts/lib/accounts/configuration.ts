@@ -5,7 +5,7 @@
 import * as fs from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { Failure, messageOf } from '../cli.ts'
-import { CONFIG_DIR } from '../settings.ts'
+import { CONFIG_DIR, UNREADABLE } from '../settings.ts'
 import { shown, unwritable, withLock } from './lock.ts'
 
 /**
@@ -31,13 +31,6 @@ export type Configuration = Readonly<Record<FileName, string>>
 
 type OnProblem = (name: FileName, problem: string) => void
 
-const PROBLEMS: Record<string, string> = {
-  EISDIR: 'it is a folder and not a file',
-  EACCES: 'this user may not read it',
-  ENOTDIR: 'a part of its path is a file and not a folder',
-  ELOOP: 'its symbolic links lead in a circle',
-}
-
 /**
  * Reads all files. One that cannot be read leaves the others alone: `onProblem` gets its name and the reason, as half a
  * sentence ("it is a folder and not a file").
@@ -55,7 +48,7 @@ function readFile(name: FileName, onProblem: OnProblem): [text: string, encoding
     return [bytes.toString(encoding), encoding]
   } catch (error) {
     const { code = '' } = error as NodeJS.ErrnoException
-    if (code !== 'ENOENT') onProblem(name, PROBLEMS[code] ?? messageOf(error))
+    if (code !== 'ENOENT') onProblem(name, UNREADABLE[code] ?? messageOf(error))
     return ['', 'utf8']
   }
 }

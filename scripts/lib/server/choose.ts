@@ -28,9 +28,8 @@ export async function explainEngine(settings: Settings, patience?: number): Prom
   if (settings.engine === 'native') return { engine: new NativeEngine(settings), reason: asked }
   if (settings.engine === 'docker') {
     const problem = await DockerEngine.problem(patience)
-    return problem
-      ? { reason: `${asked}: ${problem}` }
-      : { engine: new DockerEngine(settings, patience), reason: asked }
+    if (problem) return { reason: `${asked}: ${problem}` }
+    return { engine: new DockerEngine(settings, patience), reason: asked }
   }
   const native = hasApt() ? new NativeEngine(settings) : undefined
   if (native && ((await native.isRunning()) || (await native.half()))) {
@@ -58,8 +57,6 @@ export async function runningEngine(settings: Settings): Promise<Engine> {
   const engine = await chooseEngine(settings)
   if (await engine.isRunning()) return engine
   const half = await engine.half()
-  throw new Failure(
-    'failed',
-    half ? `${half} Mend it: npm start` : 'The mail server is not running. Start it: npm start',
-  )
+  const fact = half ? `${half} Mend it: npm start` : 'The mail server is not running. Start it: npm start'
+  throw new Failure('failed', fact)
 }

@@ -18,18 +18,13 @@ export interface MailboxCount {
 /** How many messages an account has. Throws a Failure when the server refuses, or is silent for `timeout` milliseconds. */
 export async function countMessages(settings: Settings, address: string, timeout = TIMEOUT): Promise<MailboxCount> {
   if (!enabledProtocols().imap) {
-    const count = await overPop3(settings, address, async (session) => (await session.stat()).count, timeout)
+    const { count } = await overPop3(settings, address, (session) => session.stat(), timeout)
     return { inbox: count, otherFolders: 0 }
   }
-  const count = async (client: ImapFlow) => {
-    const counted = { inbox: 0, otherFolders: 0 }
-    for (const { path } of await client.list()) {
-      const { messages = 0 } = (await client.status(path, { messages: true })) || {}
-      counted[path.toUpperCase() === 'INBOX' ? 'inbox' : 'otherFolders'] += messages
-    }
-    return counted
-  }
-  return overImap(settings, masterLogin(address), count, timeout)
+  const folders = await overImap(settings, masterLogin(address), (client) => foldersOf(client), timeout)
+  const sum = (isInbox: boolean) =>
+    folders.reduce((all, { path, messages }) => all + ((path === 'INBOX') === isInbox ? messages : 0), 0)
+  return { inbox: sum(true), otherFolders: sum(false) }
 }
 
 export interface MailboxUsage {
@@ -47,17 +42,22 @@ export async function usageOf(settings: Settings, address: string): Promise<Mail
     return { messages: count, bytes, limit: undefined }
   }
   return overImap(settings, masterLogin(address), async (client) => {
-    const usage: MailboxUsage = { messages: 0, bytes: 0, limit: undefined }
-    for (const { path, flags } of await client.list()) {
-      if (flags.has('\\Noselect')) continue
-      const { messages = 0, size = 0 } = (await client.status(path, { messages: true, size: true })) || {}
-      usage.messages += messages
-      usage.bytes += size
-    }
+    const folders = await foldersOf(client, { size: true })
+    const sum = (of: 'messages' | 'size') => folders.reduce((all, folder) => all + folder[of], 0)
     const quota = (await client.getQuota('INBOX')) || undefined
-    usage.limit = quota?.storage?.limit
-    return usage
+    return { messages: sum('messages'), bytes: sum('size'), limit: quota?.storage?.limit }
   })
+}
+
+/** All folders with their messages and, where asked for, the bytes in them. */
+async function foldersOf(client: ImapFlow, what: { size?: boolean } = {}) {
+  const folders = []
+  for (const { path, flags } of await client.list()) {
+    if (flags.has('\\Noselect')) continue
+    const { messages = 0, size = 0 } = (await client.status(path, { messages: true, ...what })) || {}
+    folders.push({ path: /^inbox$/i.test(path) ? 'INBOX' : path, messages, size })
+  }
+  return folders
 }
 
 /** Deletes every message of an account in every folder; the folders stay. Gives the number of messages. */
@@ -72,11 +72,10 @@ export async function emptyMailbox(settings: Settings, address: string): Promise
   }
   return overImap(settings, masterLogin(address), async (client) => {
     let deleted = 0
-    for (const { path, flags } of await client.list()) {
-      if (flags.has('\\Noselect')) continue
-      const mailbox = await client.mailboxOpen(path)
-      deleted += mailbox.exists
-      if (mailbox.exists > 0) await client.messageDelete('1:*')
+    for (const { path, messages } of await foldersOf(client)) {
+      if (messages === 0) continue
+      deleted += (await client.mailboxOpen(path)).exists
+      await client.messageDelete('1:*')
     }
     return deleted
   })
@@ -107,11 +106,8 @@ export async function overImap<T>(
     return await work(client)
   } catch (error) {
     const { responseText } = error as { responseText?: string }
-    const reason = responseText ?? messageOf(error)
-    throw new Failure(
-      'connection',
-      `IMAP on ${settings.host}:${settings.ports.imap} for ${user}: ${reason}. Is the server up? npm run status`,
-    )
+    const fact = `IMAP on ${settings.host}:${settings.ports.imap} for ${user}: ${responseText ?? messageOf(error)}`
+    throw new Failure('connection', `${fact}. Is the server up? npm run status`)
   } finally {
     client.close()
   }

@@ -33,9 +33,8 @@ export class MailLog {
     appendFileSync(this.#file, '')
     chownSync(this.#file, owner, 0)
     // Blocks behind its end. Where the file system knows no such thing, it goes without.
-    await $({
-      timeout: 10_000,
-    })`fallocate --keep-size --offset ${statSync(this.#file).size} --length ${LOG_RESERVE} ${this.#file}`
+    const { size } = statSync(this.#file)
+    await $({ timeout: 10_000 })`fallocate --keep-size --offset ${size} --length ${LOG_RESERVE} ${this.#file}`
     for (const out of this.#out) writeFileSync(out, '')
     this.mark()
   }
@@ -62,31 +61,24 @@ export class MailLog {
   /** What the daemons said since the last start, at most 100,000 characters of it. */
   logged(): string[] {
     const bytes = existsSync(this.#file) ? readFileSync(this.#file) : Buffer.alloc(0)
-    const logged = bytes
-      .subarray(Number(readOr(this.#begin)))
-      .toString()
-      .slice(-100_000)
+    const logged = String(bytes.subarray(Number(readOr(this.#begin)))).slice(-100_000)
     return this.traced([...this.#out.map(readOr), logged].join('\n'))
   }
 
   /** The daemons' lines with the project's files in place of their copies, and the lines of postfix-main.cf named. */
   traced(text: string): string[] {
     const config = relative(ROOT, CONFIG_DIR)
-    const own = readOr(join(CONFIG_DIR, 'postfix-main.cf')).split('\n')
     const copies = new RegExp(`${this.#stateDir}/(?:next/)?(?:[a-z]+/\\.\\./)?config(?=/)`, 'g')
+    const own = readOr(join(CONFIG_DIR, 'postfix-main.cf')).split('\n')
     const lines = text.split('\n').map((line) => line.trim().replace(copies, config))
-    return lines
-      .filter((line) => line !== '')
-      .map((line) => {
-        if (line.includes(config)) return line
-        // Postfix names a wrong value by its parameter alone, or quotes it.
-        const quoted = /"([^"]+)"/.exec(line)?.[1]
-        const at = own.findIndex((text) => {
-          const [, name, value] = /^([\w-]+)\s*=\s*(.*)/.exec(text) ?? []
-          const isQuoted = quoted !== undefined && value?.split(/[\s,]+/).includes(quoted)
-          return name && (new RegExp(`\\b${name}\\b`).test(line) || isQuoted)
-        })
-        return at < 0 ? line : `${line} (${config}/postfix-main.cf, line ${at + 1})`
+    return lines.filter(Boolean).map((line) => {
+      // Postfix names a wrong value by its parameter alone, or quotes it.
+      const quoted = /"([^"]+)"/.exec(line)?.[1] ?? line
+      const at = own.findIndex((candidate) => {
+        const [, name, value = ''] = /^([\w-]+)\s*=\s*(.*)/.exec(candidate) ?? []
+        return name && (new RegExp(`\\b${name}\\b`).test(line) || value.split(/[\s,]+/).includes(quoted))
       })
+      return at < 0 || line.includes(config) ? line : `${line} (${config}/postfix-main.cf, line ${at + 1})`
+    })
   }
 }

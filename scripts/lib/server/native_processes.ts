@@ -1,8 +1,9 @@
 /** Which processes of the native engine live: asked by root of /proc and the pid files, by others of a record for all. */
-import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { readServerEnvironment } from '../settings.ts'
+import { readOr } from './native_configuration.ts'
 import { isLiving, isProcessOf, processIds, signal, startTimeOf } from './processes.ts'
 import { isRoot } from './root.ts'
 
@@ -10,48 +11,42 @@ const PID_FILES = { Postfix: 'queue/pid/master.pid', Dovecot: 'run/master.pid' }
 export type Daemon = keyof typeof PID_FILES
 const DAEMONS = Object.keys(PID_FILES) as Daemon[]
 
-/** In the state folder for every user to read; gone after a stop. */
-const RECORD = 'started.json'
-
 interface StartRecord {
   /** What the daemons listen on, as text, to notice that it changed. */
-  addresses: string
+  addresses?: string
   /** Each daemon's master: its pid, and the time of its start as the kernel counts it, which a reused pid has not. */
-  masters: Partial<Record<Daemon, { pid: number; startTime: string }>>
+  masters?: Partial<Record<Daemon, { pid: number; startTime: string }>>
 }
 
 export class NativeProcesses {
   readonly #stateDir: string
+  /** In the state folder for every user to read; gone after a stop. */
+  readonly #recordFile: string
 
   constructor(stateDir: string) {
     this.#stateDir = stateDir
+    this.#recordFile = join(stateDir, 'started.json')
   }
 
   /** What the running daemons were started to listen on; undefined where there is no record. */
   get addresses(): string | undefined {
-    return this.#record()?.addresses
+    return this.#record().addresses
   }
 
   /** Records the masters that live now. */
   keep(addresses: string): void {
-    const masters: StartRecord['masters'] = {}
-    for (const daemon of DAEMONS) {
-      const [pid] = this.masters(daemon)
-      if (pid) masters[daemon] = { pid, startTime: startTimeOf(pid) }
-    }
-    writeFileSync(join(this.#stateDir, RECORD), JSON.stringify({ addresses, masters }), { mode: 0o644 })
+    const living = DAEMONS.flatMap((daemon) => this.masters(daemon).map((pid) => [daemon, pid] as const))
+    const masters = Object.fromEntries(living.map(([daemon, pid]) => [daemon, { pid, startTime: startTimeOf(pid) }]))
+    writeFileSync(this.#recordFile, JSON.stringify({ addresses, masters }), { mode: 0o644 })
   }
 
   /** The pids of the living masters, of all daemons or those named. */
   masters(...daemons: Daemon[]): number[] {
-    const recorded = this.#record()?.masters ?? {}
     return (daemons.length > 0 ? daemons : DAEMONS).flatMap((daemon) => {
-      if (!isRoot) {
-        const master = recorded[daemon]
-        return master && isLiving(master.pid, master.startTime) ? [master.pid] : []
-      }
+      const master = isRoot ? undefined : this.#record().masters?.[daemon]
+      if (master && isLiving(master.pid, master.startTime)) return [master.pid]
       // A pid file outlives a crash, and its number may belong to somebody else by now.
-      const pid = Number(this.#read(PID_FILES[daemon]))
+      const pid = isRoot ? Number(readOr(join(this.#stateDir, PID_FILES[daemon]))) : 0
       return pid > 0 && isProcessOf(pid, this.#stateDir) ? [pid] : []
     })
   }
@@ -59,8 +54,8 @@ export class NativeProcesses {
   /** Which of the daemons that the environment file asks for are up, and which are not. */
   daemons(): { up: Daemon[]; down: Daemon[] } {
     const wanted: Daemon[] = readServerEnvironment().SMTP_ONLY === '1' ? ['Postfix'] : DAEMONS
-    const isUp = (daemon: Daemon) => this.masters(daemon).length > 0
-    return { up: wanted.filter(isUp), down: wanted.filter((daemon) => !isUp(daemon)) }
+    const up = wanted.filter((daemon) => this.masters(daemon).length > 0)
+    return { up, down: wanted.filter((daemon) => !up.includes(daemon)) }
   }
 
   /** All processes of the instance; as another user the masters alone. */
@@ -84,23 +79,15 @@ export class NativeProcesses {
       else if (this.masters().length === 0) send(left, 'SIGTERM')
       await sleep(20)
     }
-    rmSync(join(this.#stateDir, RECORD), { force: true })
+    rmSync(this.#recordFile, { force: true })
     return true
   }
 
-  #record(): StartRecord | undefined {
+  #record(): StartRecord {
     try {
-      return JSON.parse(this.#read(RECORD))
+      return JSON.parse(readOr(this.#recordFile))
     } catch {
-      return undefined
-    }
-  }
-
-  #read(name: string): string {
-    try {
-      return readFileSync(join(this.#stateDir, name), 'utf8').trim()
-    } catch {
-      return ''
+      return {}
     }
   }
 }

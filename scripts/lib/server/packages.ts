@@ -65,11 +65,9 @@ async function install(missing: string[], update: (title: string) => void): Prom
   }
   if (/remove is disabled/.test(result.stderr)) {
     const [, others = 'another mail server'] = /REMOVED:\s+(.*)/.exec(result.stdout) ?? []
-    throw new Failure(
-      'failed',
-      `Debian allows one mail server, and Postfix would remove ${others.trim()}. If that is fine, type: ` +
-        `sudo apt-get install ${missing.join(' ')}. If not, use Docker: MAIL_SERVER_ENGINE=docker npm start`,
-    )
+    const fact = `Debian allows one mail server, and Postfix would remove ${others.trim()}`
+    const ways = [`sudo apt-get install ${missing.join(' ')}`, 'MAIL_SERVER_ENGINE=docker npm start']
+    throw new Failure('failed', `${fact}. If that is fine, type: ${ways[0]}. If not, use Docker: ${ways[1]}`)
   }
   if (result.exitCode !== 0) {
     const reason = result.stderr.trim().slice(-2000)

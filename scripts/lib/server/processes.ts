@@ -2,24 +2,25 @@
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { Failure, messageOf } from '../cli.ts'
 
+/** What `read` gives; `otherwise` where there is no such process, or this user may not see it. */
+function orElse<T>(otherwise: T, read: () => T): T {
+  try {
+    return read()
+  } catch {
+    return otherwise
+  }
+}
+
 /** All process ids of this machine; none where there is no /proc. */
 export function processIds(): number[] {
-  try {
-    return readdirSync('/proc')
-      .filter((name) => /^\d+$/.test(name))
-      .map(Number)
-  } catch {
-    return []
-  }
+  const names = orElse([], () => readdirSync('/proc'))
+  return names.filter((name) => /^\d+$/.test(name)).map(Number)
 }
 
 /** What a process has open: paths, sockets and pipes; nothing where this user may not see it. */
 export function openFiles(pid: number): string[] {
-  try {
-    return readdirSync(`/proc/${pid}/fd`).map((fd) => linkOf(`/proc/${pid}/fd/${fd}`))
-  } catch {
-    return []
-  }
+  const numbers = orElse([], () => readdirSync(`/proc/${pid}/fd`))
+  return numbers.map((fd) => linkOf(`/proc/${pid}/fd/${fd}`))
 }
 
 /** When a process was started, in the kernel's ticks since its boot; an empty text where there is none. */
@@ -52,26 +53,15 @@ export function signal(pid: number, name: NodeJS.Signals): void {
   try {
     process.kill(pid, name)
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ESRCH')
-      throw new Failure('failed', `pid ${pid}: ${messageOf(error)}`)
+    const isGone = (error as NodeJS.ErrnoException).code === 'ESRCH'
+    if (!isGone) throw new Failure('failed', `pid ${pid}: ${messageOf(error)}`)
   }
 }
 
 /** The fields of /proc/PID/stat behind the name, which may have spaces and brackets in it: state, parent, ... */
 function statOf(pid: number): string[] {
-  try {
-    return readFileSync(`/proc/${pid}/stat`, 'utf8')
-      .replace(/^.*\) /s, '')
-      .split(' ')
-  } catch {
-    return []
-  }
+  const stat = orElse('', () => readFileSync(`/proc/${pid}/stat`, 'utf8'))
+  return stat === '' ? [] : stat.replace(/^.*\) /s, '').split(' ')
 }
 
-function linkOf(path: string): string {
-  try {
-    return readlinkSync(path)
-  } catch {
-    return ''
-  }
-}
+const linkOf = (path: string) => orElse('', () => readlinkSync(path))
