@@ -125,7 +125,7 @@ export const BROKEN_FILES: Broken[] = [
   ['DMARC not mentioned, which is on', change(ENV, 'ENABLE_OPENDMARC=0\n', ''), 'environment', 'warning', /ENABLE_OPENDMARC is not set/],
   ['greylisting', change(ENV, 'ENABLE_POSTGREY=0', 'ENABLE_POSTGREY=1'), 'environment', 'warning', /five minutes/],
   ['a certificate that is not there', change(ENV, 'SSL_TYPE=snakeoil', 'SSL_TYPE=manual\nSSL_CERT_PATH=/etc/ssl/x.pem\nSSL_KEY_PATH=/etc/ssl/x.key'), 'environment', 'failure', /SSL_CERT_PATH/],
-  ['double bounces for nobody', change(ENV, /POSTMASTER_ADDRESS=.*/, `POSTMASTER_ADDRESS=${user('admin')}`), 'postmaster', 'warning', /is no account/],
+  ['double bounces for nobody', change(ENV, /POSTMASTER_ADDRESS=.*/, `POSTMASTER_ADDRESS=${user('admin')}`), 'environment', 'warning', /is no account/],
 
   // Accounts and quotas
   ['a line that is no account', add(ACCOUNTS, 'alice'), 'accounts', 'failure', /line \d+: "alice"/],
@@ -138,18 +138,18 @@ export const BROKEN_FILES: Broken[] = [
   ['no catchall account', change(ACCOUNTS, /catchall@.*\n/, ''), 'accounts', 'failure', /no account catchall@/],
   ['no account at all', write(ACCOUNTS, '# nobody\n'), 'accounts', 'failure', /has no account, and/],
   ['a domain with a slip', both(add(ACCOUNTS, `alice@development-virtal.example.com|${HASH}`), addFirst(MAP, '/@development-virtal\\.example\\.com$/ :'), addFirst(CAUGHT, 'if !/@development-virtal\\.example\\.com$/'), add(CAUGHT, 'endif')), 'accounts', 'warning', /a slip\?/],
-  ['a quota for nobody', add(QUOTAS, `${user('nobody')}:10M`), 'quotas', 'warning', /no account nobody@/],
+  ['a quota for nobody', add(QUOTAS, `${user('nobody')}:10M`), 'remains', 'warning', /nobody@.* has a quota and is no account/],
   ['a quota that is no size', add(QUOTAS, `${user('bar')}:much`), 'quotas', 'failure', /"much" is no size/],
   ['a catchall with a limit', change(QUOTAS, `${CATCHALL}:0`, `${CATCHALL}:10M`), 'quotas', 'warning', /catchall has a limit/],
   ['master users without a password', write(MASTER_USERS, 'master:{SHA512-CRYPT}$6$x\n'), 'master-user', 'failure', /no line user:/],
 
   // Aliases
-  ['an alias to nobody', add(VIRTUAL, `${user('sales')} ${user('nobody')}`), 'aliases', 'failure', /nobody@.* is no account/],
+  ['an alias to nobody', add(VIRTUAL, `${user('sales')} ${user('nobody')}`), 'remains', 'failure', /nobody@.*, which is no account/],
   ['an alias without a target', add(VIRTUAL, user('sales')), 'aliases', 'failure', /no target/],
   ['an alias of two steps in a circle', add(VIRTUAL, `${user('a')} ${user('b')}\n${user('b')} ${user('a')}`), 'aliases', 'failure', /leads back to itself/],
   ['an alias that takes an account', add(VIRTUAL, `${BAR} ${FOO}`), 'aliases', 'failure', /bar@.* is an account/],
   ['an alias that takes a domain', add(VIRTUAL, `@development-virtual.example.com ${CATCHALL}`), 'aliases', 'failure', /takes the mail of the account foo@/],
-  ['an alias behind a space', add(VIRTUAL, `${user('info')} ${BAR}\n ${user('sales')} ${FOO}`), 'aliases', 'failure', /begins with a space/],
+  ['an alias behind a space', add(VIRTUAL, `${user('info')} ${BAR}\n ${user('sales')} ${FOO}`), 'glued-lines', 'failure', /begins with a space/],
   ['an alias to a program', add(ALIASES, 'robot: "|/usr/bin/true"'), 'aliases', 'warning', /\|\/usr\/bin\/true/],
 
   // The pattern tables
@@ -163,7 +163,7 @@ export const BROKEN_FILES: Broken[] = [
   ['a line that is no rule', addFirst(MAP, 'development-virtual.example.com :'), 'tables', 'warning', /line 1: Postfix skips it/],
   ['a dot that is any letter', change(CAUGHT, '\\.example\\.com', '.example.com'), 'tables', 'warning', /is not caught/],
   ['caught mail for somebody else', change(CAUGHT, /\/\^\/ +catchall.*/, `/^/ ${BAR}`), 'tables', 'failure', /goes to bar@/],
-  ['a rule behind a space', change(MAP, /^(\/@development-mail)/m, ' $1'), 'tables', 'failure', /begins with a space/],
+  ['a rule behind a space', change(MAP, /^(\/@development-mail)/m, ' $1'), 'glued-lines', 'failure', /begins with a space/],
 
   // postfix-main.cf and postfix-master.cf
   ['no transport_maps', change(MAIN, /transport_maps = pcre.*\n/, ''), 'main-cf', 'failure', /transport_maps is not set/],
@@ -188,7 +188,7 @@ export const BROKEN_FILES: Broken[] = [
   ['mailboxes smaller than messages', change(MAIN, 'mailbox_size_limit = 0', 'mailbox_size_limit = 1000'), 'main-cf', 'failure', /smaller than message_size_limit/],
   ['a domain in two places', change(MAIN, /mydestination = .*/, 'mydestination = development-virtual.example.com, localhost'), 'main-cf', 'failure', /mydestination/],
   ['a milter elsewhere', add(MAIN, 'smtpd_milters = inet:milter.example:8891'), 'main-cf', 'failure', /another machine/],
-  ['a parameter behind a space', change(MAIN, /^(luser_relay)/m, ' $1'), 'main-cf', 'failure', /begins with a space/],
+  ['a parameter behind a space', change(MAIN, /^(luser_relay)/m, ' $1'), 'glued-lines', 'failure', /begins with a space/],
   ['a line that is no parameter', add(MAIN, 'this is no parameter'), 'main-cf', 'failure', /not "parameter = value"/],
   ['a misspelt parameter', add(MAIN, 'smtpd_clinet_restrictions = permit'), 'main-cf-names', 'warning', /smtpd_client_restrictions/],
   ['a misspelt parameter that is needed', change(MAIN, 'smtpd_recipient_restrictions', 'smtpd_recepient_restrictions'), 'main-cf-names', 'failure', /smtpd_recepient_restrictions/],
@@ -199,7 +199,7 @@ export const BROKEN_FILES: Broken[] = [
   // dovecot.cf
   ['TLS for every login', change(DOVECOT, 'ssl = yes', 'ssl = required'), 'dovecot', 'failure', /logins without TLS/],
   ['no plain passwords', change(DOVECOT, 'disable_plaintext_auth = no', 'disable_plaintext_auth = yes'), 'dovecot', 'failure', /logins without TLS/],
-  ['an unknown setting', add(DOVECOT, 'nonsense = yes'), 'dovecot', 'failure', /nonsense/],
+  ['an unknown setting', add(DOVECOT, 'nonsense = yes'), 'start', 'failure', /nonsense/],
   ['a Dovecot that sends by itself', add(DOVECOT, 'submission_host = smtp.example.net:587'), 'dovecot', 'failure', /submission_host/],
   ['another mail folder', add(DOVECOT, 'mail_location = maildir:/srv/mail/%d/%n'), 'dovecot', 'failure', /mail lies elsewhere/],
 ]

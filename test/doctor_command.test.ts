@@ -110,8 +110,8 @@ test('a Docker that hangs is named, and the rest is judged all the same', async 
   chmodSync(`${bin}/docker`, 0o755)
   const env = { PATH: `${bin}:${process.env.PATH}` }
   for (const [engine, failing] of [
-    ['docker', ['docker']],
-    ['auto', ['docker', 'running']],
+    ['docker', ['engine']],
+    ['auto', ['engine', 'running']],
   ] as const) {
     const begin = performance.now()
     const { stdout } = await project.runWith({ env: { ...env, MAIL_SERVER_ENGINE: engine } }, 'doctor', '--json')
@@ -122,7 +122,7 @@ test('a Docker that hangs is named, and the rest is judged all the same', async 
       bad.map(({ check }: Result) => check),
       failing,
     )
-    assert.match(bad[0].evidence, /"docker version" gave no answer within 4 s/)
+    assert.match(bad[0].evidence, /silent for 4 s.*Restart it/)
   }
 })
 
@@ -134,12 +134,7 @@ for (const [what, script, said, fix] of [
     /usermod -aG docker/,
   ],
   ['no daemon', 'echo "Cannot connect to the Docker daemon" >&2; exit 1', /Cannot connect/, /^(?![\s\S]*fix:)/],
-  [
-    'no Compose',
-    'case "$1" in version) echo 28.0.1;; *) exit 1;; esac',
-    /Docker 28\.0\.1 has no Compose v2/,
-    /docker-compose-plugin/,
-  ],
+  ['no Compose', 'case "$1" in version) echo 28.0.1;; *) exit 1;; esac', /has no Compose v2/, /docker-compose-plugin/],
 ] as const) {
   test(`a Docker with ${what} is named where Docker is asked for`, async () => {
     const bin = project.path('bin')
@@ -147,7 +142,7 @@ for (const [what, script, said, fix] of [
     writeFileSync(`${bin}/docker`, `#!/bin/sh\n${script}\n`)
     chmodSync(`${bin}/docker`, 0o755)
     const env = { PATH: `${bin}:${process.env.PATH}`, MAIL_SERVER_ENGINE: 'docker' }
-    const { code, stdout } = await project.runWith({ env }, 'doctor', '--only', 'docker')
+    const { code, stdout } = await project.runWith({ env }, 'doctor', '--only', 'engine')
     assert.equal(code, 1)
     assert.match(stdout, said)
     assert.match(stdout, fix)
@@ -190,7 +185,7 @@ test('--fix mends what is safe to mend, and leaves the rest', async () => {
       .results.filter(({ fix }: Result) => fix)
       .map(({ check }: Result) => check),
   )
-  assert.deepEqual(bad, new Set(['environment', 'line-ends', 'running', 'leftovers']))
+  assert.deepEqual(bad, new Set(['environment', 'line-ends', 'accounts', 'running', 'leftovers']))
   const mended = await project.run('doctor', '--fix', '--json')
   const { results, mended: done } = JSON.parse(mended.stdout)
   assert.equal(done.length, 4, mended.stderr)

@@ -1,0 +1,266 @@
+/** The environment file, Postfix's and Dovecot's settings, in the files and on the running server, held against the rules. */
+import { connect } from 'node:net'
+import { type Entry, entriesOf } from '../accounts/tables.ts'
+import { nearestOf } from '../cli.ts'
+import { type Finding, failure, Skipped, verdict, warning } from './check.ts'
+import {
+  ANSWER,
+  addLine,
+  deleteLine,
+  ENV_FILE,
+  type Facts,
+  inConfig,
+  MAIN_CF,
+  MASTER_CF,
+  placeOf,
+  type Setting,
+  writeLine,
+} from './facts.ts'
+import { broken, DOVECOT_RULES, ENVIRONMENT_RULES, POSTFIX_RULES, type Rule, VARIABLES } from './rules.ts'
+
+/** What the rules say against the settings of a file, and about those that are not there. */
+function judge(
+  facts: Facts,
+  file: string,
+  rules: readonly Rule[],
+  set: Map<string, Setting>,
+  equals = ' = ',
+): Finding[] {
+  // A misspelt name is another check's matter.
+  const isThere = (name: string) => set.has(name) || nearestOf(name, [...set.keys()], 2)
+  const needed = rules.flatMap(({ names, needed }) => (needed ? names.split('|') : []))
+  const unset = new Set(needed.filter((name) => !isThere(name)))
+  return [...set.values(), ...[...unset].map((name) => ({ name, value: undefined, at: undefined }))].flatMap(
+    ({ name, value, at }): Finding[] => {
+      const rule = broken(rules, name, value, facts)
+      if (!rule) return []
+      const { level, why, write: right } = rule
+      const line = `${name}${equals}${right}`.trim()
+      const fix = !at ? addLine(file, line) : right === undefined ? deleteLine(file, at) : writeLine(file, at, line)
+      const evidence = at ? `${placeOf(file, at)}: ${at.text}` : `${file}: ${name} is not set`
+      return [{ level, evidence: `${evidence}: ${why}`, fix: right === null ? undefined : fix }]
+    },
+  )
+}
+
+/** The variables of the environment file with their lines. */
+function variablesOf(facts: Facts): Map<string, Setting> {
+  const values = facts.environment()
+  const entries = entriesOf(facts.read(ENV_FILE), false)
+  return new Map(
+    Object.entries(values).map(([name, value]) => {
+      const at = entries.findLast(({ text }) => new RegExp(`^(export\\s+)?${name}\\s*=`).test(text))
+      return [name, { name, value, ...(at && { at }) }]
+    }),
+  )
+}
+
+/** Whether the release that is to run knows a variable: one that does not, does not do either what it asks for. */
+function isOfRelease(facts: Facts, name: string): boolean {
+  const other = Number.parseInt(facts.settings().dmsVersion, 10) <= 10 ? '15' : '10'
+  return !VARIABLES[other].includes(name)
+}
+
+export function environment(facts: Facts): Finding[] {
+  const rules = ENVIRONMENT_RULES.filter(({ names }) => names.split('|').some((name) => isOfRelease(facts, name)))
+  return verdict(judge(facts, ENV_FILE, rules, variablesOf(facts), '='), `${rules.length} rules`)
+}
+
+export function environmentNames(facts: Facts): Finding[] {
+  const known = Object.values(VARIABLES).flat()
+  const set = variablesOf(facts)
+  const problems = [...set.values()].flatMap(({ name, value, at = { lines: [0] } }) => {
+    const where = `${placeOf(ENV_FILE, at)}: ${name}`
+    if (!known.includes(name)) {
+      const meant = nearestOf(name, known)
+      // A name that stands there already is not what was meant, or means it twice.
+      const fix = meant && !set.has(meant) ? writeLine(ENV_FILE, at, `${meant}=${value}`) : deleteLine(ENV_FILE, at)
+      return [warning(`${where} is not known to docker-mailserver${meant ? `; meant is ${meant}?` : ''}`, fix)]
+    }
+    if (
+      /^ENABLE_/.test(name) &&
+      !/^[01]?$/.test(value) &&
+      !ENVIRONMENT_RULES.some(({ names }) => names.split('|').includes(name))
+    ) {
+      const right = `${name}=${/^(yes|true|on)$/i.test(value) ? 1 : 0}`
+      return [warning(`${where}=${value} is neither 0 nor 1, and counts as 0`, writeLine(ENV_FILE, at, right))]
+    }
+    // Turned off, a name that the release does not know does no harm.
+    if (/^0?$/.test(value) || isOfRelease(facts, name)) return []
+    return [
+      warning(
+        `${where} is not known to release ${facts.settings().dmsVersion}, and has no effect`,
+        deleteLine(ENV_FILE, at),
+      ),
+    ]
+  })
+  const odd = entriesOf(facts.read(ENV_FILE), false).filter(({ text }) => !/^(export\s+)?\w+\s*=/.test(text))
+  for (const at of odd) {
+    const [, name, value] = /^(\w+)\s*:\s*(.*)$/.exec(at.text) ?? []
+    const fix = name ? writeLine(ENV_FILE, at, `${name}=${value}`) : deleteLine(ENV_FILE, at)
+    problems.push(warning(`${placeOf(ENV_FILE, at)}: this is not NAME=value, and has no effect`, fix))
+  }
+  return verdict(problems, `${set.size} names`)
+}
+
+export function trust(facts: Facts): Finding[] {
+  const { bindAddress } = facts.settings()
+  const trusted = facts.environment().PERMIT_DOCKER || 'none'
+  const evidence = `PERMIT_DOCKER=${trusted}, ports on ${bindAddress}`
+  if (/^(127\.|::1$)/.test(bindAddress)) return verdict([], evidence)
+  const fix = process.env.BIND_ADDRESS ? 'unset BIND_ADDRESS' : addLine('.env', 'BIND_ADDRESS=127.0.0.1')
+  if (trusted !== 'none') return [failure(`${evidence}: whoever reaches this machine sends without logging in`, fix)]
+  return [warning(`${evidence}: whoever reaches this machine may log in, with passwords that everybody knows`, fix)]
+}
+
+/** A line of postfix-master.cf: service/type/parameter=value. */
+const masterLine = ({ text }: Entry) =>
+  /^(?<service>[^/\s]+\/[^/\s]+)\/(?<name>\w+)\s*=\s*(?<value>.*)$/.exec(text)?.groups ?? {}
+/** Services on other ports may speak TLS from the first byte, and insist on a login. */
+const SUBMISSION = /^subm\w+\/inet\/(smtpd_tls_wrappermode|smtpd_(client|relay|recipient)_restrictions)\b/
+
+export async function mainCf(facts: Facts): Promise<Finding[]> {
+  facts.needs(MAIN_CF)
+  const set = facts.settingsOf(MAIN_CF)
+  const problems = judge(facts, MAIN_CF, POSTFIX_RULES, set)
+  for (const at of facts.entries(MAIN_CF).filter(({ text }) => !/^[^=\s]+\s*=/.test(text)))
+    problems.push(
+      failure(`${placeOf(MAIN_CF, at)}: "${at.text.slice(0, 60)}" is not "parameter = value"`, deleteLine(MAIN_CF, at)),
+    )
+  for (const at of facts.entries(MASTER_CF)) {
+    const { name, value = '' } = masterLine(at)
+    const rule = name && !SUBMISSION.test(at.text) && broken(POSTFIX_RULES, name, value, facts)
+    const why = rule
+      ? rule.why
+      : name
+        ? name === 'transport_maps' && 'one service has another map'
+        : 'not service/type/parameter=value'
+    const fix = rule && rule.write === null ? undefined : deleteLine(MASTER_CF, at)
+    if (why)
+      problems.push({
+        level: rule ? rule.level : 'failure',
+        evidence: `${placeOf(MASTER_CF, at)}: ${at.text}: ${why}`,
+        fix,
+      })
+  }
+  const silent = await Promise.all([...set.values()].map(silentProgram))
+  return verdict([...problems, ...silent.flat()], `${set.size} parameters, ${POSTFIX_RULES.length} rules`)
+}
+
+/** Programs on this machine that Postfix asks about mail, and that do not answer: the mail is refused, or waits. */
+async function silentProgram({ name, value, at = { text: '', lines: [0] } }: Setting): Promise<Finding[]> {
+  const asked = /filter|milters|restrictions/.test(name)
+    ? value.matchAll(/\[?(127(?:\.\d+){3}|localhost|::1)\]?:(\d+)/g)
+    : []
+  for (const [where, host = '', port] of asked) {
+    const answers = await new Promise((resolve) => {
+      const socket = connect({ host, port: Number(port), timeout: ANSWER })
+      for (const event of ['connect', 'error', 'timeout'] as const)
+        socket.once(event, () => resolve(socket.destroy() && event === 'connect'))
+    })
+    if (!answers)
+      return [failure(`${placeOf(MAIN_CF, at)}: ${at.text}: nothing answers at ${where}`, deleteLine(MAIN_CF, at))]
+  }
+  return []
+}
+
+/** The services of master.cf as postfix-master.cf may call them; docker-mailserver's for port 25 is smtpd/pass. */
+const SERVICES = [
+  'smtp/inet',
+  'smtpd/pass',
+  'submission/inet',
+  'submissions/inet',
+  'smtps/inet',
+  'lmtp/unix',
+  'local/unix',
+  'cleanup/unix',
+  'qmgr/unix',
+  'rewrite/unix',
+  'error/unix',
+  'bounce/unix',
+]
+
+/** postconf(1) warns about parameters that nothing uses, which Postfix itself passes over. */
+export async function mainCfNames(facts: Facts): Promise<Finding[]> {
+  facts.needs(MAIN_CF)
+  const set = facts.settingsOf(MAIN_CF)
+  const masters = facts
+    .entries(MASTER_CF)
+    .map((at) => ({ at, ...masterLine(at) }) as Partial<Setting> & { at: Entry; service?: string })
+  const { $ } = await import('../server/shell.ts')
+  const all = [...set.values(), ...masters].flatMap(({ name, value }) => (name ? [`${name} = ${value}\n`] : []))
+  const ask = async (option: string) =>
+    (await facts.isInContainer()) || (await facts.isLive())
+      ? facts.ask('postconf', option)
+      : $({ timeout: ANSWER })`postconf -c ${facts.postfix('names', all.join(''))} ${option}`
+  const asked = await ask('-n')
+  if (asked.exitCode === 127) throw new Skipped('Postfix is not installed yet')
+  const unused = [...asked.stderr.matchAll(/unused parameter: (\w+)=/g)].map(([, name = '']) => name)
+  const known =
+    unused.length > 0 ? [...(await ask('-d')).stdout.matchAll(/^(\w+) =/gm)].map(([, name = '']) => name) : []
+  const problems: Finding[] = []
+  for (const [file, settings] of [
+    [MAIN_CF, [...set.values()]],
+    [MASTER_CF, masters],
+  ] as const) {
+    for (const { name = '', at = { text: '', lines: [0] } } of settings.filter(({ name = '' }) =>
+      unused.includes(name),
+    )) {
+      const meant = nearestOf(name, known)
+      const fix = meant && !set.has(meant) ? writeLine(file, at, at.text.replace(name, meant)) : deleteLine(file, at)
+      const evidence = `${placeOf(file, at)}: Postfix has no parameter ${name}${meant ? `; meant is ${meant}?` : ''}`
+      const isNeeded = file === MAIN_CF && meant && !set.has(meant) && broken(POSTFIX_RULES, meant, undefined, facts)
+      problems.push((isNeeded ? failure : warning)(evidence, fix))
+    }
+  }
+  for (const { service, at } of masters.filter(({ service }) => service && !SERVICES.includes(service))) {
+    const meant = nearestOf(service ?? '', SERVICES)
+    const fix = meant ? writeLine(MASTER_CF, at, at.text.replace(service ?? '', meant)) : deleteLine(MASTER_CF, at)
+    problems.push(failure(`${placeOf(MASTER_CF, at)}: Postfix has no service ${service}`, fix))
+  }
+  return verdict(problems, `${set.size} names, asked of postconf`)
+}
+
+/** Parameters that the engine sets from the environment file, in forms of its own. */
+const MADE =
+  /^(mydestination|inet_\w+|mynetworks|virtual_\w+|smtpd_sasl_auth_enable|transport_maps|local_recipient_maps|luser_relay)$/
+/** Daemons of Postfix that mail goes through, which run the program of their own name. */
+const OWN_PROGRAM = /^(local|lmtp|error|cleanup|qmgr|rewrite)$/
+
+export async function wayOut(facts: Facts): Promise<Finding[]> {
+  const [services, parameters] = await Promise.all([facts.ask('postconf', '-M'), facts.ask('postconf', '-n')])
+  const restart = 'npm stop && npm start'
+  const problems = services.stdout.split('\n').flatMap((line) => {
+    const [name = '', type = '', , , , , , program = ''] = line.trim().split(/\s+/)
+    const is = `the running Postfix: the service ${name}/${type} runs ${program}`
+    if (program === 'smtp' && !/amavis/.test(name)) return [failure(`${is}, an SMTP client: mail could leave`, restart)]
+    return OWN_PROGRAM.test(name) && program !== name.replace(/^rewrite$/, 'trivial-rewrite')
+      ? [failure(is, restart)]
+      : []
+  })
+  const running = [...parameters.stdout.matchAll(/^(\w+) =[ \t]*(.*)$/gm)]
+  for (const [, name = '', value = ''] of running) {
+    // What the file says is judged there; where the two differ, "live" says so.
+    if (facts.settingsOf(MAIN_CF).has(name) || (MADE.test(name) && value !== '')) continue
+    const rule = broken(POSTFIX_RULES, name, value, facts)
+    if (rule?.level === 'failure')
+      problems.push(failure(`the running Postfix: ${name} = ${value}: ${rule.why}`, restart))
+  }
+  return verdict(problems, `${running.length} parameters asked of postconf`)
+}
+
+export function dovecot(facts: Facts): Finding[] {
+  const problems = ['dovecot.cf', 'dovecot-2.4.cf'].map(inConfig).flatMap((file) => {
+    const text = facts.read(file)
+    const entries = entriesOf(text, false).map((at) => ({ at, pair: /^(\w+)\s*=\s*(.*)$/.exec(at.text) ?? [] }))
+    const found = entries.flatMap(({ at, pair: [, name = '', value = ''] }) =>
+      judge(facts, file, DOVECOT_RULES, new Map([[name, { name, value, at }]])),
+    )
+    const [open, close] = [/\{\s*$/gm, /^\s*\}/gm].map((brace) => text.match(brace)?.length ?? 0)
+    if (open !== close) found.push(failure(`${file} opens ${open} braces and closes ${close}`))
+    if (text !== '' && !/^\s*master\s*=\s*yes/m.test(text))
+      found.push(failure(`${file} has no passdb with master = yes, and the scripts cannot log in`))
+    return found
+  })
+  return verdict(problems, `${DOVECOT_RULES.length} rules`)
+}
