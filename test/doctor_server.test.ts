@@ -165,7 +165,7 @@ esac
     JSON.stringify(bad),
   )
   const said = (name: string) => results.find(({ check }) => check === name)?.evidence ?? ''
-  assert.match(said('docker'), /Docker 28\.0\.1, Compose 2\.35\.0/)
+  assert.match(said('engine'), /^docker /)
   assert.match(said('image'), /docker-mailserver:15\.1\.0 sha256:/)
   assert.match(said('tables'), /postmap answers for \d+ addresses/)
   assert.match(said('live'), /are those of the files/)

@@ -57,7 +57,7 @@ export const CHECKS: readonly Check[] = ([
   ['live', 'The running server is the one that the files describe', server.live, ['way-out', ...ANSWERS]],
   ['way-out', 'The running Postfix has no SMTP client, and nothing that leads out', wayOut, MAIL],
   ['certificate', 'Key and certificate belong together', server.certificate, ANSWERS],
-  ['mailboxes', 'Dovecot may enter and write every mailbox', server.mailboxes, ['logins', ...MAIL]],
+  ['mailboxes', 'Dovecot may enter and write every mailbox', server.mailboxes, ['answers', 'logins', ...MAIL]],
   ['mailbox-quotas', 'No mailbox is full', server.mailboxQuotas, MAIL],
   ['disk', 'There is room for mail', server.disk, MAIL],
   ['leftovers', 'No dead process left a lock or a half-written file', leftovers, []],

@@ -143,7 +143,8 @@ export async function mainCf(facts: Facts): Promise<Finding[]> {
         fix,
       })
   }
-  const silent = await Promise.all([...set.values()].map(silentProgram))
+  const sound = [...set.values()].filter(({ name, value }) => !broken(POSTFIX_RULES, name, value, facts))
+  const silent = await Promise.all(sound.map(silentProgram))
   return verdict([...problems, ...silent.flat()], `${set.size} parameters, ${POSTFIX_RULES.length} rules`)
 }
 
