@@ -177,15 +177,8 @@ function toJson(results: Result[], mended: string[], milliseconds: number) {
     skipped: count(results, 'skipped'),
     milliseconds,
     mended,
-    // In this order, and without the functions that mend.
-    results: results.map(({ check, title, level, evidence, fix = null, milliseconds }) => ({
-      check,
-      title,
-      level,
-      evidence,
-      fix,
-      milliseconds,
-    })),
+    // What mends is a function, which JSON leaves out.
+    results: results.map(({ question, ...result }) => ({ ...result, fix: result.fix ?? null })),
   }
 }
 

@@ -2,14 +2,15 @@
 import { Failure, messageOf } from '../cli.ts'
 import { accounts, aliases, masterUser, quotas, tables } from './accounts.ts'
 import { type Finding, failure, type Result, Skipped, settle, shorten, warning } from './check.ts'
+import { answers, logins } from './clients.ts'
 import { compose } from './compose.ts'
 import { Facts } from './facts.ts'
 import { files, gluedLines, leftovers, lineEnds, remains } from './files.ts'
 import { log, queue } from './log.ts'
 import { engine, image, packages, root, settings } from './machine.ts'
-import { answers, logins, mailForeign, mailUnknown, mailVirtual } from './mail.ts'
+import { mailForeign, mailUnknown, mailVirtual } from './mail.ts'
 import * as server from './server.ts'
-import { dovecot, environment, environmentNames, mainCf, mainCfNames, trust, wayOut } from './settings.ts'
+import { dovecot, environment, environmentNames, mainCf, mainCfNames, wayOut } from './settings.ts'
 
 export interface Check {
   /** What `--only` takes. */
@@ -28,7 +29,7 @@ const START = ['start', ...ANSWERS]
 
 // biome-ignore format: one check a line
 export const CHECKS: readonly Check[] = ([
-  ['settings', 'The settings of .env and the environment are valid', settings, ['compose', 'engine']],
+  ['settings', 'The settings of .env and the environment are valid, and open no port to others', settings, ['compose', 'engine']],
   ['engine', 'There is an engine to run the server, and it answers', engine, ['image']],
   ['image', 'The image is here', image, []],
   ['packages', "Debian's Postfix and Dovecot are installed", packages, []],
@@ -36,7 +37,6 @@ export const CHECKS: readonly Check[] = ([
   ['compose', 'Compose publishes the ports on loopback alone, and keeps mail and state on volumes', compose, ['image', 'start']],
   ['environment', 'The environment file turns on what this server needs, and nothing else', environment, START],
   ['environment-names', 'Every name in the environment file is known to docker-mailserver', environmentNames, []],
-  ['environment-trust', 'Only this machine sends without logging in', trust, []],
   ['files', 'Every file that belongs to the project is there and can be read', files, ['compose', 'tables', 'dovecot', 'remains', ...START]],
   ['line-ends', 'Configuration files are UTF-8 without a mark, have LF line ends and end with one', lineEnds, START],
   ['glued-lines', 'No entry begins with a space, which makes it part of the one above', gluedLines, ['main-cf', 'main-cf-names', 'aliases', 'tables', 'remains', ...START]],

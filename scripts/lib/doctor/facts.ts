@@ -150,6 +150,12 @@ export class Facts {
     return this.once(`ask ${command.join(' ')}`, async () => (await this.server()).exec(command, { timeout: ANSWER }))
   }
 
+  /** What a program prints where the server's files are: in the container, or on this machine. */
+  async run(...command: string[]): Promise<ExecResult> {
+    if ((await this.engine()).name === 'docker') return this.ask(...command)
+    return $({ timeout: ANSWER })`${command}`
+  }
+
   /** Whether Postfix is asked in the container. Throws `Skipped` where that would be before its first start. */
   async isInContainer(): Promise<boolean> {
     const engine = await this.engine().catch(() => undefined)

@@ -7,10 +7,19 @@ import { readSettings, setting } from '../settings.ts'
 import { type Finding, failure, MEND, verdict, warning } from './check.ts'
 import { addLine, DOCKER, type Facts } from './facts.ts'
 
-export function settings(): Finding[] {
+export function settings(facts: Facts): Finding[] {
   try {
     const { bindAddress, ports } = readSettings()
-    return verdict([], `${bindAddress}, SMTP on ${ports.smtp}, POP3 on ${ports.pop3}, IMAP on ${ports.imap}`)
+    const isOpen = !/^(127\.|::1$)/.test(bindAddress)
+    const trusted = (isOpen && facts.environment().PERMIT_DOCKER) || 'none'
+    const fix = process.env.BIND_ADDRESS ? 'unset BIND_ADDRESS' : addLine('.env', 'BIND_ADDRESS=127.0.0.1')
+    const may =
+      trusted === 'none'
+        ? 'may log in, with passwords that everybody knows'
+        : `sends without logging in (PERMIT_DOCKER=${trusted})`
+    const said = `the ports are on ${bindAddress}: whoever reaches this machine ${may}`
+    const problems = isOpen ? [(trusted === 'none' ? warning : failure)(said, fix)] : []
+    return verdict(problems, `${bindAddress}, SMTP on ${ports.smtp}, POP3 on ${ports.pop3}, IMAP on ${ports.imap}`)
   } catch (error) {
     if (error instanceof Failure) return [failure(error.message)]
     throw error

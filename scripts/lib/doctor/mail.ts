@@ -1,14 +1,11 @@
-/** The server as its clients see it: every port answers, every account logs in, and test mails arrive, are read and removed. */
+/** Mail really flows: test mails are sent, read and removed; where one is lost, its cause is looked for. */
 import { randomBytes } from 'node:crypto'
-import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { connect as connectTls } from 'node:tls'
 import { BAR, CATCHALL, FOO, type Login, masterLogin } from '../accounts/accounts.ts'
-import { Failure, messageOf } from '../cli.ts'
-import { Pop3Session } from '../mail/pop3.ts'
-import { SmtpSession } from '../mail/smtp.ts'
-import { enabledProtocols, enabledServices, SERVICES } from '../settings.ts'
+import { messageOf } from '../cli.ts'
+import { enabledProtocols } from '../settings.ts'
 import { type Finding, failure, Skipped, verdict, warning } from './check.ts'
+import { imapLogin, openPop3, openSmtp, sayByImap } from './clients.ts'
 import { ANSWER, type Facts, MAIN_CF, VIRTUAL } from './facts.ts'
 import { causeIn, explained, fixOf, queueOf } from './log.ts'
 import { addressesOf, domainsOf } from './rules.ts'
@@ -20,104 +17,6 @@ const DELIVERY = 20_000
 const [IMPATIENCE, SEEN] = [1_000, 3_000]
 /** How many of the newest messages are looked at for the test mail. */
 const NEWEST = 50
-/** Accounts that log in at the same time, and at all. */
-const LOGINS = { together: 4, most: 40 }
-/** Milliseconds from which on an answer may be a wait for the DNS. */
-const SLOW = 3_000
-
-type Tls = 'none' | 'starttls' | 'implicit'
-const seconds = (milliseconds: number) => `${(milliseconds / 1000).toFixed(1)} s`
-
-/** Says commands over IMAP (RFC 3501), each when the one before was answered with OK. Gives all that the server said. */
-async function sayByImap(host: string, port: number, tls: Tls, commands: string[]): Promise<string> {
-  const socket = tls === 'implicit' ? connectTls({ host, port, rejectUnauthorized: false }) : connect({ host, port })
-  socket.setTimeout(ANSWER, () => socket.destroy(new Error(`IMAP gives no answer within ${ANSWER / 1000} s`)))
-  let [said, tag] = ['', 0]
-  try {
-    for await (const chunk of socket) {
-      said += chunk
-      const [, status, words] =
-        (tag === 0 ? /^\* (\w+) (.*)\r\n/ : new RegExp(`^${tag} (\\w+) (.*)\\r\\n`, 'm')).exec(said) ?? []
-      if (!status) continue
-      if (status !== 'OK')
-        throw new Error(`IMAP answers ${status} ${words} to ${commands[tag - 1]?.split(' ')[0] ?? 'a connection'}`)
-      if (tag === commands.length) return said
-      socket.write(`${tag + 1} ${commands[tag++]}\r\n`)
-    }
-    throw new Error('IMAP closed the connection')
-  } finally {
-    socket.destroy()
-  }
-}
-
-const quoted = (text: string) => `"${text.replace(/(["\\])/g, '\\$1')}"`
-const imapLogin = ({ user, password }: Login) => `LOGIN ${quoted(user)} ${quoted(password)}`
-
-export async function answers(facts: Facts): Promise<Finding[]> {
-  const engine = await answering(facts)
-  const { host, ports } = facts.settings()
-  const isSecure = Boolean(facts.environment().SSL_TYPE)
-  const [address] = addressesOf(facts)
-  if (!address) throw new Skipped('there is no account to log in with')
-  const login = masterLogin(address)
-  const problems: Finding[] = []
-  const look = async (name: keyof typeof SERVICES) => {
-    const [port, begin] = [ports[name], performance.now()]
-    // Port 25 has no TLS here; 587, 110 and 143 have STARTTLS, the others TLS from the first byte.
-    const tls: Tls = !isSecure || name === 'smtp' ? 'none' : /s$/.test(name) ? 'implicit' : 'starttls'
-    const server = { host, port, tls, timeout: ANSWER }
-    try {
-      if (name.startsWith('imap')) await sayByImap(host, port, tls, [imapLogin(login)])
-      else if (name.startsWith('pop3')) await (await Pop3Session.open(server, login)).quit()
-      else await (await SmtpSession.open(server, { login, loginWasChosen: true })).close()
-    } catch (error) {
-      problems.push(failure(`${SERVICES[name].protocol} on port ${port}: ${messageOf(error)}`))
-    }
-    return { name, took: performance.now() - begin }
-  }
-  const times = (await Promise.all(enabledServices(facts.environment()).map(look))).sort((a, b) => a.took - b.took)
-  const [quickest, slowest] = [times[0], times.at(-1)]
-  const cause = problems.length > 0 ? causeIn(await engine.logged()) : undefined
-  if (cause) for (const problem of problems) problem.evidence += `; the log says ${cause}`
-  // What all of them take is the machine's own slowness.
-  if (problems.length === 0 && slowest && quickest && slowest.took > Math.max(SLOW, 4 * quickest.took))
-    problems.push(
-      warning(
-        `slow: ${SERVICES[slowest.name].protocol} on port ${ports[slowest.name]} took ${seconds(slowest.took)} to answer`,
-      ),
-    )
-  return verdict(problems, `${times.length} ports on ${host}, the slowest after ${Math.round(slowest?.took ?? 0)} ms`)
-}
-
-/** A session over POP3, where the environment file has it on. */
-function openPop3(facts: Facts, login: Login): Promise<Pop3Session> {
-  if (!enabledProtocols(facts.environment()).pop3) throw new Skipped('POP3 is off, see "environment"')
-  const { host, ports } = facts.settings()
-  return Pop3Session.open({ host, port: ports.pop3, tls: 'none', timeout: ANSWER }, login)
-}
-
-export async function logins(facts: Facts): Promise<Finding[]> {
-  await answering(facts)
-  const all = addressesOf(facts)
-  const waiting = all.slice(0, LOGINS.most)
-  const count = waiting.length
-  const problems: Finding[] = []
-  const worker = async () => {
-    for (let address = waiting.shift(); address; address = waiting.shift()) {
-      try {
-        await (await openPop3(facts, masterLogin(address))).quit()
-      } catch (error) {
-        if (error instanceof Skipped) throw error
-        const isRefused = error instanceof Failure && error.exit === 'login'
-        problems.push(failure(messageOf(error), isRefused ? `npm run add-account -- --update ${address}` : undefined))
-      }
-    }
-  }
-  await Promise.all(Array.from({ length: LOGINS.together }, worker))
-  // Where nobody gets in, no account is at fault.
-  if (problems.length === count && count > 1) return [failure(`no account can log in: ${problems[0]?.evidence}`)]
-  return verdict(problems, `${count} of ${all.length} accounts over POP3`)
-}
 
 interface TestMail {
   to: string
@@ -126,16 +25,6 @@ interface TestMail {
   /** How Postfix calls it. */
   queueId: string
   begin: number
-}
-
-function openSmtp(
-  facts: Facts,
-  login?: Login,
-  tell?: (who: 'client' | 'server', line: string) => void,
-): Promise<SmtpSession> {
-  const { host, ports } = facts.settings()
-  const options = { login, loginWasChosen: login !== undefined, ...(tell && { tell }) }
-  return SmtpSession.open({ host, port: ports.smtp, tls: 'none', timeout: ANSWER }, options)
 }
 
 /** Sends a test mail. Throws with the server's words where it is not taken. */
@@ -178,10 +67,10 @@ async function look(facts: Facts, login: Login, mail: TestMail, deletes: boolean
 async function takeByImap(facts: Facts, login: Login, { id }: TestMail): Promise<string | undefined> {
   const { host, ports } = facts.settings()
   const open = [imapLogin(login), 'SELECT INBOX']
-  const said = await sayByImap(host, ports.imap, 'none', [...open, `SEARCH HEADER Message-ID ${id}`])
+  const said = await sayByImap(host, ports.imap, false, [...open, `SEARCH HEADER Message-ID ${id}`])
   const numbers = /^\* SEARCH ([\d ]+)/m.exec(said)?.[1]?.trim().replaceAll(' ', ',')
   if (numbers)
-    await sayByImap(host, ports.imap, 'none', [...open, `STORE ${numbers} +FLAGS.SILENT (\\Deleted)`, 'EXPUNGE'])
+    await sayByImap(host, ports.imap, false, [...open, `STORE ${numbers} +FLAGS.SILENT (\\Deleted)`, 'EXPUNGE'])
   return numbers
 }
 
@@ -191,34 +80,36 @@ async function follow(
   mail: TestMail,
   seen: () => Promise<string | undefined>,
 ): Promise<string | Finding> {
-  let sentAt = 0
-  for (let wait = 30; ; wait = Math.min(wait * 1.5, 500)) {
+  const is = `the mail to ${mail.to} was accepted`
+  for (let [wait, sentAt] = [30, 0]; ; wait = Math.min(wait * 1.5, 500)) {
     await sleep(wait)
     const found = await seen()
     if (found !== undefined) return found
     const waited = performance.now() - mail.begin
     if (waited < IMPATIENCE) continue
-    const fate = await fateOf(facts, mail)
-    if (fate.is === 'sent') sentAt ||= waited
-    const isLost = fate.is === 'stuck' || (sentAt > 0 && waited - sentAt > SEEN)
-    if (!isLost && waited < DELIVERY) continue
-    const is = `the mail to ${mail.to} was accepted`
-    if (!isLost && fate.is === 'moving') return warning(`slow: ${is} and is still on its way after ${seconds(waited)}`)
-    return failure(`${is} and did not arrive: ${explained(fate.said)}`, fixOf(fate.said))
+    const { stuck, sent, moving } = await fateOf(facts, mail)
+    if (sent) sentAt ||= waited
+    const said = stuck ?? (sent && waited - sentAt > SEEN ? sent : undefined)
+    if (said) return failure(`${is} and did not arrive: ${explained(said)}`, fixOf(said))
+    if (waited < DELIVERY) continue
+    if (moving) return warning(`slow: ${is} and is still on its way after ${(waited / 1000).toFixed(1)} s`)
   }
 }
 
-/** Where a mail is that did not arrive yet: the queue and the log say it. */
-async function fateOf(facts: Facts, { queueId }: TestMail): Promise<{ is: 'moving' | 'sent' | 'stuck'; said: string }> {
+/** Where a mail is that did not arrive yet, one of the three, by the queue and the log. */
+async function fateOf(
+  facts: Facts,
+  { queueId }: TestMail,
+): Promise<{ stuck?: string; sent?: string; moving?: string }> {
   const lines = await (await facts.server()).logged()
-  const queued = (await queueOf(facts)).find(({ queue_id }) => queue_id === queueId)
-  if (queued?.queue_name === 'hold') return { is: 'stuck', said: 'it is on hold in the queue' }
-  const reason = queued?.recipients.find(({ delay_reason }) => delay_reason)?.delay_reason ?? causeIn(lines)
-  if (queued?.queue_name === 'deferred') return { is: 'stuck', said: reason ?? 'it was deferred without a reason' }
+  const { queue_name = '', recipients = [] } = (await queueOf(facts)).find(({ queue_id }) => queue_id === queueId) ?? {}
+  if (queue_name === 'hold') return { stuck: 'it is on hold in the queue' }
+  const reason = recipients.find(({ delay_reason }) => delay_reason)?.delay_reason ?? causeIn(lines)
+  if (queue_name === 'deferred') return { stuck: reason ?? 'it was deferred without a reason' }
   const last = lines.findLast((line) => line.includes(`${queueId}:`) && line.includes('status=')) ?? ''
-  if (/status=bounced/.test(last)) return { is: 'stuck', said: `it bounced: ${last.replace(/^.*?status=bounced/, '')}` }
-  if (/status=sent/.test(last)) return { is: 'sent', said: `it went elsewhere: ${last.replace(/^.*?: to=/, 'to=')}` }
-  return { is: 'moving', said: reason ?? 'nothing is logged about it' }
+  if (/status=bounced/.test(last)) return { stuck: `it bounced: ${last.replace(/^.*?status=bounced/, '')}` }
+  if (/status=sent/.test(last)) return { sent: `it went elsewhere: ${last.replace(/^.*?: to=/, 'to=')}` }
+  return { moving: reason ?? 'nothing is logged about it' }
 }
 
 /** Sends a mail and judges what is found of it; others learn whether mail flows. Words of the server are what went wrong. */

@@ -1,7 +1,6 @@
 /** The running server: that it may start, runs, holds its ports, is what the files describe, and has room for mail. */
 import { createPrivateKey, X509Certificate } from 'node:crypto'
-import { existsSync, lstatSync, readdirSync, readFileSync, type Stats } from 'node:fs'
-import { statfs } from 'node:fs/promises'
+import { existsSync, readFileSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { CATCHALL, parseAccounts } from '../accounts/accounts.ts'
 import { entriesOf } from '../accounts/tables.ts'
@@ -23,15 +22,17 @@ export async function ports(facts: Facts): Promise<Finding[]> {
   const services = enabledServices(facts.environment())
   const holders = holdersOf(services.map((name) => taken[name]))
   const problems: Finding[] = []
-  const closed: string[] = []
   for (const name of services) {
     const [port, { variable, protocol }] = [taken[name], SERVICES[name]]
-    const holder = holders.get(port)
-    if (await isFree(bindAddress, port)) {
-      if (isUp) closed.push(`${port} (${protocol})`)
-      continue
-    }
-    if (isUp && (!holder || engine?.owns(holder) || !isRoot)) continue
+    const [holder, isClosed] = [holders.get(port), await isFree(bindAddress, port)]
+    if (isClosed && isUp)
+      problems.push(
+        failure(
+          `nothing listens on ${port} (${protocol}): the server was started with other ports, or services`,
+          'npm start',
+        ),
+      )
+    if (isClosed || (isUp && (!holder || engine?.owns(holder) || !isRoot))) continue
     let free = 10_000 + (port % 10_000)
     while (Object.values(taken).includes(free) || !(await isFree(bindAddress, free))) free++
     // What the environment says wins over .env.
@@ -39,8 +40,6 @@ export async function ports(facts: Facts): Promise<Finding[]> {
     const who = holder ? `${holder.name} (pid ${holder.pid})` : 'another process'
     problems.push(failure(`port ${port} (${protocol}) on ${bindAddress} is in use by ${who}`, fix))
   }
-  const why = 'the server was started with other ports, or services, than now'
-  if (closed.length > 0) problems.push(failure(`nothing listens on ${closed.join(', ')}: ${why}`, 'npm start'))
   return verdict(problems, isUp ? 'held by the server' : 'free')
 }
 
@@ -81,7 +80,7 @@ export async function folders(facts: Facts): Promise<Finding[]> {
   if ((await facts.server()).name === 'docker') throw new Skipped('in the container all can')
   const { stateDir } = facts.settings()
   for (let folder = stateDir; folder !== dirname(folder); folder = dirname(folder)) {
-    if (!((statOr(folder)?.mode ?? 1) & 1))
+    if (!((statSync(folder, { throwIfNoEntry: false })?.mode ?? 1) & 1))
       return [failure(`${folder}: only its owner can enter it, and Dovecot has to`, `chmod o+x ${folder}`)]
   }
   return verdict([], stateDir)
@@ -97,10 +96,8 @@ export async function answering(facts: Facts): Promise<Engine> {
   return engine
 }
 
-/** The running server has the settings of the files. */
 export async function live(facts: Facts): Promise<Finding[]> {
-  const engine = await facts.server()
-  return engine.name === 'native' ? liveNative(facts) : liveDocker(facts, engine)
+  return (await facts.server()).name === 'native' ? liveNative(facts) : liveDocker(facts)
 }
 
 /** npm start would change the files in the state folder that differ from what it makes now. */
@@ -109,64 +106,56 @@ async function liveNative(facts: Facts): Promise<Finding[]> {
   const { folder, refusal } = await facts.made()
   if (refusal) throw new Skipped('npm start refuses the files, see "start"')
   const { stateDir } = facts.settings()
-  const below = (dir: string, parts: string[]) =>
-    parts.flatMap((part) => filesIn(join(dir, part)).map((name) => join(part, name)))
-  const names = [...new Set([...below(folder, ['config', 'postfix', 'dovecot']), ...below(stateDir, ['config'])])]
-  const generated = /^postfix\/(aliases|.*\.db|.*lock|prng_exch)|~$|\.tmp$|\.lock$/
-  // postconf(1) writes the lines of main.cf in no order, and this machine's networks come and go.
-  const linesOf = (path: string) =>
-    textOf(path)
+  const names = [folder, stateDir].flatMap((dir) => filesIn(join(dir, 'config')).map((name) => `config/${name}`))
+  const made = ['postfix', 'dovecot'].flatMap((part) => filesIn(join(folder, part)).map((name) => `${part}/${name}`))
+  // This machine's networks come and go.
+  const linesOf = (dir: string, name: string) =>
+    textOf(join(dir, name))
       .split('\n')
       .filter((line) => !line.startsWith('mynetworks ='))
-      .sort()
-  const changed = names.filter(
-    (name) => !generated.test(name) && linesOf(join(folder, name)).join() !== linesOf(join(stateDir, name)).join(),
-  )
-  if (changed.length === 0) return verdict([], `${names.length} files are as npm start would make them`)
-  const own = changed.filter((name) => name.startsWith('config/')).map((name) => name.replace('config', CONFIG))
-  if (own.length > 0) return [failure(`${own.join(', ')}: changed since the server read it`, 'npm start')]
-  // The first setting that differs, where it can be told without showing a secret.
-  const told = changed.map((name) => {
-    const right = linesOf(join(folder, name))
-    const wrong = name.endsWith('main.cf')
-      ? linesOf(join(stateDir, name)).find((line) => !right.includes(line))
-      : undefined
-    return `${stateDir}/${name}${wrong ? `: ${wrong}` : ''}`
+  const changed = [...new Set([...names, ...made])].flatMap((name) => {
+    const [right, is] = [linesOf(folder, name), linesOf(stateDir, name)]
+    // A setting is told; what else differs may be a secret.
+    const line = name === 'postfix/main.cf' ? is.find((one) => !right.includes(one)) : undefined
+    return /\.(tmp|lock)$/.test(name) || right.join() === is.join()
+      ? []
+      : [name.replace(/^config/, CONFIG) + (line ? `: ${line}` : '')]
   })
-  return [failure(`not as the files say: ${told.join(', ')}`, 'npm start')]
+  const problems = changed.map((what) =>
+    failure(
+      `${what}: ${what.startsWith(CONFIG) ? 'changed since the server read it' : 'not as the files say'}`,
+      'npm start',
+    ),
+  )
+  return verdict(problems.slice(0, 1), 'all files are as npm start would make them')
 }
 
-async function liveDocker(facts: Facts, engine: Engine): Promise<Finding[]> {
-  const set = facts.settingsOf(MAIN_CF)
+async function liveDocker(facts: Facts): Promise<Finding[]> {
   const plain = (value = '') => value.replace(/\s+/g, ' ').trim()
-  const asked = await facts.ask('postconf', ...[...set.keys()].filter((name) => name !== 'smtpd_sasl_auth_enable'))
-  const problems = [...asked.stdout.matchAll(/^(\w+) =(.*)$/gm)].flatMap(([, name = '', value]) => {
-    const right = set.get(name)?.value
-    if (right === undefined || plain(right) === plain(value)) return []
+  const { stdout: parameters } = await facts.ask('postconf', '-n')
+  const problems = [...parameters.matchAll(/^(\w+) =(.*)$/gm)].flatMap(([, name = '', value]) => {
+    const right = facts.settingsOf(MAIN_CF).get(name)?.value ?? value
+    // docker-mailserver sets this one for port 25 by itself.
+    if (name === 'smtpd_sasl_auth_enable' || plain(right) === plain(value)) return []
     return [failure(`the running Postfix has ${name} = ${plain(value)}, and ${MAIN_CF} says ${right}`, 'npm start')]
   })
-  const userdb = (await engine.readFile('/etc/dovecot/userdb')) ?? ''
+  const { stdout: userdb } = await facts.ask('cat', '/etc/dovecot/userdb')
   const accounts = userdb === '' ? [] : parseAccounts(facts.read(ACCOUNTS), undefined, () => {})
-  for (const { address } of accounts.filter(({ address, hash }) => !userdb.includes(`${address}:${hash}:`))) {
-    const fact = `the running server has another password for ${address}, or no such account, than ${ACCOUNTS}`
-    problems.push(failure(fact, 'npm stop && npm start'))
-  }
-  const { stdout } = await $({
-    timeout: DOCKER,
-  })`docker container inspect --format ${'{{json .Config.Env}}'} ${CONTAINER}`
-  const made: string[] = stdout.startsWith('[') ? JSON.parse(stdout) : []
-  const other = Object.entries(facts.environment()).find(
-    ([name, value]) => made.some((line) => line.startsWith(`${name}=`)) && !made.includes(`${name}=${value}`),
+  const other = accounts.find(({ address, hash }) => !userdb.includes(`${address}:${hash}:`))
+  const fact = `the running server has another password for ${other?.address}, or no such account, than ${ACCOUNTS}`
+  if (other) problems.push(failure(fact, 'npm stop && npm start'))
+  const made = (await $({ timeout: DOCKER })`docker container inspect --format ${'{{json .Config.Env}}'} ${CONTAINER}`)
+    .stdout
+  const set = Object.entries(facts.environment()).find(
+    ([name, value]) => made.includes(`"${name}=`) && !made.includes(JSON.stringify(`${name}=${value}`)),
   )
-  if (other)
-    problems.push(
-      failure(`the container was made with another ${other[0]} than ${other[0]}=${other[1]} now`, 'npm start'),
-    )
+  if (set)
+    problems.push(failure(`the container was made with another ${set[0]} than ${set.join('=')} now`, 'npm start'))
   return verdict(problems, 'its parameters, accounts and environment are those of the files')
 }
 
-/** Days before its end that a certificate is warned about. */
-const EXPIRES_SOON = 14
+/** Milliseconds before its end that a certificate is warned about: 14 days. */
+const EXPIRES_SOON = 14 * 86_400_000
 
 export async function certificate(facts: Facts): Promise<Finding[]> {
   const engine = await facts.server()
@@ -174,28 +163,23 @@ export async function certificate(facts: Facts): Promise<Finding[]> {
   const { stdout } = await facts.ask('postconf', '-n')
   const values = stdout.match(/^smtpd_tls_(chain_files|key_file|cert_file) = .*$/gm) ?? []
   const paths = [...new Set(values.flatMap((line) => line.split(/[\s,]+/)).filter((path) => path.startsWith('/')))]
-  const { stateDir } = facts.settings()
-  const isMade = paths.some((path) => path.startsWith(`${stateDir}/tls/`))
-  const fix = isMade ? `rm ${stateDir}/tls/*.pem && npm stop && npm start` : undefined
-  const texts = await Promise.all(paths.map((path) => engine.readFile(path)))
-  const missing = paths.find((_, index) => texts[index] === undefined)
-  if (missing) return [failure(`${missing} is not there, and TLS needs it`, fix)]
-  const text = texts.join('\n')
+  const made = `${facts.settings().stateDir}/tls/`
+  const fix = paths.some((path) => path.startsWith(made)) ? `rm ${made}*.pem && npm stop && npm start` : undefined
+  const text = (
+    await Promise.all(paths.map(async (path) => (await engine.readFile(path)) ?? `${path} is not there, `))
+  ).join('\n')
+  const missing = /^\/.* is not there, /m.exec(text)?.[0]
+  if (missing) return [failure(`${missing}and TLS needs it`, fix)]
   try {
-    const key = createPrivateKey(
-      /-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]+-----END [A-Z ]*PRIVATE KEY-----/.exec(text)?.[0] ?? '',
-    )
+    const [key = ''] = /-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]+-----END [A-Z ]*PRIVATE KEY-----/.exec(text) ?? []
     const found = new X509Certificate(text.slice(text.indexOf('-----BEGIN CERTIFICATE')))
-    const left = (Date.parse(found.validTo) - Date.now()) / 86_400_000
-    if (!found.checkPrivateKey(key))
+    const [begin, end] = [Date.parse(found.validFrom), Date.parse(found.validTo)]
+    if (!found.checkPrivateKey(createPrivateKey(key)))
       return [failure(`the key of ${paths.join(' and ')} is that of another certificate`, fix)]
-    if (Date.parse(found.validFrom) > Date.now())
-      return [failure(`the certificate begins on ${found.validFrom}; is the clock right?`, fix)]
-    if (left < 0) return [failure(`the certificate ended on ${found.validTo}`, fix)]
-    return verdict(
-      left < EXPIRES_SOON ? [warning(`the certificate ends on ${found.validTo}`, fix)] : [],
-      `until ${found.validTo}`,
-    )
+    if (begin > Date.now()) return [failure(`the certificate begins on ${found.validFrom}; is the clock right?`, fix)]
+    if (end < Date.now()) return [failure(`the certificate ended on ${found.validTo}`, fix)]
+    const isSoon = end < Date.now() + EXPIRES_SOON
+    return verdict(isSoon ? [warning(`the certificate ends on ${found.validTo}`, fix)] : [], `until ${found.validTo}`)
   } catch (error) {
     return [failure(`${paths.join(', ')}: this is no key with its certificate: ${messageOf(error)}`, fix)]
   }
@@ -203,47 +187,41 @@ export async function certificate(facts: Facts): Promise<Finding[]> {
 
 /** The owner of all mail, in docker-mailserver and natively. */
 const OWNER = 5000
-/** Mailboxes and their parts that are looked at. */
-const LOOKED_AT = 3_000
 
 export async function mailboxes(facts: Facts): Promise<Finding[]> {
-  if ((await facts.server()).name === 'docker') {
-    const { stdout } = await facts.ask(
-      'find',
-      '/var/mail',
-      '-maxdepth',
-      '4',
-      '!',
-      '-uid',
-      `${OWNER}`,
-      '-print',
-      '-quit',
-    )
-    const [path] = stdout.split('\n')
-    const fix = `docker exec ${CONTAINER} chown -R ${OWNER}:${OWNER} ${path}`
-    return verdict(path ? [failure(`${path} belongs to another user than Dovecot's`, fix)] : [], '/var/mail')
-  }
-  // A domain, a mailbox in it, and what lies there.
-  const paths = [join(facts.settings().stateDir, 'mail')]
-  for (let depth = 0, level = paths.slice(); depth < 3 && paths.length < LOOKED_AT; depth++) {
-    level = level
-      .filter((path) => statOr(path)?.isDirectory())
-      .flatMap((path) => readdirSync(path).map((name) => join(path, name)))
-    paths.push(...level)
-  }
-  const problems = paths.slice(0, LOOKED_AT).flatMap((path) => {
-    const { uid = OWNER, mode = 0o700, isFolder = true } = { ...statOr(path), isFolder: statOr(path)?.isDirectory() }
-    if (uid !== OWNER)
-      return [
-        failure(`${path} belongs to user ${uid}, and Dovecot writes as ${OWNER}`, `chown -R ${OWNER}:${OWNER} ${path}`),
-      ]
-    // Dovecot makes files that nobody may write.
-    const [needed, right, verb] = isFolder ? [0o700, 'u+rwx', 'enter'] : [0o400, 'u+r', 'read']
-    return (mode & needed) === needed
-      ? []
-      : [failure(`${path}: its owner may not ${verb} it`, `chmod ${right} ${path}`)]
-  })
-  return verdict(problems.slice(0, 1), `${Math.min(paths.length, LOOKED_AT)} files and folders belong to Dovecot`)
+  const { name } = await facts.server()
+  const folder = name === 'docker' ? '/var/mail' : join(facts.settings().stateDir, 'mail')
+  // Dovecot makes files that nobody may write.
+  const shut = ['(', '-type', 'd', '!', '-perm', '-u=rwx', '-o', '-type', 'f', '!', '-perm', '-u=r', ')']
+  const look = [
+    'find',
+    folder,
+    '-maxdepth',
+    '3',
+    '(',
+    '!',
+    '-uid',
+    `${OWNER}`,
+    '-o',
+    ...shut,
+    ')',
+    '-printf',
+    '%U %y %p\\n',
+    '-quit',
+  ]
+  const { stdout } = await facts.run(...look)
+  const [, uid, type, path] = /^(\d+) (\w) (.*)/.exec(stdout) ?? []
+  const typed = name === 'docker' ? `docker exec ${CONTAINER} ` : ''
+  if (!path) return verdict([], `${folder} belongs to Dovecot`)
+  if (Number(uid) !== OWNER)
+    return [
+      failure(
+        `${path} belongs to user ${uid}, and Dovecot writes as ${OWNER}`,
+        `${typed}chown -R ${OWNER}:${OWNER} ${path}`,
+      ),
+    ]
+  const [right, verb] = type === 'd' ? ['u+rwx', 'enter'] : ['u+r', 'read']
+  return [failure(`${path}: its owner may not ${verb} it`, `${typed}chmod ${right} ${path}`)]
 }
 
 /** Per cent of a quota from which on there is a warning. */
@@ -277,30 +255,21 @@ export async function mailboxQuotas(facts: Facts): Promise<Finding[]> {
   return verdict(problems, `${rows.length} mailboxes`)
 }
 
-/** Bytes of free space below which there is a warning. */
-const LITTLE_SPACE = 500_000_000
+/** Kilobytes of free space below which there is a warning. */
+const LITTLE_SPACE = 500_000
 
 export async function disk(facts: Facts): Promise<Finding[]> {
-  let [folder, free, inodes] = ['/var/mail', 0, 1]
-  if ((await facts.engine()).name === 'native') {
-    folder = facts.settings().stateDir
-    while (!existsSync(folder)) folder = dirname(folder)
-    const { bavail, bsize, files, ffree } = await statfs(folder)
-    ;[free, inodes] = [bavail * bsize, files === 0 ? 1 : ffree]
-  } else {
-    const { stdout } = await facts.ask('df', '-Pk', folder)
-    free = Number(stdout.trim().split('\n').at(-1)?.split(/\s+/)[3]) * 1_024
-  }
-  const megabytes = `${Math.floor(free / 1_000_000)} MB free in ${folder}`
+  const isNative = (await facts.engine()).name === 'native'
+  let folder = isNative ? facts.settings().stateDir : '/var/mail'
+  while (isNative && !existsSync(folder)) folder = dirname(folder)
+  const { stdout } = await facts.run('df', '--output=avail,itotal,iavail', '-k', folder)
+  const [kilobytes = 0, allInodes = 0, inodes = 0] = stdout.split('\n')[1]?.trim().split(/\s+/).map(Number) ?? []
+  const megabytes = `${Math.floor(kilobytes * 1.024e-3)} MB free in ${folder}`
   // Postfix's own rule (queue_minfree).
-  if (free < 1.5 * Number(facts.environment().POSTFIX_MESSAGE_SIZE_LIMIT || 10_240_000))
+  if (kilobytes * 1_024 < 1.5 * Number(facts.environment().POSTFIX_MESSAGE_SIZE_LIMIT || 10_240_000))
     return [failure(`${megabytes}: Postfix refuses mail with 452; npm run reset deletes all mail`)]
-  if (inodes === 0) return [failure(`no inode is free in ${folder}: no file can be made`)]
-  return verdict(free < LITTLE_SPACE ? [warning(megabytes)] : [], megabytes)
-}
-
-function statOr(path: string): Stats | undefined {
-  return lstatSync(path, { throwIfNoEntry: false })
+  if (allInodes > 0 && inodes === 0) return [failure(`no inode is free in ${folder}: no file can be made`)]
+  return verdict(kilobytes < LITTLE_SPACE ? [warning(megabytes)] : [], megabytes)
 }
 
 function textOf(path: string): string {

@@ -1,7 +1,8 @@
 /** The environment file, Postfix's and Dovecot's settings, in the files and on the running server, held against the rules. */
-import { connect } from 'node:net'
-import { type Entry, entriesOf } from '../accounts/tables.ts'
+import { entriesOf } from '../accounts/tables.ts'
 import { nearestOf } from '../cli.ts'
+import { isFree } from '../server/ports.ts'
+import { $ } from '../server/shell.ts'
 import { type Finding, failure, Skipped, verdict, warning } from './check.ts'
 import {
   ANSWER,
@@ -17,6 +18,9 @@ import {
   writeLine,
 } from './facts.ts'
 import { broken, DOVECOT_RULES, ENVIRONMENT_RULES, POSTFIX_RULES, type Rule, VARIABLES } from './rules.ts'
+
+/** For a setting that no line sets. */
+const NOWHERE = { text: '', lines: [0] }
 
 /** What the rules say against the settings of a file, and about those that are not there. */
 function judge(
@@ -69,7 +73,7 @@ export function environment(facts: Facts): Finding[] {
 export function environmentNames(facts: Facts): Finding[] {
   const known = Object.values(VARIABLES).flat()
   const set = variablesOf(facts)
-  const problems = [...set.values()].flatMap(({ name, value, at = { lines: [0] } }) => {
+  const problems = [...set.values()].flatMap(({ name, value, at = NOWHERE }) => {
     const where = `${placeOf(ENV_FILE, at)}: ${name}`
     if (!known.includes(name)) {
       const meant = nearestOf(name, known)
@@ -103,123 +107,76 @@ export function environmentNames(facts: Facts): Finding[] {
   return verdict(problems, `${set.size} names`)
 }
 
-export function trust(facts: Facts): Finding[] {
-  const { bindAddress } = facts.settings()
-  const trusted = facts.environment().PERMIT_DOCKER || 'none'
-  const evidence = `PERMIT_DOCKER=${trusted}, ports on ${bindAddress}`
-  if (/^(127\.|::1$)/.test(bindAddress)) return verdict([], evidence)
-  const fix = process.env.BIND_ADDRESS ? 'unset BIND_ADDRESS' : addLine('.env', 'BIND_ADDRESS=127.0.0.1')
-  if (trusted !== 'none') return [failure(`${evidence}: whoever reaches this machine sends without logging in`, fix)]
-  return [warning(`${evidence}: whoever reaches this machine may log in, with passwords that everybody knows`, fix)]
-}
-
 /** A line of postfix-master.cf: service/type/parameter=value. */
-const masterLine = ({ text }: Entry) =>
-  /^(?<service>[^/\s]+\/[^/\s]+)\/(?<name>\w+)\s*=\s*(?<value>.*)$/.exec(text)?.groups ?? {}
+const MASTER_LINE = /^(?<service>[^/\s]+\/[^/\s]+)\/(?<name>\w+)\s*=\s*(?<value>.*)$/
+/** The services that it may name; smtpd/pass is docker-mailserver's for port 25. */
+const SERVICES = /^((smtp|submissions?|smtps)\/inet|smtpd\/pass|(lmtp|local|cleanup|qmgr|rewrite|error|bounce)\/unix)$/
 /** Services on other ports may speak TLS from the first byte, and insist on a login. */
 const SUBMISSION = /^subm\w+\/inet\/(smtpd_tls_wrappermode|smtpd_(client|relay|recipient)_restrictions)\b/
 
 export async function mainCf(facts: Facts): Promise<Finding[]> {
   facts.needs(MAIN_CF)
-  const set = facts.settingsOf(MAIN_CF)
-  const problems = judge(facts, MAIN_CF, POSTFIX_RULES, set)
-  for (const at of facts.entries(MAIN_CF).filter(({ text }) => !/^[^=\s]+\s*=/.test(text)))
+  const set = [...facts.settingsOf(MAIN_CF).values()]
+  const problems = judge(facts, MAIN_CF, POSTFIX_RULES, facts.settingsOf(MAIN_CF))
+  const odd = facts.entries(MAIN_CF).filter(({ text }) => !/^[^=\s]+\s*=/.test(text))
+  for (const at of odd)
     problems.push(
       failure(`${placeOf(MAIN_CF, at)}: "${at.text.slice(0, 60)}" is not "parameter = value"`, deleteLine(MAIN_CF, at)),
     )
   for (const at of facts.entries(MASTER_CF)) {
-    const { name, value = '' } = masterLine(at)
-    const rule = name && !SUBMISSION.test(at.text) && broken(POSTFIX_RULES, name, value, facts)
-    const why = rule
-      ? rule.why
-      : name
-        ? name === 'transport_maps' && 'one service has another map'
-        : 'not service/type/parameter=value'
-    const fix = rule && rule.write === null ? undefined : deleteLine(MASTER_CF, at)
+    const { service, name = '', value = '' } = MASTER_LINE.exec(at.text)?.groups ?? {}
+    const rule = SUBMISSION.test(at.text) ? undefined : broken(POSTFIX_RULES, name, value, facts)
+    const odd = !service
+      ? 'this is not service/type/parameter=value'
+      : !SERVICES.test(service)
+        ? 'Postfix has no such service'
+        : undefined
+    const why = odd ?? rule?.why ?? (name === 'transport_maps' ? 'one service has another map' : undefined)
+    const fix = rule?.write === null ? undefined : deleteLine(MASTER_CF, at)
     if (why)
-      problems.push({
-        level: rule ? rule.level : 'failure',
-        evidence: `${placeOf(MASTER_CF, at)}: ${at.text}: ${why}`,
-        fix,
-      })
+      problems.push({ level: rule?.level ?? 'failure', evidence: `${placeOf(MASTER_CF, at)}: ${at.text}: ${why}`, fix })
   }
-  const sound = [...set.values()].filter(({ name, value }) => !broken(POSTFIX_RULES, name, value, facts))
-  const silent = await Promise.all(sound.map(silentProgram))
-  return verdict([...problems, ...silent.flat()], `${set.size} parameters, ${POSTFIX_RULES.length} rules`)
-}
-
-/** Programs on this machine that Postfix asks about mail, and that do not answer: the mail is refused, or waits. */
-async function silentProgram({ name, value, at = { text: '', lines: [0] } }: Setting): Promise<Finding[]> {
-  const asked = /filter|milters|restrictions/.test(name)
-    ? value.matchAll(/\[?(127(?:\.\d+){3}|localhost|::1)\]?:(\d+)/g)
-    : []
-  for (const [where, host = '', port] of asked) {
-    const answers = await new Promise((resolve) => {
-      const socket = connect({ host, port: Number(port), timeout: ANSWER })
-      for (const event of ['connect', 'error', 'timeout'] as const)
-        socket.once(event, () => resolve(socket.destroy() && event === 'connect'))
-    })
-    if (!answers)
-      return [failure(`${placeOf(MAIN_CF, at)}: ${at.text}: nothing answers at ${where}`, deleteLine(MAIN_CF, at))]
+  // Programs on this machine that Postfix asks about mail, and that do not answer: the mail is refused, or waits.
+  const asks = set.filter(
+    ({ name, value }) => /filter|milters|restrictions/.test(name) && !broken(POSTFIX_RULES, name, value, facts),
+  )
+  for (const { value, at = NOWHERE } of asks) {
+    for (const [where, host = '', port] of value.matchAll(/\[?(127(?:\.\d+){3}|localhost|::1)\]?:(\d+)/g)) {
+      if (!(await isFree(host, Number(port)))) continue
+      problems.push(
+        failure(`${placeOf(MAIN_CF, at)}: ${at.text}: nothing answers at ${where}`, deleteLine(MAIN_CF, at)),
+      )
+    }
   }
-  return []
+  return verdict(problems, `${set.length} parameters, ${POSTFIX_RULES.length} rules`)
 }
-
-/** The services of master.cf as postfix-master.cf may call them; docker-mailserver's for port 25 is smtpd/pass. */
-const SERVICES = [
-  'smtp/inet',
-  'smtpd/pass',
-  'submission/inet',
-  'submissions/inet',
-  'smtps/inet',
-  'lmtp/unix',
-  'local/unix',
-  'cleanup/unix',
-  'qmgr/unix',
-  'rewrite/unix',
-  'error/unix',
-  'bounce/unix',
-]
 
 /** postconf(1) warns about parameters that nothing uses, which Postfix itself passes over. */
 export async function mainCfNames(facts: Facts): Promise<Finding[]> {
   facts.needs(MAIN_CF)
   const set = facts.settingsOf(MAIN_CF)
-  const masters = facts
-    .entries(MASTER_CF)
-    .map((at) => ({ at, ...masterLine(at) }) as Partial<Setting> & { at: Entry; service?: string })
-  const { $ } = await import('../server/shell.ts')
-  const all = [...set.values(), ...masters].flatMap(({ name, value }) => (name ? [`${name} = ${value}\n`] : []))
-  const ask = async (option: string) =>
-    (await facts.isInContainer()) || (await facts.isLive())
-      ? facts.ask('postconf', option)
-      : $({ timeout: ANSWER })`postconf -c ${facts.postfix('names', all.join(''))} ${option}`
-  const asked = await ask('-n')
-  if (asked.exitCode === 127) throw new Skipped('Postfix is not installed yet')
-  const unused = [...asked.stderr.matchAll(/unused parameter: (\w+)=/g)].map(([, name = '']) => name)
-  const known =
-    unused.length > 0 ? [...(await ask('-d')).stdout.matchAll(/^(\w+) =/gm)].map(([, name = '']) => name) : []
-  const problems: Finding[] = []
-  for (const [file, settings] of [
-    [MAIN_CF, [...set.values()]],
-    [MASTER_CF, masters],
-  ] as const) {
-    for (const { name = '', at = { text: '', lines: [0] } } of settings.filter(({ name = '' }) =>
-      unused.includes(name),
-    )) {
-      const meant = nearestOf(name, known)
-      const fix = meant && !set.has(meant) ? writeLine(file, at, at.text.replace(name, meant)) : deleteLine(file, at)
-      const evidence = `${placeOf(file, at)}: Postfix has no parameter ${name}${meant ? `; meant is ${meant}?` : ''}`
-      const isNeeded = file === MAIN_CF && meant && !set.has(meant) && broken(POSTFIX_RULES, meant, undefined, facts)
-      problems.push((isNeeded ? failure : warning)(evidence, fix))
-    }
+  const all = [...set.values()].map((setting) => ({ file: MAIN_CF, at: NOWHERE, ...setting }))
+  for (const at of facts.entries(MASTER_CF)) {
+    const { name, value = '' } = MASTER_LINE.exec(at.text)?.groups ?? {}
+    if (name) all.push({ file: MASTER_CF, at, name, value })
   }
-  for (const { service, at } of masters.filter(({ service }) => service && !SERVICES.includes(service))) {
-    const meant = nearestOf(service ?? '', SERVICES)
-    const fix = meant ? writeLine(MASTER_CF, at, at.text.replace(service ?? '', meant)) : deleteLine(MASTER_CF, at)
-    problems.push(failure(`${placeOf(MASTER_CF, at)}: Postfix has no service ${service}`, fix))
-  }
-  return verdict(problems, `${set.size} names, asked of postconf`)
+  const isHere = !(await facts.isInContainer()) && !(await facts.isLive())
+  const folder = isHere ? facts.postfix('names', all.map(({ name, value }) => `${name} = ${value}\n`).join('')) : ''
+  const ask = (option: string) =>
+    isHere ? $({ timeout: ANSWER })`postconf -c ${folder} ${option}` : facts.ask('postconf', option)
+  const { stderr, exitCode } = await ask('-n')
+  if (exitCode === 127) throw new Skipped('Postfix is not installed yet')
+  const unused = all.filter(({ name }) => stderr.includes(`unused parameter: ${name}=`))
+  const known = unused.length > 0 ? ((await ask('-d')).stdout.match(/^\w+(?= =)/gm) ?? []) : []
+  const problems = unused.map(({ file, at, name }) => {
+    const meant = nearestOf(name, known)
+    const isNew = meant !== undefined && !set.has(meant)
+    const fix = isNew ? writeLine(file, at, at.text.replace(name, meant)) : deleteLine(file, at)
+    const isNeeded = file === MAIN_CF && isNew && broken(POSTFIX_RULES, meant, undefined, facts)
+    const evidence = `${placeOf(file, at)}: Postfix has no parameter ${name}${meant ? `; meant is ${meant}?` : ''}`
+    return (isNeeded ? failure : warning)(evidence, fix)
+  })
+  return verdict(problems, `${all.length} names, asked of postconf`)
 }
 
 /** Parameters that the engine sets from the environment file, in forms of its own. */
