@@ -106,16 +106,10 @@ function nodePackages(): Result | undefined {
     if (status !== 0) throw new Error(`npm ci ended with ${status}`)
     return 'npm ci'
   }
-  return {
-    check: 'node-packages',
-    title: "The project's packages are installed",
-    level: 'failure',
-    evidence: `not installed: ${missing}; no other check can run without them`,
-    fix: 'npm ci',
-    question: 'Install the packages by npm ci?',
-    mend,
-    milliseconds: 0,
-  }
+  const title = "The project's packages are installed"
+  const evidence = `not installed: ${missing}; no other check can run without them`
+  const fix = { fix: 'npm ci', question: 'Install the packages by npm ci?', mend }
+  return { check: 'node-packages', title, level: 'failure', evidence, milliseconds: 0, ...fix }
 }
 
 /** Only root may ask the native engine: where sudo lets it, the script runs again as root, from here. */

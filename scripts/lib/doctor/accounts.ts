@@ -41,10 +41,7 @@ const HASHES: Record<string, RegExp> = {
   'BLF-CRYPT': /^\$2[abxy]\$\d\d\$[./0-9A-Za-z]{53}$/,
 }
 
-interface Account extends Entry {
-  address: string
-  hash: string
-}
+type Account = Entry & { address: string; hash: string }
 const update = ({ address }: Account) => `npm run add-account -- --update ${address}`
 
 // What stands behind the first "|" may be a password: nothing for a screen.
@@ -73,32 +70,28 @@ function badHash(address: string, hash: string): string | false | undefined {
 /** A domain of one account that is nearly one of several: a slip makes a typo a real domain. */
 function slip(domain: string, all: string[]): string | undefined {
   const count = (name: string) => all.filter((other) => other === name).length
-  return count(domain) === 1
-    ? nearestOf(
-        domain,
-        all.filter((other) => count(other) > 1),
-        2,
-      )
-    : undefined
+  const usual = all.filter((other) => count(other) > 1)
+  return count(domain) === 1 ? nearestOf(domain, usual, 2) : undefined
 }
 
 export function accounts(facts: Facts): Finding[] {
   facts.needs(ACCOUNTS)
   // Not logical lines: Dovecot knows no continuation.
-  const all = facts
-    .read(ACCOUNTS)
-    .split('\n')
-    .flatMap((text, index) => {
-      const [address = '', hash = ''] = text.split('|')
-      return /^\s*(#|$)/.test(text) ? [] : [{ text, lines: [index + 1], address, hash }]
-    })
+  const lines = facts.read(ACCOUNTS).split('\n')
+  const all = lines.flatMap((text, index) => {
+    const [address = '', hash = ''] = text.split('|')
+    return /^\s*(#|$)/.test(text) ? [] : [{ text, lines: [index + 1], address, hash }]
+  })
   const problems = judge(ACCOUNTS, all, ACCOUNT_ROWS)
   if (!addressesOf(facts).includes(CATCHALL)) {
     const what =
-      all.length === 0
-        ? 'no account, and docker-mailserver does not start without one'
-        : `no account ${CATCHALL}, and foreign mail has nowhere to go`
-    problems.push(failure(`${ACCOUNTS} has ${what}`, `npm run add-account -- ${CATCHALL} catchall`))
+      all.length === 0 ? 'no account, and docker-mailserver does not start without one' : `no account ${CATCHALL}`
+    problems.push(
+      failure(
+        `${ACCOUNTS} has ${what}, and foreign mail has nowhere to go`,
+        `npm run add-account -- ${CATCHALL} catchall`,
+      ),
+    )
   }
   return verdict(problems, `${all.length} accounts`)
 }
@@ -132,17 +125,11 @@ export function masterUser(facts: Facts): Finding[] {
   return [failure(`${file} has no line user:{PLAIN}password`, `git checkout -- ${file}`)]
 }
 
-interface Alias extends Entry {
-  from: string
-  to: string[]
-}
+type Alias = Entry & { from: string; to: string[] }
 
 export function aliases(facts: Facts): Finding[] {
   const all = facts.entries(VIRTUAL).map((entry): Alias => {
-    const [from = '', ...to] = entry.text
-      .toLowerCase()
-      .split(/[\s,]+/)
-      .filter((word) => word !== '')
+    const [from = '', ...to] = entry.text.toLowerCase().match(/[^\s,]+/g) ?? []
     return { ...entry, from, to }
   })
   const [own, domains] = [addressesOf(facts), domainsOf(facts)]
@@ -177,38 +164,25 @@ export function aliases(facts: Facts): Finding[] {
   ]
   const local = inConfig('postfix-aliases.cf')
   const program = /[:,\s]"?(\|[^",]*|\/[^",\s]*|:include:[^",\s]*)/
-  const localRow: Row<Entry> = {
-    wrong: ({ text }) => program.test(text) && `mail goes to ${program.exec(text)?.[1]}`,
-    level: 'warning',
-  }
-  return verdict(
-    [...judge(VIRTUAL, all, rows), ...judge(local, facts.entries(local), [localRow])],
-    `${all.length} aliases`,
-  )
+  const runs = facts.entries(local).flatMap((at) => {
+    const [, target] = program.exec(at.text) ?? []
+    return target ? [warning(`${placeOf(local, at)}: mail goes to ${target}`, deleteLine(local, at))] : []
+  })
+  return verdict([...judge(VIRTUAL, all, rows), ...runs], `${all.length} aliases`)
 }
 
 /** Foreign addresses that both tables have to catch, whatever the domains of the accounts are called. */
-const FOREIGN = [
-  'someone@foreign.example',
-  'root@gmail.com',
-  'news@sub.example.co.jp',
-  '"a b"@foreign.example',
-  'x@localhost.example',
-]
+const FOREIGN =
+  'someone@foreign.example|root@gmail.com|news@sub.example.co.jp|"a b"@foreign.example|x@localhost.example'.split('|')
 
 /** What Postfix itself answers by the two tables, for foreign addresses, for those that look like our own, and for our own. */
 export async function tables(facts: Facts): Promise<Finding[]> {
   facts.needs(CAUGHT, MAP)
   const [own, domains] = [addressesOf(facts), domainsOf(facts)]
-  const alike = domains.flatMap((domain) =>
-    [
-      `sub.${domain}`,
-      `not${domain}`,
-      `${domain}.example`,
-      domain.replace('.', 'x'),
-      domain.replace(/\.(?=[^.]*$)/, '-'),
-    ].map((name) => `x@${name}`),
-  )
+  const alike = domains.flatMap((domain) => {
+    const [noDot, noLastDot] = [domain.replace('.', 'x'), domain.replace(/\.(?=[^.]*$)/, '-')]
+    return [`x@sub.${domain}`, `x@not${domain}`, `x@${domain}.example`, `x@${noDot}`, `x@${noLastDot}`]
+  })
   const foreign = [...FOREIGN, ...alike].filter((address) => !domains.includes(domainOf(address)))
   const witnesses = witnessesOf(facts)
   const [caught, routed] = await Promise.all([
@@ -236,12 +210,8 @@ export async function tables(facts: Facts): Promise<Finding[]> {
   const out = foreign.find((address) => !/^(local|error|retry):/.test(goes(address) ?? ''))
   if (out && !leaving) {
     const fix = /^\/\^\/\s+local:/m.test(facts.read(MAP)) ? undefined : `Write as the last line of ${MAP}: /^/ local:`
-    problems.push(
-      failure(
-        `${MAP}: mail to ${out} ${goes(out) ? `goes to ${goes(out)}` : 'has no line'}; only default_transport keeps it here`,
-        fix,
-      ),
-    )
+    const way = goes(out) ? `goes to ${goes(out)}` : 'has no line'
+    problems.push(failure(`${MAP}: mail to ${out} ${way}; only default_transport keeps it here`, fix))
   }
   for (const domain of domains) {
     const address = own.find((account) => account.endsWith(`@${domain}`)) ?? CATCHALL

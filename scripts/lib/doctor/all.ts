@@ -2,7 +2,7 @@
 import { Failure, messageOf } from '../cli.ts'
 import { accounts, aliases, masterUser, quotas, tables } from './accounts.ts'
 import { type Finding, failure, type Result, Skipped, settle, shorten, warning } from './check.ts'
-import { answers, logins } from './clients.ts'
+import { logins } from './clients.ts'
 import { compose } from './compose.ts'
 import { Facts } from './facts.ts'
 import { files, gluedLines, leftovers, lineEnds, remains } from './files.ts'
@@ -24,7 +24,7 @@ export interface Check {
 
 /** Mail is refused or does not arrive; nobody answers, or not as he should; npm start refuses the files, and nothing of them is live. */
 const MAIL = ['mail-virtual', 'mail-foreign', 'mail-unknown', 'queue', 'log']
-const ANSWERS = ['answers', 'logins', 'live', ...MAIL]
+const ANSWERS = ['logins', 'live', ...MAIL]
 const START = ['start', ...ANSWERS]
 
 // biome-ignore format: one check a line
@@ -57,12 +57,11 @@ export const CHECKS: readonly Check[] = ([
   ['live', 'The running server is the one that the files describe', server.live, ['way-out', ...ANSWERS]],
   ['way-out', 'The running Postfix has no SMTP client, and nothing that leads out', wayOut, MAIL],
   ['certificate', 'Key and certificate belong together', server.certificate, ANSWERS],
-  ['mailboxes', 'Dovecot may enter and write every mailbox', server.mailboxes, ['answers', 'logins', ...MAIL]],
+  ['mailboxes', 'Dovecot may enter and write every mailbox', server.mailboxes, ['logins', ...MAIL]],
   ['mailbox-quotas', 'No mailbox is full', server.mailboxQuotas, MAIL],
   ['disk', 'There is room for mail', server.disk, MAIL],
   ['leftovers', 'No dead process left a lock or a half-written file', leftovers, []],
-  ['answers', 'Every port lets an account log in, with TLS where it should', answers, ['logins', ...MAIL]],
-  ['logins', 'Every account can log in', logins, MAIL],
+  ['logins', 'Every port lets an account log in, with TLS where it should, and POP3 all of them', logins, MAIL],
   // What stops a mail from foo to bar stops the other one as well.
   ['mail-virtual', 'A mail from foo to bar arrives and is read over POP3 and IMAP', mailVirtual, ['mail-foreign', 'queue', 'log']],
   ['mail-foreign', 'A mail to a foreign address, without a login, ends in catchall with its envelope recipient', mailForeign, ['queue', 'log']],

@@ -12,8 +12,8 @@ import { causeIn } from './log.ts'
 import { addressesOf } from './rules.ts'
 import { answering } from './server.ts'
 
-/** Accounts that log in at the same time, and at all. */
-const LOGINS = { together: 4, most: 40 }
+/** Logins at the same time, and accounts that log in at all. */
+const [TOGETHER, MOST] = [8, 40]
 /** Milliseconds from which on an answer may be a wait for the DNS. */
 const SLOW = 3_000
 
@@ -42,43 +42,53 @@ export async function sayByImap(host: string, port: number, isSecure: boolean, c
 export const imapLogin = ({ user, password }: Login) =>
   `LOGIN ${[user, password].map((word) => `"${word.replace(/(["\\])/g, '\\$1')}"`).join(' ')}`
 
-export async function answers(facts: Facts): Promise<Finding[]> {
+/** Logs in on each port with the first account, and over POP3 with all of them, by the master user. */
+export async function logins(facts: Facts): Promise<Finding[]> {
   const engine = await answering(facts)
   const { host, ports } = facts.settings()
-  const [address] = addressesOf(facts)
-  if (!address) throw new Skipped('there is no account to log in with')
-  const login = masterLogin(address)
-  const look = async (name: ServiceName) => {
-    const [port, begin] = [ports[name], performance.now()]
+  const { SSL_TYPE } = facts.environment()
+  const services = enabledServices(facts.environment())
+  const [first = '', ...others] = addressesOf(facts).slice(0, MOST)
+  if (!first) throw new Skipped('there is no account to log in with')
+  const look = async (name: ServiceName, address: string) => {
+    const [port, login, begin] = [ports[name], masterLogin(address), performance.now()]
     // Port 25 has no TLS here; 587, 110 and 143 have STARTTLS, the others TLS from the first byte.
-    const isPlain = !facts.environment().SSL_TYPE || name === 'smtp'
-    const server = {
-      host,
-      port,
-      tls: isPlain ? 'none' : /s$/.test(name) ? 'implicit' : 'starttls',
-      timeout: ANSWER,
-    } as const
-    const label = `${SERVICES[name].protocol} on port ${port}`
-    const open: Promise<unknown> = name.startsWith('imap')
-      ? sayByImap(host, port, server.tls === 'implicit', [imapLogin(login)])
-      : name.startsWith('pop3')
-        ? Pop3Session.open(server, login).then((session) => session.quit())
-        : SmtpSession.open(server, { login, loginWasChosen: true }).then((session) => session.close())
-    const problem = await open.then(
-      () => undefined,
-      (error) => `${label}: ${messageOf(error)}`,
-    )
-    return { label, problem, took: performance.now() - begin }
+    const tls = !SSL_TYPE || name === 'smtp' ? 'none' : /s$/.test(name) ? 'implicit' : 'starttls'
+    const server = { host, port, tls, timeout: ANSWER } as const
+    let error: unknown
+    try {
+      if (name.startsWith('imap')) await sayByImap(host, port, tls === 'implicit', [imapLogin(login)])
+      else if (name.startsWith('pop3')) await (await Pop3Session.open(server, login)).quit()
+      else await (await SmtpSession.open(server, { login, loginWasChosen: true })).close()
+    } catch (thrown) {
+      error = thrown
+    }
+    return { label: `${SERVICES[name].protocol} on port ${port}`, address, error, took: performance.now() - begin }
   }
-  const all = (await Promise.all(enabledServices(facts.environment()).map(look))).sort((a, b) => b.took - a.took)
-  const bad = all.flatMap(({ problem }) => problem ?? [])
+  const tries = services.map((name) => () => look(name, first))
+  if (services.includes('pop3')) tries.push(...others.map((address) => () => look('pop3', address)))
+  const all: Awaited<ReturnType<typeof look>>[] = []
+  const worker = async () => {
+    for (let next = tries.shift(); next; next = tries.shift()) all.push(await next())
+  }
+  await Promise.all(Array.from({ length: TOGETHER }, worker))
+  const bad = all.filter(({ error }) => error)
   const cause = bad.length > 0 ? causeIn(await engine.logged()) : undefined
-  if (bad.length > 0) return bad.map((problem) => failure(problem + (cause ? `; the log says ${cause}` : '')))
-  const [{ label, took } = { label: '', took: 0 }, quickest] = [all[0], all.at(-1)?.took ?? 0]
+  const problems = bad.map(({ label, address, error }) => {
+    // Where others get in, the account is at fault.
+    const isRefused = bad.length === 1 && error instanceof Failure && error.exit === 'login'
+    const evidence = `${label} for ${address}: ${messageOf(error)}${cause ? `; the log says ${cause}` : ''}`
+    return failure(evidence, isRefused ? `npm run add-account -- --update ${address}` : undefined)
+  })
+  const times = all.sort((a, b) => b.took - a.took)
+  const [{ label, took } = { label: '', took: 0 }, quickest] = [times[0], times.at(-1)?.took ?? 0]
   // What all of them take is the machine's own slowness.
-  const slow =
-    took > Math.max(SLOW, 4 * quickest) ? [warning(`slow: ${label} took ${(took / 1000).toFixed(1)} s to answer`)] : []
-  return verdict(slow, `${all.length} ports on ${host}, the slowest after ${Math.round(took)} ms`)
+  if (problems.length === 0 && took > Math.max(SLOW, 4 * quickest))
+    problems.push(warning(`slow: ${label} took ${(took / 1000).toFixed(1)} s to answer`))
+  return verdict(
+    problems,
+    `${services.length} ports on ${host}, ${others.length + 1} accounts, the slowest after ${Math.round(took)} ms`,
+  )
 }
 
 /** A session over POP3, where the environment file has it on. */
@@ -88,34 +98,10 @@ export function openPop3(facts: Facts, login: Login): Promise<Pop3Session> {
   return Pop3Session.open({ host, port: ports.pop3, tls: 'none', timeout: ANSWER }, login)
 }
 
-export async function logins(facts: Facts): Promise<Finding[]> {
-  await answering(facts)
-  const waiting = addressesOf(facts).slice(0, LOGINS.most)
-  const count = waiting.length
-  const problems: Finding[] = []
-  const worker = async () => {
-    for (let address = waiting.shift(); address; address = waiting.shift()) {
-      const error = await openPop3(facts, masterLogin(address))
-        .then((session) => session.quit())
-        .catch((thrown) => thrown)
-      if (error instanceof Skipped) throw error
-      const isRefused = error instanceof Failure && error.exit === 'login'
-      if (error)
-        problems.push(failure(messageOf(error), isRefused ? `npm run add-account -- --update ${address}` : undefined))
-    }
-  }
-  await Promise.all(Array.from({ length: LOGINS.together }, worker))
-  // Where nobody gets in, no account is at fault.
-  if (problems.length === count && count > 1) return [failure(`no account can log in: ${problems[0]?.evidence}`)]
-  return verdict(problems, `${count} accounts over POP3`)
-}
+export type Tell = NonNullable<Parameters<typeof SmtpSession.open>[1]['tell']>
 
 /** A session over SMTP on port 25; with a login where one is given. */
-export function openSmtp(
-  facts: Facts,
-  login?: Login,
-  tell?: (who: 'client' | 'server', line: string) => void,
-): Promise<SmtpSession> {
+export function openSmtp(facts: Facts, login?: Login, tell?: Tell): Promise<SmtpSession> {
   const { host, ports } = facts.settings()
   const options = { login, loginWasChosen: login !== undefined, ...(tell && { tell }) }
   return SmtpSession.open({ host, port: ports.smtp, tls: 'none', timeout: ANSWER }, options)

@@ -27,17 +27,13 @@ const PORTS = [25, 587, 465, 110, 995, 143, 993]
 const CLEAN_STOP = 16
 
 /** What is wrong, in words; nothing where all is right. */
-function wrongsOf(
-  service: Service,
-  { volumes = {} }: Project,
-  facts: Facts,
-): { failures: unknown[]; warnings: unknown[] } {
+function wrongsOf(service: Service, { volumes = {} }: Project, facts: Facts) {
   const { image = '', container_name: name, network_mode, ports = [], stop_grace_period: period = '10s' } = service
   const mountOf = (path: string) => service.volumes?.find(({ target }) => target.replace(/\/$/, '') === path)
   const [config, state] = [mountOf('/tmp/docker-mailserver'), mountOf('/var/mail-state')]
   const isBind = state?.type === 'bind' || /\bbind\b/.test(volumes[state?.source ?? '']?.driver_opts?.o ?? '')
   const isDesktop = facts.platform === 'win32' || facts.platform === 'darwin'
-  // What BIND_ADDRESS opens is judged by "trust".
+  // What BIND_ADDRESS opens is judged by "settings".
   const isOpen = ({ host_ip: address = '' }) =>
     !/^(127(\.\d+){3}|::1)$/.test(address) && (address === '' || address !== process.env.BIND_ADDRESS)
   const open = ports.find(isOpen)
@@ -105,8 +101,6 @@ export async function compose(facts: Facts): Promise<Finding[]> {
       `${wrong}`.includes(dmsVersion) && service.image?.endsWith(`:${dmsVersion}`) && !process.env.DMS_VERSION
     return wrong ? [find(`Compose: ${wrong}`, isByEnv ? addLine('.env', 'DMS_VERSION=15.1.0') : undefined)] : []
   }
-  return verdict(
-    [...failures.flatMap(tell(failure)), ...warnings.flatMap(tell(warning))],
-    `image ${service.image}, ${service.ports?.length} ports`,
-  )
+  const problems = [...failures.flatMap(tell(failure)), ...warnings.flatMap(tell(warning))]
+  return verdict(problems, `image ${service.image}, ${service.ports?.length} ports`)
 }

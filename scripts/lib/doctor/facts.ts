@@ -52,8 +52,6 @@ export interface Setting {
 
 export class Facts {
   readonly platform = process.platform
-  /** What others wait for: whether the doctor's own mails arrived, by the check's name. */
-  readonly flows = new Map<string, Promise<boolean>>()
   readonly #once = new Map<string, unknown>()
   #scratch: string | undefined
 

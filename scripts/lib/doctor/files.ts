@@ -1,15 +1,5 @@
 /** The files of the configuration folder: that they can be read, as text, and what dead processes left there. */
-import {
-  chownSync,
-  existsSync,
-  readdirSync,
-  readFileSync,
-  realpathSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { chownSync, existsSync, readFileSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { remainsOf, repaired } from '../accounts/changes.ts'
 import { CONFIGURATION_LOCK, change, readConfiguration } from '../accounts/configuration.ts'
@@ -22,6 +12,7 @@ import {
   CONFIG,
   ENV_FILE,
   type Facts,
+  filesIn,
   inConfig,
   MAIN_CF,
   MAP,
@@ -30,20 +21,9 @@ import {
 } from './facts.ts'
 
 /** The files that come with the project, of the configuration folder. */
-export const OWN_FILES = [
-  'postfix-main.cf',
-  'postfix-master.cf',
-  'postfix-accounts.cf',
-  'postfix-virtual.cf',
-  'postfix-regexp.cf',
-  'postfix-transport_maps',
-  'postfix-failures.pcre',
-  'postfix-failures-data.pcre',
-  'dovecot.cf',
-  'dovecot-2.4.cf',
-  'dovecot-master-users',
-  'user-patches.sh',
-].map(inConfig)
+const OWN = `postfix-main.cf postfix-master.cf postfix-accounts.cf postfix-virtual.cf postfix-regexp.cf postfix-transport_maps
+  postfix-failures.pcre postfix-failures-data.pcre dovecot.cf dovecot-2.4.cf dovecot-master-users user-patches.sh`
+export const OWN_FILES = OWN.split(/\s+/).map(inConfig)
 /** Two are only for the release that reads them, and one for Docker. */
 const SPARE = /dovecot-2\.4\.cf|user-patches\.sh|docker-compose/
 
@@ -65,12 +45,8 @@ const ENTRIES: [file: string, looks: RegExp, mayGoOn: RegExp][] = [
 ]
 
 export function lineEnds(facts: Facts): Finding[] {
-  const inFolder = existsSync(CONFIG_DIR)
-    ? readdirSync(CONFIG_DIR)
-        .filter((name) => !/\.(tmp|lock)$/.test(name))
-        .sort()
-    : []
-  const names = [COMPOSE_FILE, ENV_FILE, ...inFolder.map(inConfig)]
+  const inFolder = filesIn(CONFIG_DIR).filter((name) => !/\.(tmp|lock)$/.test(name))
+  const names = [COMPOSE_FILE, ENV_FILE, ...inFolder.sort().map(inConfig)]
   const problems = names.flatMap((name) => {
     const text = facts.raw(name)
     if (text === '' || withLineEnds(text) === text) return []
@@ -99,12 +75,7 @@ export function gluedLines(facts: Facts): Finding[] {
   return verdict(problems, `${ENTRIES.length} files`)
 }
 
-const withLineEnds = (text: string) =>
-  text &&
-  `${text
-    .replace(/^\ufeff/, '')
-    .replace(/\r\n?/g, '\n')
-    .replace(/\n$/, '')}\n`
+const withLineEnds = (text: string) => text.replace(/^\ufeff/, '').replace(/\r\n?|(?<=[^\r\n])$/g, '\n')
 
 /** Changes a file as it is now, under the lock of the configuration folder. */
 export async function edit(name: string, change: (text: string) => string): Promise<string> {
@@ -141,25 +112,21 @@ export function remains(): Finding[] {
 }
 
 export function leftovers(): Finding[] {
-  const names = existsSync(CONFIG_DIR) ? readdirSync(CONFIG_DIR) : []
-  const problems = names
-    .filter((name) => /\.(tmp|lock)$/.test(name))
-    .flatMap((name) => {
-      const path = join(CONFIG_DIR, name)
-      const textOf = () => (existsSync(path) ? readFileSync(path, 'utf8') : '')
-      // A writer at work has a half-written file for some milliseconds.
-      const isLeft = name.endsWith('.lock')
-        ? () => existsSync(path) && isLeftBehind(path, textOf())
-        : () => existsSync(path) && Date.now() - statSync(path).mtimeMs > 60_000
-      if (!isLeft()) return []
-      const mend = () => {
-        // Somebody may have taken it over since.
-        if (!isLeft()) return `${inConfig(name)} is not left behind any more`
-        rmSync(path, { force: true })
-        return `removed ${inConfig(name)}`
-      }
-      const how = name.endsWith('.lock') ? `was left by "${textOf().trim()}", which is gone` : 'was left half-written'
-      return [warning(`${inConfig(name)} ${how}`, MEND, { mend })]
-    })
+  const names = filesIn(CONFIG_DIR).filter((name) => /\.(tmp|lock)$/.test(name))
+  const problems = names.flatMap((name) => {
+    const [path, isLock] = [join(CONFIG_DIR, name), name.endsWith('.lock')]
+    const holder = () => (existsSync(path) ? readFileSync(path, 'utf8') : '')
+    const ageOf = () => Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Date.now())
+    // A writer at work has a half-written file for some milliseconds.
+    const isLeft = () => (isLock ? existsSync(path) && isLeftBehind(path, holder()) : ageOf() > 60_000)
+    const mend = () => {
+      // Somebody may have taken it over since.
+      if (!isLeft()) return `${inConfig(name)} is not left behind any more`
+      rmSync(path, { force: true })
+      return `removed ${inConfig(name)}`
+    }
+    const how = isLock ? `was left by "${holder().trim()}", which is gone` : 'was left half-written'
+    return isLeft() ? [warning(`${inConfig(name)} ${how}`, MEND, { mend })] : []
+  })
   return verdict(problems, 'none')
 }

@@ -2,6 +2,7 @@
  * What the queue holds, and what replies of the server and lines of its log mean. They name the cause of a trouble that the
  * doctor has seen itself: a line whose trouble is over says nothing about today. To add a rule, add a row.
  */
+import { CONTAINER } from '../settings.ts'
 import { type Finding, failure, verdict, warning } from './check.ts'
 import { ANSWER, type Facts } from './facts.ts'
 import { answering } from './server.ts'
@@ -66,29 +67,24 @@ export async function queueOf(facts: Facts): Promise<Queued[]> {
 
 export async function queue(facts: Facts): Promise<Finding[]> {
   const engine = await answering(facts)
-  // Another try helps where mail flows now.
-  const flows = (await Promise.all(facts.flows.values())).every((isOk) => isOk)
+  const where = engine.name === 'native' && `-c ${facts.settings().stateDir}/postfix `
   const typed = (program: string, option: string) =>
-    engine.name === 'docker'
-      ? `docker exec development-mail-server ${program} ${option}`
-      : `${program} -c ${facts.settings().stateDir}/postfix ${option}`
+    where ? `${program} ${where}${option}` : `docker exec ${CONTAINER} ${program} ${option}`
   const all = await queueOf(facts)
   const stuck = all.filter(({ queue_name }) => queue_name === 'deferred' || queue_name === 'hold')
   const reasonOf = ({ queue_name, recipients }: Queued) =>
     queue_name === 'hold'
       ? 'on hold'
-      : (recipients.find(({ delay_reason }) => delay_reason)?.delay_reason ?? 'no reason given')
+      : (recipients.flatMap(({ delay_reason }) => delay_reason ?? [])[0] ?? 'no reason given')
   const problems = [...new Set(stuck.map(reasonOf))].map((reason) => {
     const same = stuck.filter((mail) => reasonOf(mail) === reason)
     const { queue_id, recipients = [] } = same[0] ?? {}
     const which = same.length === 1 ? `${queue_id} to` : `${same.length} mails, the first to`
     const is = `${which} ${recipients[0]?.address}`
-    if (reason === 'on hold')
-      return failure(
-        `${is}: on hold, which nothing but this ends`,
-        `${typed('postsuper', '-H ALL')} && ${typed('postqueue', '-f')}`,
-      )
-    return failure(`waits: ${is}: ${explained(reason)}`, flows ? typed('postqueue', '-f') : undefined)
+    const release = `${typed('postsuper', '-H ALL')} && ${typed('postqueue', '-f')}`
+    if (reason === 'on hold') return failure(`${is}: on hold, which nothing but this ends`, release)
+    // Where mail does not flow, and another try does not help, this is a symptom.
+    return failure(`waits: ${is}: ${explained(reason)}`, typed('postqueue', '-f'))
   })
   return verdict(problems, all.length === 0 ? 'empty' : `${all.length} on their way`)
 }
@@ -99,8 +95,6 @@ export async function log(facts: Facts): Promise<Finding[]> {
   if (await facts.isRunning()) return verdict([], 'the checks that fail look into it')
   const lines = await engine.logged()
   const cause = causeIn(lines)
-  return verdict(
-    cause ? [warning(`the log of the last start: ${cause}`)] : [],
-    `${lines.length} lines since the last start`,
-  )
+  const problems = cause ? [warning(`the log of the last start: ${cause}`)] : []
+  return verdict(problems, `${lines.length} lines since the last start`)
 }

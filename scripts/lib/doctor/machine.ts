@@ -13,12 +13,10 @@ export function settings(facts: Facts): Finding[] {
     const isOpen = !/^(127\.|::1$)/.test(bindAddress)
     const trusted = (isOpen && facts.environment().PERMIT_DOCKER) || 'none'
     const fix = process.env.BIND_ADDRESS ? 'unset BIND_ADDRESS' : addLine('.env', 'BIND_ADDRESS=127.0.0.1')
-    const may =
-      trusted === 'none'
-        ? 'may log in, with passwords that everybody knows'
-        : `sends without logging in (PERMIT_DOCKER=${trusted})`
-    const said = `the ports are on ${bindAddress}: whoever reaches this machine ${may}`
-    const problems = isOpen ? [(trusted === 'none' ? warning : failure)(said, fix)] : []
+    const who = `the ports are on ${bindAddress}: whoever reaches this machine`
+    const worse = failure(`${who} sends without logging in (PERMIT_DOCKER=${trusted})`, fix)
+    const bad = trusted === 'none' ? warning(`${who} may log in, with passwords that everybody knows`, fix) : worse
+    const problems = isOpen ? [bad] : []
     return verdict(problems, `${bindAddress}, SMTP on ${ports.smtp}, POP3 on ${ports.pop3}, IMAP on ${ports.imap}`)
   } catch (error) {
     if (error instanceof Failure) return [failure(error.message)]
@@ -49,12 +47,8 @@ export async function image(facts: Facts): Promise<Finding[]> {
   const reason = remote.exitCode === null ? 'the registry does not answer' : (remote.stderr.trim().split('\n')[0] ?? '')
   const isWrong =
     /no such manifest|not found|unknown/.test(reason) && setting('DMS_VERSION') && !process.env.DMS_VERSION
-  return [
-    failure(
-      `${name} is not here and cannot be pulled: ${reason}`,
-      isWrong ? addLine('.env', 'DMS_VERSION=15.1.0') : undefined,
-    ),
-  ]
+  const fix = isWrong ? addLine('.env', 'DMS_VERSION=15.1.0') : undefined
+  return [failure(`${name} is not here and cannot be pulled: ${reason}`, fix)]
 }
 
 export async function packages(facts: Facts): Promise<Finding[]> {
@@ -66,10 +60,8 @@ export async function packages(facts: Facts): Promise<Finding[]> {
     return `installed ${missing}`
   }
   const question = `Install ${missing} by apt?`
-  return verdict(
-    missing ? [warning(`not installed: ${missing}; npm start installs them`, MEND, { mend, question })] : [],
-    'Postfix and Dovecot',
-  )
+  const problem = warning(`not installed: ${missing}; npm start installs them`, MEND, { mend, question })
+  return verdict(missing ? [problem] : [], 'Postfix and Dovecot')
 }
 
 export async function root(facts: Facts): Promise<Finding[]> {
@@ -78,10 +70,6 @@ export async function root(facts: Facts): Promise<Finding[]> {
   const { exitCode } = await $({ timeout: DOCKER })`sudo -n true`
   if (exitCode === 0) return verdict([], 'sudo asks for no password')
   if (exitCode === 127) return [failure('the native engine needs root, and there is no sudo: run this as root')]
-  return [
-    failure(
-      'the native engine needs root, and sudo wants a password',
-      'sudo env PATH="$PATH" npx tsx scripts/doctor.ts',
-    ),
-  ]
+  const fix = 'sudo env PATH="$PATH" npx tsx scripts/doctor.ts'
+  return [failure('the native engine needs root, and sudo wants a password', fix)]
 }

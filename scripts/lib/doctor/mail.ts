@@ -1,11 +1,11 @@
 /** Mail really flows: test mails are sent, read and removed; where one is lost, its cause is looked for. */
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { BAR, CATCHALL, FOO, type Login, masterLogin } from '../accounts/accounts.ts'
+import { BAR, CATCHALL, FOO, type Login, masterLogin, VIRTUAL_DOMAIN } from '../accounts/accounts.ts'
 import { messageOf } from '../cli.ts'
 import { enabledProtocols } from '../settings.ts'
 import { type Finding, failure, Skipped, verdict, warning } from './check.ts'
-import { imapLogin, openPop3, openSmtp, sayByImap } from './clients.ts'
+import { imapLogin, openPop3, openSmtp, sayByImap, type Tell } from './clients.ts'
 import { ANSWER, type Facts, MAIN_CF, VIRTUAL } from './facts.ts'
 import { causeIn, explained, fixOf, queueOf } from './log.ts'
 import { addressesOf, domainsOf } from './rules.ts'
@@ -30,13 +30,8 @@ interface TestMail {
 /** Sends a test mail. Throws with the server's words where it is not taken. */
 async function send(facts: Facts, to: string, login?: Login): Promise<TestMail> {
   const [id, begin] = [`doctor-${randomBytes(8).toString('hex')}`, performance.now()]
-  const header = [
-    `From: ${FOO}`,
-    `To: ${to}`,
-    `Message-ID: <${id}@development-virtual.example.com>`,
-    'Subject: Test mail of npm run doctor',
-  ]
-  const bytes = Buffer.from([...header, '', 'This mail is deleted as soon as it was read.', ''].join('\r\n'))
+  const header = `From: ${FOO}\r\nTo: ${to}\r\nMessage-ID: <${id}@${VIRTUAL_DOMAIN}>\r\nSubject: Test mail of npm run doctor\r\n`
+  const bytes = Buffer.from(`${header}\r\nThis mail is deleted as soon as it was read.\r\n`)
   const session = await openSmtp(facts, login)
   const { problem, queueId } = await session.deliver({ envelope: { from: FOO, to: [to] }, bytes })
   await session.close()
@@ -75,11 +70,7 @@ async function takeByImap(facts: Facts, login: Login, { id }: TestMail): Promise
 }
 
 /** Follows a mail that was accepted until `seen` gives something, and gives that, or what became of the mail instead. */
-async function follow(
-  facts: Facts,
-  mail: TestMail,
-  seen: () => Promise<string | undefined>,
-): Promise<string | Finding> {
+async function follow(facts: Facts, mail: TestMail, seen: () => Promise<string | undefined>) {
   const is = `the mail to ${mail.to} was accepted`
   for (let [wait, sentAt] = [30, 0]; ; wait = Math.min(wait * 1.5, 500)) {
     await sleep(wait)
@@ -112,35 +103,24 @@ async function fateOf(
   return { moving: reason ?? 'nothing is logged about it' }
 }
 
-/** Sends a mail and judges what is found of it; others learn whether mail flows. Words of the server are what went wrong. */
-function flow(
+/** Runs a test with a mail, and takes one that did not arrive out of the queue. Words of the server are what went wrong. */
+async function flow(
   facts: Facts,
-  name: string,
   test: (sent: (mail: TestMail) => TestMail) => Promise<Finding[]>,
 ): Promise<Finding[]> {
-  const result = (async () => {
-    let mail: TestMail | undefined
-    try {
-      await answering(facts)
-      const findings = await test((sent) => (mail = sent))
-      if (findings[0]?.level === 'ok') mail = undefined
-      return findings
-    } catch (error) {
-      if (error instanceof Skipped || error instanceof TypeError) throw error
-      return [failure(explained(messageOf(error)), fixOf(messageOf(error)))]
-    } finally {
-      // Lest it arrives later.
-      if (mail?.queueId) await (await facts.server()).exec(['postsuper', '-d', mail.queueId], { timeout: ANSWER })
-    }
-  })()
-  facts.flows.set(
-    name,
-    result.then(
-      ([finding]) => finding?.level === 'ok',
-      () => false,
-    ),
-  )
-  return result
+  let mail: TestMail | undefined
+  try {
+    await answering(facts)
+    const findings = await test((sent) => (mail = sent))
+    if (findings[0]?.level === 'ok') mail = undefined
+    return findings
+  } catch (error) {
+    if (error instanceof Skipped || error instanceof TypeError) throw error
+    return [failure(explained(messageOf(error)), fixOf(messageOf(error)))]
+  } finally {
+    // Lest it arrives later.
+    if (mail?.queueId) await (await facts.server()).exec(['postsuper', '-d', mail.queueId], { timeout: ANSWER })
+  }
 }
 
 function assertAccounts(facts: Facts, ...addresses: string[]): void {
@@ -151,7 +131,7 @@ function assertAccounts(facts: Facts, ...addresses: string[]): void {
 const since = ({ begin }: TestMail) => `${Math.round(performance.now() - begin)} ms`
 
 export const mailVirtual = (facts: Facts) =>
-  flow(facts, 'virtual', async (sent) => {
+  flow(facts, async (sent) => {
     const { pop3, imap } = enabledProtocols(facts.environment())
     if (!pop3 && !imap) throw new Skipped('POP3 and IMAP are off, see "environment"')
     assertAccounts(facts, FOO, BAR)
@@ -168,7 +148,7 @@ export const mailVirtual = (facts: Facts) =>
   })
 
 export const mailForeign = (facts: Facts) =>
-  flow(facts, 'foreign', async (sent) => {
+  flow(facts, async (sent) => {
     if (!enabledProtocols(facts.environment()).pop3) throw new Skipped('POP3 is off, see "environment"')
     assertAccounts(facts, CATCHALL)
     const random = randomBytes(4).toString('hex')
@@ -183,23 +163,20 @@ export const mailForeign = (facts: Facts) =>
 
 export async function mailUnknown(facts: Facts): Promise<Finding[]> {
   await answering(facts)
-  const domain = BAR.replace(/.*@/, '')
+  const domain = VIRTUAL_DOMAIN
   const takesAll = facts.entries(VIRTUAL).some(({ text }) => text.toLowerCase().startsWith(`@${domain} `))
   if (!domainsOf(facts).includes(domain) || takesAll) throw new Skipped(`${domain} takes any address, or none`)
   const recipient = `nobody-${randomBytes(4).toString('hex')}@${domain}`
   const said: string[] = []
   try {
-    const session = await openSmtp(facts, undefined, (who, line) =>
-      who === 'client' && /^RCPT/i.test(line) ? said.splice(0) : said.push(line),
-    )
+    const tell: Tell = (who, line) => (who === 'client' && /^RCPT/i.test(line) ? said.splice(0) : said.push(line))
+    const session = await openSmtp(facts, undefined, tell)
     await session.accepts(recipient)
     const reply = said[0] ?? ''
     await session.close()
     if (reply.startsWith('550')) return verdict([], `${reply.slice(0, 9)} for ${recipient}`)
-    const why = reply.startsWith('2')
-      ? `see smtpd_recipient_restrictions and virtual_alias_domains in ${MAIN_CF}`
-      : explained(reply)
-    return [failure(`RCPT TO:<${recipient}> got "${reply}", not 550: ${why}`)]
+    const where = `see smtpd_recipient_restrictions and virtual_alias_domains in ${MAIN_CF}`
+    return [failure(`RCPT TO:<${recipient}> got "${reply}", not 550: ${/^2/.test(reply) ? where : explained(reply)}`)]
   } catch (error) {
     return [failure(explained(messageOf(error)))]
   }

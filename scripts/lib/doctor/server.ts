@@ -3,7 +3,6 @@ import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { CATCHALL, parseAccounts } from '../accounts/accounts.ts'
-import { entriesOf } from '../accounts/tables.ts'
 import { messageOf } from '../cli.ts'
 import type { Engine } from '../server/engine.ts'
 import { holdersOf, isFree } from '../server/ports.ts'
@@ -27,10 +26,7 @@ export async function ports(facts: Facts): Promise<Finding[]> {
     const [holder, isClosed] = [holders.get(port), await isFree(bindAddress, port)]
     if (isClosed && isUp)
       problems.push(
-        failure(
-          `nothing listens on ${port} (${protocol}): the server was started with other ports, or services`,
-          'npm start',
-        ),
+        failure(`nothing listens on ${port} (${protocol}): the server was started with other ports`, 'npm start'),
       )
     if (isClosed || (isUp && (!holder || engine?.owns(holder) || !isRoot))) continue
     let free = 10_000 + (port % 10_000)
@@ -62,11 +58,11 @@ export async function running(facts: Facts): Promise<Finding[]> {
 export async function processes(facts: Facts): Promise<Finding[]> {
   const engine = await facts.server()
   if (engine.name === 'docker') {
-    const { stdout } = await $({
-      timeout: DOCKER,
-    })`docker container inspect --format ${'{{.State.Paused}}'} ${CONTAINER}`
-    const paused = failure('the container is paused', `docker unpause ${CONTAINER}`)
-    return verdict(stdout.trim() === 'true' ? [paused] : [], 'all of them run')
+    const isPaused = (await inspected('{{.State.Paused}}')).trim() === 'true'
+    return verdict(
+      isPaused ? [failure('the container is paused', `docker unpause ${CONTAINER}`)] : [],
+      'all of them run',
+    )
   }
   /** A process's name and state. */
   const statOf = (pid: number) => /\((.*)\) (\S)/s.exec(textOf(`/proc/${pid}/stat`)) ?? []
@@ -111,23 +107,21 @@ async function liveNative(facts: Facts): Promise<Finding[]> {
   // This machine's networks come and go.
   const linesOf = (dir: string, name: string) =>
     textOf(join(dir, name))
+      .replace(/^mynetworks =.*$/m, '')
       .split('\n')
-      .filter((line) => !line.startsWith('mynetworks ='))
   const changed = [...new Set([...names, ...made])].flatMap((name) => {
     const [right, is] = [linesOf(folder, name), linesOf(stateDir, name)]
     // A setting is told; what else differs may be a secret.
     const line = name === 'postfix/main.cf' ? is.find((one) => !right.includes(one)) : undefined
-    return /\.(tmp|lock)$/.test(name) || right.join() === is.join()
-      ? []
-      : [name.replace(/^config/, CONFIG) + (line ? `: ${line}` : '')]
+    if (/\.(tmp|lock)$/.test(name) || right.join() === is.join()) return []
+    return [name.replace(/^config/, CONFIG) + (line ? `: ${line}` : '')]
   })
-  const problems = changed.map((what) =>
-    failure(
-      `${what}: ${what.startsWith(CONFIG) ? 'changed since the server read it' : 'not as the files say'}`,
-      'npm start',
-    ),
+  const own = changed.filter((name) => name.startsWith(CONFIG)).join(', ')
+  const evidence = own ? `${own}: changed since the server read it` : `not as the files say: ${changed.join(', ')}`
+  return verdict(
+    changed.length > 0 ? [failure(evidence, 'npm start')] : [],
+    'all files are as npm start would make them',
   )
-  return verdict(problems.slice(0, 1), 'all files are as npm start would make them')
 }
 
 async function liveDocker(facts: Facts): Promise<Finding[]> {
@@ -144,8 +138,7 @@ async function liveDocker(facts: Facts): Promise<Finding[]> {
   const other = accounts.find(({ address, hash }) => !userdb.includes(`${address}:${hash}:`))
   const fact = `the running server has another password for ${other?.address}, or no such account, than ${ACCOUNTS}`
   if (other) problems.push(failure(fact, 'npm stop && npm start'))
-  const made = (await $({ timeout: DOCKER })`docker container inspect --format ${'{{json .Config.Env}}'} ${CONTAINER}`)
-    .stdout
+  const made = await inspected('{{json .Config.Env}}')
   const set = Object.entries(facts.environment()).find(
     ([name, value]) => made.includes(`"${name}=`) && !made.includes(JSON.stringify(`${name}=${value}`)),
   )
@@ -165,11 +158,10 @@ export async function certificate(facts: Facts): Promise<Finding[]> {
   const paths = [...new Set(values.flatMap((line) => line.split(/[\s,]+/)).filter((path) => path.startsWith('/')))]
   const made = `${facts.settings().stateDir}/tls/`
   const fix = paths.some((path) => path.startsWith(made)) ? `rm ${made}*.pem && npm stop && npm start` : undefined
-  const text = (
-    await Promise.all(paths.map(async (path) => (await engine.readFile(path)) ?? `${path} is not there, `))
-  ).join('\n')
-  const missing = /^\/.* is not there, /m.exec(text)?.[0]
-  if (missing) return [failure(`${missing}and TLS needs it`, fix)]
+  const texts = await Promise.all(paths.map((path) => engine.readFile(path)))
+  const missing = paths.find((_, index) => texts[index] === undefined)
+  if (missing) return [failure(`${missing} is not there, and TLS needs it`, fix)]
+  const text = texts.join('\n')
   try {
     const [key = ''] = /-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]+-----END [A-Z ]*PRIVATE KEY-----/.exec(text) ?? []
     const found = new X509Certificate(text.slice(text.indexOf('-----BEGIN CERTIFICATE')))
@@ -192,34 +184,13 @@ export async function mailboxes(facts: Facts): Promise<Finding[]> {
   const { name } = await facts.server()
   const folder = name === 'docker' ? '/var/mail' : join(facts.settings().stateDir, 'mail')
   // Dovecot makes files that nobody may write.
-  const shut = ['(', '-type', 'd', '!', '-perm', '-u=rwx', '-o', '-type', 'f', '!', '-perm', '-u=r', ')']
-  const look = [
-    'find',
-    folder,
-    '-maxdepth',
-    '3',
-    '(',
-    '!',
-    '-uid',
-    `${OWNER}`,
-    '-o',
-    ...shut,
-    ')',
-    '-printf',
-    '%U %y %p\\n',
-    '-quit',
-  ]
-  const { stdout } = await facts.run(...look)
-  const [, uid, type, path] = /^(\d+) (\w) (.*)/.exec(stdout) ?? []
+  const what = `( ! -uid ${OWNER} -o ( -type d ! -perm -u=rwx -o -type f ! -perm -u=r ) ) -printf %U:%y:%p -quit`
+  const { stdout } = await facts.run('find', folder, '-maxdepth', '3', ...what.split(' '))
+  const [, uid, type, path] = /^(\d+):(\w):(.*)/.exec(stdout) ?? []
   const typed = name === 'docker' ? `docker exec ${CONTAINER} ` : ''
   if (!path) return verdict([], `${folder} belongs to Dovecot`)
   if (Number(uid) !== OWNER)
-    return [
-      failure(
-        `${path} belongs to user ${uid}, and Dovecot writes as ${OWNER}`,
-        `${typed}chown -R ${OWNER}:${OWNER} ${path}`,
-      ),
-    ]
+    return [failure(`${path} belongs to user ${uid}, not to Dovecot's`, `${typed}chown -R ${OWNER}:${OWNER} ${path}`)]
   const [right, verb] = type === 'd' ? ['u+rwx', 'enter'] : ['u+r', 'read']
   return [failure(`${path}: its owner may not ${verb} it`, `${typed}chmod ${right} ${path}`)]
 }
@@ -231,26 +202,18 @@ export async function mailboxQuotas(facts: Facts): Promise<Finding[]> {
   await facts.server()
   const { SMTP_ONLY, ENABLE_QUOTAS, POSTFIX_MAILBOX_SIZE_LIMIT } = facts.environment()
   if (SMTP_ONLY === '1' || ENABLE_QUOTAS === '0') throw new Skipped('quotas are off')
-  const hasLimits = entriesOf(facts.read(inConfig('dovecot-quotas.cf')), false).some(
-    ({ text }) => !/:\s*0\w?$/.test(text),
-  )
+  const hasLimits = /^[^#\n]*:\s*[1-9]/m.test(facts.read(inConfig('dovecot-quotas.cf')))
   if (!hasLimits && Number(POSTFIX_MAILBOX_SIZE_LIMIT || 0) === 0) return verdict([], 'no mailbox has a limit')
   const { stdout, stderr, exitCode } = await facts.ask('doveadm', '-f', 'tab', 'quota', 'get', '-A')
   if (exitCode !== 0) throw new Skipped(`doveadm quota get: ${stderr.trim().split('\n')[0] || 'no answer'}`)
   // User, name, type, value and limit in kB, per cent.
-  const rows = stdout
-    .split('\n')
-    .map((line) => line.split('\t'))
-    .filter(([, , type]) => type === 'STORAGE')
+  const rows = [...stdout.matchAll(/^.*\tSTORAGE\t.*$/gm)].map(([line]) => line.split('\t'))
   const problems = rows.flatMap(([user = '', , , value, limit, percent]) => {
     if (limit === '-' || Number(percent) < NEARLY_FULL) return []
     const fix = `npm run add-account -- ${user} --quota ${user === CATCHALL ? '0' : `${Math.ceil((Number(limit) * 2) / 1_024)}M`}`
     const evidence = `${user}: ${value} of ${limit} kB (${percent} %)`
-    return [
-      Number(percent) < 100
-        ? warning(`${evidence}: nearly full`, fix)
-        : failure(`${evidence}: full; its mail bounces`, fix),
-    ]
+    if (Number(percent) < 100) return [warning(`${evidence}: nearly full`, fix)]
+    return [failure(`${evidence}: full; its mail bounces`, fix)]
   })
   return verdict(problems, `${rows.length} mailboxes`)
 }
@@ -270,6 +233,11 @@ export async function disk(facts: Facts): Promise<Finding[]> {
     return [failure(`${megabytes}: Postfix refuses mail with 452; npm run reset deletes all mail`)]
   if (allInodes > 0 && inodes === 0) return [failure(`no inode is free in ${folder}: no file can be made`)]
   return verdict(kilobytes < LITTLE_SPACE ? [warning(megabytes)] : [], megabytes)
+}
+
+/** What `docker container inspect` says about the container; an empty text where there is none. */
+async function inspected(format: string): Promise<string> {
+  return (await $({ timeout: DOCKER })`docker container inspect --format ${format} ${CONTAINER}`).stdout
 }
 
 function textOf(path: string): string {

@@ -23,13 +23,7 @@ import { broken, DOVECOT_RULES, ENVIRONMENT_RULES, POSTFIX_RULES, type Rule, VAR
 const NOWHERE = { text: '', lines: [0] }
 
 /** What the rules say against the settings of a file, and about those that are not there. */
-function judge(
-  facts: Facts,
-  file: string,
-  rules: readonly Rule[],
-  set: Map<string, Setting>,
-  equals = ' = ',
-): Finding[] {
+function judge(facts: Facts, file: string, rules: readonly Rule[], set: Map<string, Setting>, equals = ' = ') {
   // A misspelt name is another check's matter.
   const isThere = (name: string) => set.has(name) || nearestOf(name, [...set.keys()], 2)
   const needed = rules.flatMap(({ names, needed }) => (needed ? names.split('|') : []))
@@ -73,30 +67,22 @@ export function environment(facts: Facts): Finding[] {
 export function environmentNames(facts: Facts): Finding[] {
   const known = Object.values(VARIABLES).flat()
   const set = variablesOf(facts)
+  const isJudged = (name: string) => ENVIRONMENT_RULES.some(({ names }) => names.split('|').includes(name))
   const problems = [...set.values()].flatMap(({ name, value, at = NOWHERE }) => {
-    const where = `${placeOf(ENV_FILE, at)}: ${name}`
-    if (!known.includes(name)) {
-      const meant = nearestOf(name, known)
-      // A name that stands there already is not what was meant, or means it twice.
-      const fix = meant && !set.has(meant) ? writeLine(ENV_FILE, at, `${meant}=${value}`) : deleteLine(ENV_FILE, at)
-      return [warning(`${where} is not known to docker-mailserver${meant ? `; meant is ${meant}?` : ''}`, fix)]
-    }
-    if (
-      /^ENABLE_/.test(name) &&
-      !/^[01]?$/.test(value) &&
-      !ENVIRONMENT_RULES.some(({ names }) => names.split('|').includes(name))
-    ) {
-      const right = `${name}=${/^(yes|true|on)$/i.test(value) ? 1 : 0}`
-      return [warning(`${where}=${value} is neither 0 nor 1, and counts as 0`, writeLine(ENV_FILE, at, right))]
-    }
-    // Turned off, a name that the release does not know does no harm.
-    if (/^0?$/.test(value) || isOfRelease(facts, name)) return []
-    return [
-      warning(
-        `${where} is not known to release ${facts.settings().dmsVersion}, and has no effect`,
-        deleteLine(ENV_FILE, at),
-      ),
-    ]
+    const meant = known.includes(name) ? undefined : nearestOf(name, known)
+    // A name that stands there already is not what was meant, or means it twice.
+    const right = meant && !set.has(meant) ? `${meant}=${value}` : undefined
+    const isSwitch = /^ENABLE_/.test(name) && !isJudged(name)
+    const [why, line] = !known.includes(name)
+      ? [` is not known to docker-mailserver${meant ? `; meant is ${meant}?` : ''}`, right]
+      : isSwitch && !/^[01]?$/.test(value)
+        ? [`=${value} is neither 0 nor 1, and counts as 0`, `${name}=${/^(yes|true|on)$/i.test(value) ? 1 : 0}`]
+        : // Turned off, a name that the release does not know does no harm.
+          !/^0?$/.test(value) && !isOfRelease(facts, name)
+          ? [` is not known to release ${facts.settings().dmsVersion}, and has no effect`]
+          : []
+    const fix = line ? writeLine(ENV_FILE, at, line) : deleteLine(ENV_FILE, at)
+    return why ? [warning(`${placeOf(ENV_FILE, at)}: ${name}${why}`, fix)] : []
   })
   const odd = entriesOf(facts.read(ENV_FILE), false).filter(({ text }) => !/^(export\s+)?\w+\s*=/.test(text))
   for (const at of odd) {
@@ -120,32 +106,24 @@ export async function mainCf(facts: Facts): Promise<Finding[]> {
   const problems = judge(facts, MAIN_CF, POSTFIX_RULES, facts.settingsOf(MAIN_CF))
   const odd = facts.entries(MAIN_CF).filter(({ text }) => !/^[^=\s]+\s*=/.test(text))
   for (const at of odd)
-    problems.push(
-      failure(`${placeOf(MAIN_CF, at)}: "${at.text.slice(0, 60)}" is not "parameter = value"`, deleteLine(MAIN_CF, at)),
-    )
+    problems.push(failure(`${placeOf(MAIN_CF, at)}: "${at.text}" is not "parameter = value"`, deleteLine(MAIN_CF, at)))
   for (const at of facts.entries(MASTER_CF)) {
     const { service, name = '', value = '' } = MASTER_LINE.exec(at.text)?.groups ?? {}
     const rule = SUBMISSION.test(at.text) ? undefined : broken(POSTFIX_RULES, name, value, facts)
-    const odd = !service
-      ? 'this is not service/type/parameter=value'
-      : !SERVICES.test(service)
-        ? 'Postfix has no such service'
-        : undefined
-    const why = odd ?? rule?.why ?? (name === 'transport_maps' ? 'one service has another map' : undefined)
+    const isOdd =
+      !SERVICES.test(service ?? '') && `this is not service/type/parameter=value, or Postfix has no ${service}`
+    const why = isOdd || rule?.why || (name === 'transport_maps' && 'one service has another map')
     const fix = rule?.write === null ? undefined : deleteLine(MASTER_CF, at)
-    if (why)
-      problems.push({ level: rule?.level ?? 'failure', evidence: `${placeOf(MASTER_CF, at)}: ${at.text}: ${why}`, fix })
+    const evidence = `${placeOf(MASTER_CF, at)}: ${at.text}: ${why}`
+    if (why) problems.push({ level: rule?.level ?? 'failure', evidence, fix })
   }
   // Programs on this machine that Postfix asks about mail, and that do not answer: the mail is refused, or waits.
-  const asks = set.filter(
-    ({ name, value }) => /filter|milters|restrictions/.test(name) && !broken(POSTFIX_RULES, name, value, facts),
-  )
-  for (const { value, at = NOWHERE } of asks) {
+  for (const { name, value, at = NOWHERE } of set) {
+    if (!/filter|milters|restrictions/.test(name) || broken(POSTFIX_RULES, name, value, facts)) continue
     for (const [where, host = '', port] of value.matchAll(/\[?(127(?:\.\d+){3}|localhost|::1)\]?:(\d+)/g)) {
       if (!(await isFree(host, Number(port)))) continue
-      problems.push(
-        failure(`${placeOf(MAIN_CF, at)}: ${at.text}: nothing answers at ${where}`, deleteLine(MAIN_CF, at)),
-      )
+      const evidence = `${placeOf(MAIN_CF, at)}: ${at.text}: nothing answers at ${where}`
+      problems.push(failure(evidence, deleteLine(MAIN_CF, at)))
     }
   }
   return verdict(problems, `${set.length} parameters, ${POSTFIX_RULES.length} rules`)
@@ -192,9 +170,8 @@ export async function wayOut(facts: Facts): Promise<Finding[]> {
     const [name = '', type = '', , , , , , program = ''] = line.trim().split(/\s+/)
     const is = `the running Postfix: the service ${name}/${type} runs ${program}`
     if (program === 'smtp' && !/amavis/.test(name)) return [failure(`${is}, an SMTP client: mail could leave`, restart)]
-    return OWN_PROGRAM.test(name) && program !== name.replace(/^rewrite$/, 'trivial-rewrite')
-      ? [failure(is, restart)]
-      : []
+    const isOther = OWN_PROGRAM.test(name) && program !== name.replace(/^rewrite$/, 'trivial-rewrite')
+    return isOther ? [failure(is, restart)] : []
   })
   const running = [...parameters.stdout.matchAll(/^(\w+) =[ \t]*(.*)$/gm)]
   for (const [, name = '', value = ''] of running) {
