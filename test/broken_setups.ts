@@ -9,7 +9,6 @@ import {
   chmodSync,
   chownSync,
   mkdirSync,
-  readdirSync,
   readFileSync,
   rmSync,
   symlinkSync,
@@ -17,6 +16,7 @@ import {
 } from 'node:fs'
 import { BAR, CATCHALL, FOO } from '../scripts/lib/accounts/accounts.ts'
 import type { Project } from './harness.ts'
+import { pidsOf } from './instance.ts'
 
 type Level = 'warning' | 'failure'
 /** What is broken, by what, the one check that says so, its level, words of its evidence. */
@@ -128,7 +128,11 @@ export const BROKEN_FILES: Broken[] = [
   ['double bounces for nobody', change(ENV, /POSTMASTER_ADDRESS=.*/, `POSTMASTER_ADDRESS=${user('admin')}`), 'environment', 'warning', /is no account/],
 
   // Accounts and quotas
-  ['a line that is no account', add(ACCOUNTS, 'alice'), 'accounts', 'failure', /line \d+: "alice"/],
+  ['a line that is no account', add(ACCOUNTS, 'my-secret'), 'accounts', 'failure', /line \d+: this is no address/],
+  ['a colon in place of the |', add(ACCOUNTS, `${user('alice')}:{PLAIN}my-secret`), 'accounts', 'failure', /alice@.* is no address with a/],
+  ['an account without a password', add(ACCOUNTS, `${user('alice')}|{SHA512-CRYPT}`), 'accounts', 'failure', /no hash/],
+  ['a rule that takes one account', addFirst(CAUGHT, `/^bar@/ ${CATCHALL}`), 'tables', 'failure', /mail to bar@.* goes to catchall/],
+  ['a way out for one account', addFirst(MAP, '/^bar@/ smtp:[x.example]'), 'tables', 'failure', /line 1 sends bar@/],
   ['a line with a password and no hash', add(ACCOUNTS, `${user('alice')}|my-secret`), 'accounts', 'failure', /the password of alice@.* is no hash/],
   ['an account twice', add(ACCOUNTS, `${user('foo')}|${HASH}`), 'accounts', 'failure', /stands twice/],
   ['an interrupted deletion', addFirst(MAP, '/@shop\\.example$/ :'), 'remains', 'warning', /shop\.example has no account/],
@@ -194,7 +198,7 @@ export const BROKEN_FILES: Broken[] = [
   ['a misspelt parameter that is needed', change(MAIN, 'smtpd_recipient_restrictions', 'smtpd_recepient_restrictions'), 'main-cf-names', 'failure', /smtpd_recepient_restrictions/],
   ['a setting of one service', add(MASTER, 'smtp/inet/content_filter=smtp:[filter.example]'), 'main-cf', 'failure', /content_filter/],
   ['another map for one service', add(MASTER, 'rewrite/unix/transport_maps=static:smtp'), 'main-cf', 'failure', /transport_maps/],
-  ['a misspelt service', add(MASTER, 'submision/inet/smtpd_tls_security_level=may'), 'main-cf', 'failure', /no submision\/inet/],
+  ['a misspelt service', add(MASTER, 'submision/inet/smtpd_tls_security_level=may'), 'main-cf', 'failure', /no service submision\/inet/],
 
   // dovecot.cf
   ['TLS for every login', change(DOVECOT, 'ssl = yes', 'ssl = required'), 'dovecot', 'failure', /logins without TLS/],
@@ -234,6 +238,11 @@ const postconf =
     ])
   }
 
+const openssl =
+  (command: string): Break =>
+  (project) =>
+    execFileSync('openssl', command.split(' '), { cwd: `${project.stateDir}/tls`, stdio: 'pipe' })
+
 /** Has Postfix deliver a mail of so many bytes. */
 function deliver(project: Project, to: string, size: number): void {
   const line = `${'x'.repeat(70)}\n`
@@ -244,37 +253,25 @@ function deliver(project: Project, to: string, size: number): void {
 /** Kills the process of a pid file, and waits until it is gone. */
 function kill(file: string): void {
   const pid = readFileSync(file, 'utf8').trim()
+  const isGone = `for i in $(seq 200); do grep -q "^State:.[^Z]" /proc/${pid}/status 2>/dev/null || exit 0; sleep 0.02; done`
   process.kill(Number(pid), 'SIGKILL')
-  execFileSync('bash', [
-    '-c',
-    `for i in {1..200}; do grep -q "^State:.[^Z]" /proc/${pid}/status 2>/dev/null || exit 0; sleep 0.02; done`,
-  ])
+  execFileSync('sh', ['-c', isGone])
 }
 
 /** Puts a mail on hold, as postsuper -h does. */
 function hold(project: Project): void {
   stop(project, 'qmgr')
   deliver(project, BAR, 10)
-  execFileSync('bash', [
-    '-c',
-    `for i in {1..100}; do postqueue -c ${project.stateDir}/postfix -j | grep -q queue_id && break; sleep 0.05; done`,
-  ])
+  const isThere = `postqueue -c ${project.stateDir}/postfix -j | grep -q queue_id`
+  execFileSync('sh', ['-c', `for i in $(seq 100); do ${isThere} && break; sleep 0.05; done`])
   postfix(project, 'postsuper', '-h', 'ALL')
   stop(project, 'qmgr', 'SIGCONT')
 }
 
 /** Stops the processes of the instance with this name; all of them for an empty one. */
 function stop(project: Project, name: string, signal: NodeJS.Signals = 'SIGSTOP'): void {
-  for (const pid of readdirSync('/proc').filter((entry) => /^\d+$/.test(entry))) {
-    try {
-      const [cmd, cwd] = [
-        readFileSync(`/proc/${pid}/comm`, 'utf8').trim(),
-        execFileSync('readlink', [`/proc/${pid}/cwd`], { encoding: 'utf8' }),
-      ]
-      if (cwd.startsWith(`${project.stateDir}/`) && (name === '' || cmd === name)) process.kill(Number(pid), signal)
-    } catch {
-      // It has ended.
-    }
+  for (const pid of pidsOf(project)) {
+    if (name === '' || readFileSync(`/proc/${pid}/comm`, 'utf8').trim() === name) process.kill(pid, signal)
   }
 }
 
@@ -301,9 +298,9 @@ export const BROKEN_SERVER: BrokenServer[] = [
   ['all daemons stopped', (project) => stop(project, ''), 'processes', 'failure', /stopped by a signal/],
   ['a Dovecot that was killed', (project) => kill(`${project.stateDir}/run/master.pid`), 'running', 'failure', /without Dovecot/],
   ['a Postfix that was killed', (project) => kill(`${project.stateDir}/queue/pid/master.pid`), 'running', 'failure', /without Postfix/],
-  ['the key of another certificate', (project) => execFileSync('openssl', ['genpkey', '-algorithm', 'EC', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-out', `${project.stateDir}/tls/key.pem`], { stdio: 'pipe' }), 'certificate', 'failure', /that of another certificate/],
+  ['the key of another certificate', openssl('genpkey -algorithm EC -pkeyopt ec_paramgen_curve:prime256v1 -out key.pem'), 'certificate', 'failure', /that of another certificate/],
   ['no key', (project) => rmSync(`${project.stateDir}/tls/key.pem`), 'certificate', 'failure', /key\.pem is not there/],
-  ['a certificate that ends soon', (project) => execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj', '/CN=x', '-keyout', `${project.stateDir}/tls/key.pem`, '-out', `${project.stateDir}/tls/certificate.pem`], { stdio: 'pipe' }), 'certificate', 'warning', /ends on/],
+  ['a certificate that ends soon', openssl('req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=x -keyout key.pem -out certificate.pem'), 'certificate', 'warning', /ends on/],
   ['a full mailbox', (project) => { add(QUOTAS, `${user('baz')}:30k`)(project); deliver(project, user('baz'), 40_000) }, 'mailbox-quotas', 'failure', /baz@.*full/, 'live'],
   // In effect, and told at its line
   ['a content filter on this machine, where none is', add(MAIN, 'content_filter = smtp:[127.0.0.1]:10024'), 'main-cf', 'failure', /no SMTP client/, 'live'],

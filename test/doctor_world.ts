@@ -11,7 +11,6 @@ import { Project, processesOf } from './harness.ts'
 /** What a set-up may change. */
 const OVERRIDE = 'docker-compose.override.yml'
 const FILES = ['bin', 'docker-data', 'docker-compose.yml', OVERRIDE, 'development-mail-server.env', '.env']
-const ONE_KEY = ['key', 'certificate']
 
 export class DoctorWorld {
   readonly project: Project
@@ -103,7 +102,7 @@ export class DoctorWorld {
   }
 
   #tls(): string {
-    const paths = ONE_KEY.map((name) => `${this.project.stateDir}/tls/${name}.pem`)
+    const paths = ['key', 'certificate'].map((name) => `${this.project.stateDir}/tls/${name}.pem`)
     return paths.map((path) => (existsSync(path) ? readFileSync(path, 'utf8') : '')).join()
   }
 
@@ -135,6 +134,7 @@ export class DoctorWorld {
     const name = script.replaceAll('-', '_')
     const { code, stderr } = await project.runWith({ input: 'secret\n' }, name, ...words, ...password)
     if (code !== 0) throw new Error(`${command}: ${stderr}`)
+    if (script === 'start') this.#madeTls = this.#tls()
   }
 }
 

@@ -1,6 +1,6 @@
 /** Accounts, quotas, the master user, aliases, and the pattern tables, each line held against rules. To add a rule, add a row. */
 import { CATCHALL } from '../accounts/accounts.ts'
-import { type Entry, entriesOf } from '../accounts/tables.ts'
+import { anyAt, type Entry, entriesOf } from '../accounts/tables.ts'
 import { nearestOf } from '../cli.ts'
 import { type Finding, failure, MEND, verdict, warning } from './check.ts'
 import { ACCOUNTS, CAUGHT, deleteLine, type Facts, inConfig, MAP, placeOf, VIRTUAL, writeLine } from './facts.ts'
@@ -48,10 +48,9 @@ const update = ({ address }: Account) => `npm run add-account -- --update ${addr
 // biome-ignore format: one rule a line
 const ACCOUNT_ROWS: Row<Account>[] = [
   { wrong: ({ address, text }) => /^\s|[ \t]$/.test(text) && `a space begins or ends the line of ${address.trim().split(/[:\s]/)[0]}`, mend: (text) => text.replace(/^[ \t]+(?=[^\s#])|[ \t]+$/gm, '') },
-  { wrong: ({ address, hash }) => !/^[^\s@:|]+@[^\s@:|]+$/.test(address) && `"${address.slice(0, hash ? undefined : address.search(/[:\s]|$/))}" is no address, and the line no account`, fix: (entry) => (/[|{]/.test(entry.text) ? undefined : deleteLine(ACCOUNTS, entry)) },
+  { wrong: ({ address }) => !/^[^\s@:|]+@[^\s@:|]+$/.test(address) && `${/^[\w.+-]+@[\w.-]+/.exec(address)?.[0] ?? 'this'} is no address with a "|" behind it, and the line no account`, fix: (entry) => (/[|{]/.test(entry.text) ? undefined : deleteLine(ACCOUNTS, entry)) },
   { wrong: ({ address }) => /[^\x21-\x7e]/.test(address) && `${address} has letters that no mail address has here (SMTPUTF8 is off)` },
-  { wrong: ({ address, hash }) => hash === '' && `${address} has no password`, fix: update },
-  { wrong: ({ address, hash }) => !/^\{[\w.-]+\}|^\$\d/.test(hash) && `the password of ${address} is no hash with its {SCHEME}; without the line: npm run add-account -- ${address}` },
+  { wrong: ({ address, hash }) => !/^\{[\w.-]+\}\S|^\$\d/.test(hash) && `the password of ${address} is no hash with its {SCHEME}; without the line: npm run add-account -- ${address}` },
   { wrong: (entry, all) => { const twin = all.find((other) => isBefore(other, entry) && other.address.toLowerCase() === entry.address.toLowerCase()); return twin && `${entry.address} stands twice, before in line ${twin.lines[0]}` } },
   { wrong: ({ address }) => address !== address.toLowerCase() && `${address} has a capital letter, and Dovecot looks logins up in lower case`, mend: (text) => text.replace(/^[^#|\n]+\|/gm, (address) => address.toLowerCase()) },
   { wrong: ({ address, hash }) => badHash(address, hash), fix: update },
@@ -62,7 +61,6 @@ function badHash(address: string, hash: string): string | false | undefined {
   const [, scheme = 'SHA512-CRYPT', value = ''] = /^(?:\{([^}]*)\})?(.*)$/.exec(hash) ?? []
   const name = scheme.toUpperCase().replace(/\.(B64|BASE64|HEX)$/, '')
   if (!SCHEMES.test(name)) return `the password of ${address} has the scheme {${scheme}}, which Dovecot does not know`
-  if (value === '') return `${address} has no password behind {${scheme}}`
   const isWhole = name !== scheme.toUpperCase() || HASHES[name]?.test(value)
   return isWhole === false && `the password of ${address} is no whole {${scheme}} hash`
 }
@@ -185,9 +183,10 @@ export async function tables(facts: Facts): Promise<Finding[]> {
   })
   const foreign = [...FOREIGN, ...alike].filter((address) => !domains.includes(domainOf(address)))
   const witnesses = witnessesOf(facts)
+  const keys = [...own, ...domains.map(anyAt), ...foreign]
   const [caught, routed] = await Promise.all([
-    facts.lookUp(CAUGHT, [...own, ...foreign]),
-    facts.lookUp(MAP, [...own, ...foreign, ...witnesses.map(({ address }) => address)]),
+    facts.lookUp(CAUGHT, keys),
+    facts.lookUp(MAP, [...keys, ...witnesses.map(({ address }) => address)]),
   ])
   const problems = [caught, routed].flatMap(({ said }, index) =>
     [...said.matchAll(/warning: pcre map \S+, line (\d+): (.*)/g)].map(([, line, text]) =>
@@ -197,7 +196,9 @@ export async function tables(facts: Facts): Promise<Finding[]> {
   const goes = (address: string) => routed.answers.get(address)
   const leaving = witnesses.find(({ address, result }) => goes(address) === result)
   if (leaving) {
-    const fix = writeLine(MAP, leaving, leaving.text.replace(leaving.result, 'local:'))
+    const isOurs = own.some((address) => goes(address) === leaving.result)
+    const local = writeLine(MAP, leaving, leaving.text.replace(leaving.result, 'local:'))
+    const fix = isOurs ? deleteLine(MAP, leaving) : local
     problems.push(failure(`${placeOf(MAP, leaving)} sends ${leaving.address} to ${leaving.result}`, fix))
   }
   const missing = foreign.filter((address) => caught.answers.get(address) !== CATCHALL)
@@ -213,14 +214,18 @@ export async function tables(facts: Facts): Promise<Finding[]> {
     const way = goes(out) ? `goes to ${goes(out)}` : 'has no line'
     problems.push(failure(`${MAP}: mail to ${out} ${way}; only default_transport keeps it here`, fix))
   }
-  for (const domain of domains) {
-    const address = own.find((account) => account.endsWith(`@${domain}`)) ?? CATCHALL
+  const bad = (address: string) => {
     const [taken, route] = [caught.answers.get(address) ?? address, goes(address) ?? 'default_transport']
-    const mend = { mend: repair }
-    if (taken !== address)
-      problems.push(failure(`${CAUGHT}: mail to ${address} goes to ${taken}: ${domain} has no exception`, MEND, mend))
-    else if (!/^(:|lmtp:|virtual:)/.test(route))
-      problems.push(failure(`${MAP}: mail to ${address} goes to ${route}, not to its mailbox`, MEND, mend))
+    if (taken !== address) return `${CAUGHT}: mail to ${address} goes to ${taken}`
+    return /^(:|lmtp:|virtual:)/.test(route)
+      ? undefined
+      : `${MAP}: mail to ${address} goes to ${route}, not to its mailbox`
+  }
+  for (const domain of leaving ? [] : domains) {
+    const taken = own.find((address) => domainOf(address) === domain && bad(address))
+    // What is so for all of a domain is its missing line; what is so for one account is somebody's own.
+    const isMissing = bad(anyAt(domain)) !== undefined
+    if (taken) problems.push(failure(bad(taken) ?? '', isMissing ? MEND : undefined, isMissing ? { mend: repair } : {}))
   }
   return verdict(problems, `postmap answers for ${own.length + foreign.length} addresses in both tables`)
 }

@@ -219,6 +219,7 @@ function targetsOf(value: string, facts: Facts, whole = false): string[] {
     const [, type = '', rest = ''] = /^([a-z]+):(.*)$/s.exec(word) ?? []
     if (type === 'static') return [rest.replace(/[{}]/g, '').trim()]
     if (type === 'inline') return [...rest.matchAll(/=\s*([^,}]+)/g)].map(([, result = '']) => result.trim())
+    if (rest.startsWith('{')) return [...rest.matchAll(/\/\w*\s+([^{}]+)\}/g)].map(([, result = '']) => result)
     const pair = /pcre|regexp/.test(type) ? /^!?(.)(?:\\.|(?!\1).)+\1\w*\s+(.*)$/ : /^(\S+)\s+(.*)$/
     if (rest.startsWith(IN_CONTAINER)) {
       return facts.entries(rest.replace(IN_CONTAINER, CONFIG)).flatMap(({ text }) => pair.exec(text)?.[2] ?? [])

@@ -64,6 +64,9 @@ export function environment(facts: Facts): Finding[] {
   return verdict(judge(facts, ENV_FILE, rules, variablesOf(facts), '='), `${rules.length} rules`)
 }
 
+/** Variables whose line is nothing for a screen. */
+const SECRET = /PASS|PW|SECRET/i
+
 export function environmentNames(facts: Facts): Finding[] {
   const known = Object.values(VARIABLES).flat()
   const set = variablesOf(facts)
@@ -82,13 +85,14 @@ export function environmentNames(facts: Facts): Finding[] {
           ? [` is not known to release ${facts.settings().dmsVersion}, and has no effect`]
           : []
     const fix = line ? writeLine(ENV_FILE, at, line) : deleteLine(ENV_FILE, at)
-    return why ? [warning(`${placeOf(ENV_FILE, at)}: ${name}${why}`, fix)] : []
+    return why ? [warning(`${placeOf(ENV_FILE, at)}: ${name}${why}`, SECRET.test(name) ? undefined : fix)] : []
   })
   const odd = entriesOf(facts.read(ENV_FILE), false).filter(({ text }) => !/^(export\s+)?\w+\s*=/.test(text))
   for (const at of odd) {
     const [, name, value] = /^(\w+)\s*:\s*(.*)$/.exec(at.text) ?? []
     const fix = name ? writeLine(ENV_FILE, at, `${name}=${value}`) : deleteLine(ENV_FILE, at)
-    problems.push(warning(`${placeOf(ENV_FILE, at)}: this is not NAME=value, and has no effect`, fix))
+    const evidence = `${placeOf(ENV_FILE, at)}: this is not NAME=value, and has no effect`
+    problems.push(warning(evidence, SECRET.test(at.text) ? undefined : fix))
   }
   return verdict(problems, `${set.size} names`)
 }
@@ -110,9 +114,11 @@ export async function mainCf(facts: Facts): Promise<Finding[]> {
   for (const at of facts.entries(MASTER_CF)) {
     const { service, name = '', value = '' } = MASTER_LINE.exec(at.text)?.groups ?? {}
     const rule = SUBMISSION.test(at.text) ? undefined : broken(POSTFIX_RULES, name, value, facts)
-    const isOdd =
-      !SERVICES.test(service ?? '') && `this is not service/type/parameter=value, or Postfix has no ${service}`
-    const why = isOdd || rule?.why || (name === 'transport_maps' && 'one service has another map')
+    const odd = service ? `Postfix has no service ${service}` : 'this is not service/type/parameter=value'
+    const why =
+      (!SERVICES.test(service ?? '') && odd) ||
+      rule?.why ||
+      (name === 'transport_maps' && 'one service has another map')
     const fix = rule?.write === null ? undefined : deleteLine(MASTER_CF, at)
     const evidence = `${placeOf(MASTER_CF, at)}: ${at.text}: ${why}`
     if (why) problems.push({ level: rule?.level ?? 'failure', evidence, fix })
