@@ -16,7 +16,7 @@ import {
   style,
   table,
 } from './lib/cli.ts'
-import type { Check, Level, Result } from './lib/doctor/check.ts'
+import type { Level, Result } from './lib/doctor/check.ts'
 
 const HELP = `Usage: npm run doctor [-- --fix] [-- --only NAME ...] [-- --verbose] [-- --json]
        npx tsx scripts/doctor.ts [--fix] [--only NAME ...] [--verbose] [--json]
@@ -51,10 +51,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
     only: { type: 'string', multiple: true },
     list: { type: 'boolean' },
   })
-  if (values.help) {
-    io.print(HELP)
-    return
-  }
+  if (values.help) return void io.print(HELP)
   const begin = performance.now()
   const mended: string[] = []
   const report = (results: Result[]): ExitName => {
@@ -78,16 +75,14 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   if (packages && values.fix) await mend(packages)
   if (packages && nodePackages()) return report([packages])
 
-  const { CHECKS } = await import('./lib/doctor/all.ts')
-  if (values.list) {
-    io.print(table(CHECKS.map(({ name, title }) => [name, title])))
-    return
-  }
-  const { runChecks } = await import('./lib/doctor/check.ts')
-  const checks = values.only ? chosen(CHECKS, values.only) : CHECKS
-  await becomeRoot()
-  const look = () => (process.stderr.isTTY ? step('Checking', () => runChecks(checks)) : runChecks(checks))
-  let results = await look()
+  const { CHECKS, runChecks } = await import('./lib/doctor/all.ts')
+  if (values.list) return void io.print(table(CHECKS.map(({ name, title }) => [name, title])))
+  const unknown = values.only?.find((name) => !CHECKS.some((check) => check.name === name))
+  if (unknown !== undefined)
+    throw new Failure('usage', `--only ${unknown}: no such check. Their names: npm run doctor -- --list`)
+  const checks = CHECKS.filter(({ name }) => values.only?.includes(name) ?? true)
+  await becomeRootForNative()
+  let results = await (process.stderr.isTTY ? step('Checking', () => runChecks(checks)) : runChecks(checks))
   // One thing mended may set others right or wrong: each time the whole list again, until nothing is left to mend.
   for (const done = new Set<string>(); values.fix; ) {
     const next = results.find((result) => result.mend && !done.has(`${result.check} ${result.evidence}`))
@@ -99,49 +94,35 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   return report(results)
 }
 
-function chosen(checks: readonly Check[], names: string[]): Check[] {
-  const unknown = names.find((name) => !checks.some((check) => check.name === name))
-  if (unknown === undefined) return checks.filter(({ name }) => names.includes(name))
-  throw new Failure('usage', `--only ${unknown}: no such check. Their names: npm run doctor -- --list`)
-}
-
 /** The project's packages that are not installed, as the result of a check; undefined when all of them are there. */
 function nodePackages(): Result | undefined {
   const { dependencies } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'))
-  const missing = Object.keys(dependencies).filter(
-    (name) => !existsSync(join(ROOT, 'node_modules', name, 'package.json')),
-  )
-  if (missing.length === 0) return undefined
+  const isMissing = (name: string) => !existsSync(join(ROOT, 'node_modules', name, 'package.json'))
+  const missing = Object.keys(dependencies).filter(isMissing).join(', ')
+  if (!missing) return undefined
   const mend = () => {
-    const { status } = spawnSync('npm', ['ci'], {
-      cwd: ROOT,
-      stdio: ['ignore', 2, 2],
-      shell: process.platform === 'win32',
-    })
+    const isWindows = process.platform === 'win32'
+    const { status } = spawnSync('npm', ['ci'], { cwd: ROOT, stdio: ['ignore', 2, 2], shell: isWindows })
     if (status !== 0) throw new Error(`npm ci ended with ${status}`)
     return 'npm ci'
   }
-  const evidence = `not installed: ${missing.join(', ')}; no other check can run without them`
-  const about = {
-    check: 'node-packages',
-    title: "The project's packages are installed",
-    level: 'failure',
-    milliseconds: 0,
-  } as const
-  return { ...about, evidence, fix: 'npm ci', question: 'Install the packages by npm ci?', mend }
+  const title = "The project's packages are installed"
+  const evidence = `not installed: ${missing}; no other check can run without them`
+  const fix = { fix: 'npm ci', question: 'Install the packages by npm ci?', mend }
+  return { check: 'node-packages', title, level: 'failure', evidence, milliseconds: 0, ...fix }
 }
 
 /** Only root may ask the native engine: where sudo lets it, the script runs again as root, from here. */
-async function becomeRoot(): Promise<void> {
+async function becomeRootForNative(): Promise<void> {
   if (process.getuid?.() === 0) return
-  try {
-    const { Facts } = await import('./lib/doctor/facts.ts')
-    const facts = new Facts()
-    const engine = await facts.engine()
-    if (engine.name === 'native' && (await facts.isRunning())) await engine.exec(['postconf', '-h', 'mail_version'])
-  } catch {
-    // The check "root" says it; what needs no root is checked all the same.
-  }
+  const [{ runningNativeEngine }, { becomeRoot }, { readSettings }] = await Promise.all([
+    import('./lib/server/choose.ts'),
+    import('./lib/server/root.ts'),
+    import('./lib/settings.ts'),
+  ])
+  // The check "root" says what is in the way; what needs no root is checked all the same.
+  const isNative = async () => (await runningNativeEngine(readSettings())) !== undefined
+  if (await isNative().catch(() => false)) await becomeRoot().catch(() => {})
 }
 
 async function ask(question: string, io: Io): Promise<boolean> {
@@ -157,58 +138,41 @@ async function ask(question: string, io: Io): Promise<boolean> {
   }
 }
 
+const count = (results: Result[], level: Level) => results.filter((result) => result.level === level).length
+
 function toText(results: Result[], verbose: boolean, io: Io): string {
-  const count = (level: Level) => results.filter((result) => result.level === level).length
   const bad = results.filter(({ level }) => level === 'failure' || level === 'warning')
-  const shown = verbose ? results : bad
-  const blocks = shown.map(({ check, level, evidence, fix }) => {
-    const lines = [
-      `${style(COLOURS[level], level, io.stdout)}  ${style('bold', check, io.stdout)}`,
-      ...wrap(evidence, '  '),
-    ]
+  const blocks = (verbose ? results : bad).map(({ check, level, evidence, fix }) => {
+    const title = `${style(COLOURS[level], level, io.stdout)}  ${style('bold', check, io.stdout)}`
     // What has to be typed stands alone, whole.
-    const [, how, typed] = /^(Write .*?: )(.*)$/s.exec(fix ?? '') ?? []
-    return [...lines, ...(how ? [`  fix: ${how.trim()}`, `    ${typed}`] : fix ? [`  fix: ${fix}`] : [])].join('\n')
+    const [, how, typed] = /^(Write .*?:) (.*)$/s.exec(fix ?? '') ?? []
+    const last = how ? `\n  fix: ${how}\n    ${typed}` : fix ? `\n  fix: ${fix}` : ''
+    return `${title}\n${wrap(evidence)}${last}`
   })
-  const checks = new Set(results.map(({ check }) => check)).size
   const plural = (number: number, word: string) => `${number} ${word}${number === 1 ? '' : 's'}`
-  const skipped = count('skipped') > 0 ? `, ${count('skipped')} skipped` : ''
-  const sum =
-    bad.length === 0
-      ? `${plural(checks, 'check')}, all ok`
-      : `${plural(checks, 'check')}: ${plural(count('failure'), 'failure')}, ${plural(count('warning'), 'warning')}${skipped}`
-  return [...blocks, ...(blocks.length > 0 ? [''] : []), sum].join('\n')
+  const checks = plural(new Set(results.map(({ check }) => check)).size, 'check')
+  const [failures, warnings] = [count(results, 'failure'), count(results, 'warning')]
+  const skipped = count(results, 'skipped') > 0 ? `, ${count(results, 'skipped')} skipped` : ''
+  const sum = `${checks}: ${plural(failures, 'failure')}, ${plural(warnings, 'warning')}${skipped}`
+  return [...blocks, ...(blocks.length > 0 ? [''] : []), bad.length === 0 ? `${checks}, all ok` : sum].join('\n')
 }
 
-/** Lines of a text that fit the screen; a word that is longer stays whole. */
-function wrap(text: string, indent: string): string[] {
-  const lines: string[] = []
-  for (const word of text.split(' ')) {
-    const last = lines.at(-1)
-    if (last !== undefined && last.length + 1 + word.length <= WIDTH) lines[lines.length - 1] = `${last} ${word}`
-    else lines.push(`${indent}${word}`)
-  }
-  return lines
+/** A text as indented lines that fit the screen; a word that is longer stays whole. */
+function wrap(text: string): string {
+  const fit = new RegExp(`(\\S.{0,${WIDTH - 3}})(?: +|$)|(\\S+) *`, 'g')
+  return text.replace(fit, (_, line, word) => `  ${line ?? word}\n`).trimEnd()
 }
 
 function toJson(results: Result[], mended: string[], milliseconds: number) {
-  const count = (wanted: Level) => results.filter(({ level }) => level === wanted).length
-  const shown = results.map(({ check, title, level, evidence, fix = null, milliseconds: time }) => ({
-    check,
-    title,
-    level,
-    evidence,
-    fix,
-    milliseconds: time,
-  }))
   return {
-    ok: count('ok'),
-    warnings: count('warning'),
-    failures: count('failure'),
-    skipped: count('skipped'),
+    ok: count(results, 'ok'),
+    warnings: count(results, 'warning'),
+    failures: count(results, 'failure'),
+    skipped: count(results, 'skipped'),
     milliseconds,
     mended,
-    results: shown,
+    // What mends is a function, which JSON leaves out.
+    results: results.map(({ question, ...result }) => ({ ...result, fix: result.fix ?? null })),
   }
 }
 

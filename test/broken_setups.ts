@@ -9,7 +9,6 @@ import {
   chmodSync,
   chownSync,
   mkdirSync,
-  readdirSync,
   readFileSync,
   rmSync,
   symlinkSync,
@@ -17,6 +16,7 @@ import {
 } from 'node:fs'
 import { BAR, CATCHALL, FOO } from '../scripts/lib/accounts/accounts.ts'
 import type { Project } from './harness.ts'
+import { pidsOf } from './instance.ts'
 
 type Level = 'warning' | 'failure'
 /** What is broken, by what, the one check that says so, its level, words of its evidence. */
@@ -125,10 +125,14 @@ export const BROKEN_FILES: Broken[] = [
   ['DMARC not mentioned, which is on', change(ENV, 'ENABLE_OPENDMARC=0\n', ''), 'environment', 'warning', /ENABLE_OPENDMARC is not set/],
   ['greylisting', change(ENV, 'ENABLE_POSTGREY=0', 'ENABLE_POSTGREY=1'), 'environment', 'warning', /five minutes/],
   ['a certificate that is not there', change(ENV, 'SSL_TYPE=snakeoil', 'SSL_TYPE=manual\nSSL_CERT_PATH=/etc/ssl/x.pem\nSSL_KEY_PATH=/etc/ssl/x.key'), 'environment', 'failure', /SSL_CERT_PATH/],
-  ['double bounces for nobody', change(ENV, /POSTMASTER_ADDRESS=.*/, `POSTMASTER_ADDRESS=${user('admin')}`), 'postmaster', 'warning', /is no account/],
+  ['double bounces for nobody', change(ENV, /POSTMASTER_ADDRESS=.*/, `POSTMASTER_ADDRESS=${user('admin')}`), 'environment', 'warning', /is no account/],
 
   // Accounts and quotas
-  ['a line that is no account', add(ACCOUNTS, 'alice'), 'accounts', 'failure', /line \d+: "alice"/],
+  ['a line that is no account', add(ACCOUNTS, 'my-secret'), 'accounts', 'failure', /line \d+: this is no address/],
+  ['a colon in place of the |', add(ACCOUNTS, `${user('alice')}:{PLAIN}my-secret`), 'accounts', 'failure', /alice@.* is no address with a/],
+  ['an account without a password', add(ACCOUNTS, `${user('alice')}|{SHA512-CRYPT}`), 'accounts', 'failure', /no hash/],
+  ['a rule that takes one account', addFirst(CAUGHT, `/^bar@/ ${CATCHALL}`), 'tables', 'failure', /mail to bar@.* goes to catchall/],
+  ['a way out for one account', addFirst(MAP, '/^bar@/ smtp:[x.example]'), 'tables', 'failure', /line 1 sends bar@/],
   ['a line with a password and no hash', add(ACCOUNTS, `${user('alice')}|my-secret`), 'accounts', 'failure', /the password of alice@.* is no hash/],
   ['an account twice', add(ACCOUNTS, `${user('foo')}|${HASH}`), 'accounts', 'failure', /stands twice/],
   ['an interrupted deletion', addFirst(MAP, '/@shop\\.example$/ :'), 'remains', 'warning', /shop\.example has no account/],
@@ -138,18 +142,18 @@ export const BROKEN_FILES: Broken[] = [
   ['no catchall account', change(ACCOUNTS, /catchall@.*\n/, ''), 'accounts', 'failure', /no account catchall@/],
   ['no account at all', write(ACCOUNTS, '# nobody\n'), 'accounts', 'failure', /has no account, and/],
   ['a domain with a slip', both(add(ACCOUNTS, `alice@development-virtal.example.com|${HASH}`), addFirst(MAP, '/@development-virtal\\.example\\.com$/ :'), addFirst(CAUGHT, 'if !/@development-virtal\\.example\\.com$/'), add(CAUGHT, 'endif')), 'accounts', 'warning', /a slip\?/],
-  ['a quota for nobody', add(QUOTAS, `${user('nobody')}:10M`), 'quotas', 'warning', /no account nobody@/],
+  ['a quota for nobody', add(QUOTAS, `${user('nobody')}:10M`), 'remains', 'warning', /nobody@.* has a quota and is no account/],
   ['a quota that is no size', add(QUOTAS, `${user('bar')}:much`), 'quotas', 'failure', /"much" is no size/],
   ['a catchall with a limit', change(QUOTAS, `${CATCHALL}:0`, `${CATCHALL}:10M`), 'quotas', 'warning', /catchall has a limit/],
   ['master users without a password', write(MASTER_USERS, 'master:{SHA512-CRYPT}$6$x\n'), 'master-user', 'failure', /no line user:/],
 
   // Aliases
-  ['an alias to nobody', add(VIRTUAL, `${user('sales')} ${user('nobody')}`), 'aliases', 'failure', /nobody@.* is no account/],
+  ['an alias to nobody', add(VIRTUAL, `${user('sales')} ${user('nobody')}`), 'remains', 'failure', /nobody@.*, which is no account/],
   ['an alias without a target', add(VIRTUAL, user('sales')), 'aliases', 'failure', /no target/],
   ['an alias of two steps in a circle', add(VIRTUAL, `${user('a')} ${user('b')}\n${user('b')} ${user('a')}`), 'aliases', 'failure', /leads back to itself/],
   ['an alias that takes an account', add(VIRTUAL, `${BAR} ${FOO}`), 'aliases', 'failure', /bar@.* is an account/],
   ['an alias that takes a domain', add(VIRTUAL, `@development-virtual.example.com ${CATCHALL}`), 'aliases', 'failure', /takes the mail of the account foo@/],
-  ['an alias behind a space', add(VIRTUAL, `${user('info')} ${BAR}\n ${user('sales')} ${FOO}`), 'aliases', 'failure', /begins with a space/],
+  ['an alias behind a space', add(VIRTUAL, `${user('info')} ${BAR}\n ${user('sales')} ${FOO}`), 'glued-lines', 'failure', /begins with a space/],
   ['an alias to a program', add(ALIASES, 'robot: "|/usr/bin/true"'), 'aliases', 'warning', /\|\/usr\/bin\/true/],
 
   // The pattern tables
@@ -163,7 +167,7 @@ export const BROKEN_FILES: Broken[] = [
   ['a line that is no rule', addFirst(MAP, 'development-virtual.example.com :'), 'tables', 'warning', /line 1: Postfix skips it/],
   ['a dot that is any letter', change(CAUGHT, '\\.example\\.com', '.example.com'), 'tables', 'warning', /is not caught/],
   ['caught mail for somebody else', change(CAUGHT, /\/\^\/ +catchall.*/, `/^/ ${BAR}`), 'tables', 'failure', /goes to bar@/],
-  ['a rule behind a space', change(MAP, /^(\/@development-mail)/m, ' $1'), 'tables', 'failure', /begins with a space/],
+  ['a rule behind a space', change(MAP, /^(\/@development-mail)/m, ' $1'), 'glued-lines', 'failure', /begins with a space/],
 
   // postfix-main.cf and postfix-master.cf
   ['no transport_maps', change(MAIN, /transport_maps = pcre.*\n/, ''), 'main-cf', 'failure', /transport_maps is not set/],
@@ -188,18 +192,18 @@ export const BROKEN_FILES: Broken[] = [
   ['mailboxes smaller than messages', change(MAIN, 'mailbox_size_limit = 0', 'mailbox_size_limit = 1000'), 'main-cf', 'failure', /smaller than message_size_limit/],
   ['a domain in two places', change(MAIN, /mydestination = .*/, 'mydestination = development-virtual.example.com, localhost'), 'main-cf', 'failure', /mydestination/],
   ['a milter elsewhere', add(MAIN, 'smtpd_milters = inet:milter.example:8891'), 'main-cf', 'failure', /another machine/],
-  ['a parameter behind a space', change(MAIN, /^(luser_relay)/m, ' $1'), 'main-cf', 'failure', /begins with a space/],
+  ['a parameter behind a space', change(MAIN, /^(luser_relay)/m, ' $1'), 'glued-lines', 'failure', /begins with a space/],
   ['a line that is no parameter', add(MAIN, 'this is no parameter'), 'main-cf', 'failure', /not "parameter = value"/],
   ['a misspelt parameter', add(MAIN, 'smtpd_clinet_restrictions = permit'), 'main-cf-names', 'warning', /smtpd_client_restrictions/],
   ['a misspelt parameter that is needed', change(MAIN, 'smtpd_recipient_restrictions', 'smtpd_recepient_restrictions'), 'main-cf-names', 'failure', /smtpd_recepient_restrictions/],
   ['a setting of one service', add(MASTER, 'smtp/inet/content_filter=smtp:[filter.example]'), 'main-cf', 'failure', /content_filter/],
   ['another map for one service', add(MASTER, 'rewrite/unix/transport_maps=static:smtp'), 'main-cf', 'failure', /transport_maps/],
-  ['a misspelt service', add(MASTER, 'submision/inet/smtpd_tls_security_level=may'), 'main-cf-names', 'failure', /no service submision\/inet/],
+  ['a misspelt service', add(MASTER, 'submision/inet/smtpd_tls_security_level=may'), 'main-cf', 'failure', /no service submision\/inet/],
 
   // dovecot.cf
   ['TLS for every login', change(DOVECOT, 'ssl = yes', 'ssl = required'), 'dovecot', 'failure', /logins without TLS/],
   ['no plain passwords', change(DOVECOT, 'disable_plaintext_auth = no', 'disable_plaintext_auth = yes'), 'dovecot', 'failure', /logins without TLS/],
-  ['an unknown setting', add(DOVECOT, 'nonsense = yes'), 'dovecot', 'failure', /nonsense/],
+  ['an unknown setting', add(DOVECOT, 'nonsense = yes'), 'start', 'failure', /nonsense/],
   ['a Dovecot that sends by itself', add(DOVECOT, 'submission_host = smtp.example.net:587'), 'dovecot', 'failure', /submission_host/],
   ['another mail folder', add(DOVECOT, 'mail_location = maildir:/srv/mail/%d/%n'), 'dovecot', 'failure', /mail lies elsewhere/],
 ]
@@ -234,6 +238,11 @@ const postconf =
     ])
   }
 
+const openssl =
+  (command: string): Break =>
+  (project) =>
+    execFileSync('openssl', command.split(' '), { cwd: `${project.stateDir}/tls`, stdio: 'pipe' })
+
 /** Has Postfix deliver a mail of so many bytes. */
 function deliver(project: Project, to: string, size: number): void {
   const line = `${'x'.repeat(70)}\n`
@@ -244,37 +253,25 @@ function deliver(project: Project, to: string, size: number): void {
 /** Kills the process of a pid file, and waits until it is gone. */
 function kill(file: string): void {
   const pid = readFileSync(file, 'utf8').trim()
+  const isGone = `for i in $(seq 200); do grep -q "^State:.[^Z]" /proc/${pid}/status 2>/dev/null || exit 0; sleep 0.02; done`
   process.kill(Number(pid), 'SIGKILL')
-  execFileSync('bash', [
-    '-c',
-    `for i in {1..200}; do grep -q "^State:.[^Z]" /proc/${pid}/status 2>/dev/null || exit 0; sleep 0.02; done`,
-  ])
+  execFileSync('sh', ['-c', isGone])
 }
 
 /** Puts a mail on hold, as postsuper -h does. */
 function hold(project: Project): void {
   stop(project, 'qmgr')
   deliver(project, BAR, 10)
-  execFileSync('bash', [
-    '-c',
-    `for i in {1..100}; do postqueue -c ${project.stateDir}/postfix -j | grep -q queue_id && break; sleep 0.05; done`,
-  ])
+  const isThere = `postqueue -c ${project.stateDir}/postfix -j | grep -q queue_id`
+  execFileSync('sh', ['-c', `for i in $(seq 100); do ${isThere} && break; sleep 0.05; done`])
   postfix(project, 'postsuper', '-h', 'ALL')
   stop(project, 'qmgr', 'SIGCONT')
 }
 
 /** Stops the processes of the instance with this name; all of them for an empty one. */
 function stop(project: Project, name: string, signal: NodeJS.Signals = 'SIGSTOP'): void {
-  for (const pid of readdirSync('/proc').filter((entry) => /^\d+$/.test(entry))) {
-    try {
-      const [cmd, cwd] = [
-        readFileSync(`/proc/${pid}/comm`, 'utf8').trim(),
-        execFileSync('readlink', [`/proc/${pid}/cwd`], { encoding: 'utf8' }),
-      ]
-      if (cwd.startsWith(`${project.stateDir}/`) && (name === '' || cmd === name)) process.kill(Number(pid), signal)
-    } catch {
-      // It has ended.
-    }
+  for (const pid of pidsOf(project)) {
+    if (name === '' || readFileSync(`/proc/${pid}/comm`, 'utf8').trim() === name) process.kill(pid, signal)
   }
 }
 
@@ -301,9 +298,9 @@ export const BROKEN_SERVER: BrokenServer[] = [
   ['all daemons stopped', (project) => stop(project, ''), 'processes', 'failure', /stopped by a signal/],
   ['a Dovecot that was killed', (project) => kill(`${project.stateDir}/run/master.pid`), 'running', 'failure', /without Dovecot/],
   ['a Postfix that was killed', (project) => kill(`${project.stateDir}/queue/pid/master.pid`), 'running', 'failure', /without Postfix/],
-  ['the key of another certificate', (project) => execFileSync('openssl', ['genpkey', '-algorithm', 'EC', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-out', `${project.stateDir}/tls/key.pem`], { stdio: 'pipe' }), 'certificate', 'failure', /that of another certificate/],
+  ['the key of another certificate', openssl('genpkey -algorithm EC -pkeyopt ec_paramgen_curve:prime256v1 -out key.pem'), 'certificate', 'failure', /that of another certificate/],
   ['no key', (project) => rmSync(`${project.stateDir}/tls/key.pem`), 'certificate', 'failure', /key\.pem is not there/],
-  ['a certificate that ends soon', (project) => execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-subj', '/CN=x', '-keyout', `${project.stateDir}/tls/key.pem`, '-out', `${project.stateDir}/tls/certificate.pem`], { stdio: 'pipe' }), 'certificate', 'warning', /ends on/],
+  ['a certificate that ends soon', openssl('req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=x -keyout key.pem -out certificate.pem'), 'certificate', 'warning', /ends on/],
   ['a full mailbox', (project) => { add(QUOTAS, `${user('baz')}:30k`)(project); deliver(project, user('baz'), 40_000) }, 'mailbox-quotas', 'failure', /baz@.*full/, 'live'],
   // In effect, and told at its line
   ['a content filter on this machine, where none is', add(MAIN, 'content_filter = smtp:[127.0.0.1]:10024'), 'main-cf', 'failure', /no SMTP client/, 'live'],

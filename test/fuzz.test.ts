@@ -12,9 +12,8 @@ import { checkPassword, parseAccounts, parseQuotas } from '../scripts/lib/accoun
 import { checkAddress } from '../scripts/lib/accounts/address.ts'
 import { type AccountRequest, addAccount, deleteAccount, remainsOf, repaired } from '../scripts/lib/accounts/changes.ts'
 import type { FileName } from '../scripts/lib/accounts/configuration.ts'
-import { localDomains, lookUp, parseAliases } from '../scripts/lib/accounts/tables.ts'
+import { entriesOf, localDomains, lookUp, parseAliases } from '../scripts/lib/accounts/tables.ts'
 import { EXIT, Failure } from '../scripts/lib/cli.ts'
-import { logicalLines } from '../scripts/lib/doctor/facts.ts'
 import { parseAddressList, problemOfAddress, toEnvelope } from '../scripts/lib/mail/addresses.ts'
 import { resolveClient } from '../scripts/lib/mail/client_options.ts'
 import { parseCount, parseFilters } from '../scripts/lib/mail/filters.ts'
@@ -186,7 +185,7 @@ describe('the configuration files', () => {
         parseAliases(text)
         lookUp(text, key)
         localDomains(text, HOSTNAME)
-        logicalLines(text)
+        entriesOf(text)
       }),
       { numRuns: 500 },
     )
@@ -548,7 +547,7 @@ describe('large and nested input ends in time', () => {
         })
         inTime(`an account ${what}`, () => void orFailure(() => parseAccounts(text)))
         inTime(`quotas ${what}`, () => void parseQuotas(text))
-        inTime(`a table ${what}`, () => void logicalLines(text))
+        inTime(`a table ${what}`, () => void entriesOf(text))
         for (const field of [
           'Subject: ',
           'From: ',

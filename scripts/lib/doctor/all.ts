@@ -1,69 +1,123 @@
-/** All checks of the doctor, in the order that they are shown, and what they say about a start that failed. */
-import { Failure } from '../cli.ts'
-import { answerChecks } from './answers.ts'
-import { type Check, runChecks } from './check.ts'
+/** All checks of the doctor, in the order that they are shown, running them, and what they say about a start that failed. */
+import { Failure, messageOf } from '../cli.ts'
+import { accounts, aliases, masterUser, quotas, tables } from './accounts.ts'
+import { type Finding, failure, type Result, Skipped, settle, shorten, warning } from './check.ts'
+import { logins } from './clients.ts'
+import { compose } from './compose.ts'
 import { Facts } from './facts.ts'
-import { liveChecks } from './live.ts'
-import { machineChecks } from './machine.ts'
-import { mailChecks } from './mail.ts'
-import { postfixChecks } from './postfix.ts'
-import { queueChecks } from './queue.ts'
-import { accountChecks } from './rules_accounts.ts'
-import { aliasChecks } from './rules_aliases.ts'
-import { composeChecks } from './rules_compose.ts'
-import { dovecotChecks } from './rules_dovecot.ts'
-import { environmentChecks } from './rules_environment.ts'
-import { fileChecks } from './rules_files.ts'
-import { tableChecks } from './rules_tables.ts'
-import { serverChecks } from './server.ts'
-import { stateChecks } from './state.ts'
+import { files, gluedLines, leftovers, lineEnds, remains } from './files.ts'
+import { log, queue } from './log.ts'
+import { engine, image, packages, root, settings } from './machine.ts'
+import { mailForeign, mailUnknown, mailVirtual } from './mail.ts'
+import * as server from './server.ts'
+import { dovecot, environment, environmentNames, mainCf, mainCfNames, wayOut } from './settings.ts'
 
-export const CHECKS: readonly Check[] = [
-  ...machineChecks,
-  ...composeChecks,
-  ...environmentChecks,
-  ...fileChecks,
-  ...accountChecks,
-  ...aliasChecks,
-  ...tableChecks,
-  ...dovecotChecks,
-  ...postfixChecks,
-  ...serverChecks,
-  ...liveChecks,
-  ...answerChecks,
-  ...stateChecks,
-  ...mailChecks,
-  ...queueChecks,
-]
+export interface Check {
+  /** What `--only` takes. */
+  name: string
+  /** What is true when the check is ok. */
+  title: string
+  run(facts: Facts): Finding[] | Promise<Finding[]>
+  /** The checks that fail while this one does, and then say nothing of their own. */
+  explains: string[]
+}
 
-/** What can keep a server from starting. */
-const START = new Set(
-  [
-    ...machineChecks,
-    ...composeChecks,
-    ...environmentChecks,
-    ...fileChecks,
-    ...accountChecks,
-    ...aliasChecks,
-    ...tableChecks,
-    ...dovecotChecks,
-    ...postfixChecks,
-  ]
-    .map(({ name }) => name)
-    .concat('ports'),
-)
+/** Mail is refused or does not arrive; nobody answers, or not as he should; npm start refuses the files, and nothing of them is live. */
+const MAIL = ['mail-virtual', 'mail-foreign', 'mail-unknown', 'queue', 'log']
+const ANSWERS = ['logins', 'live', ...MAIL]
+const START = ['start', ...ANSWERS]
+
+// biome-ignore format: one check a line
+export const CHECKS: readonly Check[] = ([
+  ['settings', 'The settings of .env and the environment are valid, and open no port to others', settings, ['compose', 'engine']],
+  ['engine', 'There is an engine to run the server, and it answers', engine, ['image']],
+  ['image', 'The image is here', image, []],
+  ['packages', "Debian's Postfix and Dovecot are installed", packages, []],
+  ['root', 'The native engine may become root', root, []],
+  ['compose', 'Compose publishes the ports on loopback alone, and keeps mail and state on volumes', compose, ['image', 'start']],
+  ['environment', 'The environment file turns on what this server needs, and nothing else', environment, START],
+  ['environment-names', 'Every name in the environment file is known to docker-mailserver', environmentNames, []],
+  ['files', 'Every file that belongs to the project is there and can be read', files, ['compose', 'tables', 'dovecot', 'remains', ...START]],
+  ['line-ends', 'Configuration files are UTF-8 without a mark, have LF line ends and end with one', lineEnds, START],
+  ['glued-lines', 'No entry begins with a space, which makes it part of the one above', gluedLines, ['main-cf', 'main-cf-names', 'aliases', 'tables', 'remains', ...START]],
+  ['remains', 'Accounts, aliases, quotas and the lines of their domains fit together', remains, ['tables', ...START]],
+  ['accounts', 'Every line of postfix-accounts.cf is an account, and the catchall is among them', accounts, ['tables', 'aliases', 'quotas', 'remains', ...START]],
+  ['quotas', 'Every quota is a size', quotas, START],
+  ['master-user', 'The master user opens every mailbox', masterUser, START],
+  ['aliases', 'Every alias ends in a mailbox, and none takes the mail of an account away', aliases, START],
+  ['tables', 'The pattern tables catch foreign mail, and leave every account its own', tables, START],
+  ['dovecot', 'Dovecot reads its settings, and lets every client in', dovecot, START],
+  ['main-cf', 'postfix-main.cf and postfix-master.cf keep mail here, and let every client in', mainCf, START],
+  ['main-cf-names', 'Postfix knows every parameter of postfix-main.cf and postfix-master.cf', mainCfNames, START],
+  ['ports', 'The ports are free, or the server holds them', server.ports, ANSWERS],
+  ['start', 'npm start takes the files as they are', server.start, ['live']],
+  ['running', 'The server is running', server.running, ['live', 'ports']],
+  ['processes', 'No daemon of the server is stopped', server.processes, ANSWERS],
+  ['folders', 'The daemons may walk to their folders', server.folders, ['mailboxes', ...ANSWERS]],
+  ['live', 'The running server is the one that the files describe', server.live, ['way-out', ...ANSWERS]],
+  ['way-out', 'The running Postfix has no SMTP client, and nothing that leads out', wayOut, MAIL],
+  ['certificate', 'Key and certificate belong together', server.certificate, ANSWERS],
+  ['mailboxes', 'Dovecot may enter and write every mailbox', server.mailboxes, ['logins', ...MAIL]],
+  ['mailbox-quotas', 'No mailbox is full', server.mailboxQuotas, MAIL],
+  ['disk', 'There is room for mail', server.disk, MAIL],
+  ['leftovers', 'No dead process left a lock or a half-written file', leftovers, []],
+  ['logins', 'Every port lets an account log in, with TLS where it should, and POP3 all of them', logins, MAIL],
+  // What stops a mail from foo to bar stops the other one as well.
+  ['mail-virtual', 'A mail from foo to bar arrives and is read over POP3 and IMAP', mailVirtual, ['mail-foreign', 'queue', 'log']],
+  ['mail-foreign', 'A mail to a foreign address, without a login, ends in catchall with its envelope recipient', mailForeign, ['queue', 'log']],
+  ['mail-unknown', 'An unknown user of a virtual mailbox domain gets 550', mailUnknown, []],
+  ['queue', 'No mail is stuck in the queue', queue, []],
+  ['log', 'The log says nothing that would explain a trouble', log, []],
+] as [string, string, Check['run'], string[]][]).map(([name, title, run, explains]) => ({ name, title, run, explains }))
+
+/** Milliseconds until a check is given up. A loaded machine takes its time, so this is long, and no failure. */
+const LIMIT = 30_000
+
+/** Runs checks at the same time. One that throws does not touch the others. */
+export async function runChecks(checks: readonly Check[], limit = LIMIT): Promise<Result[]> {
+  const facts = new Facts()
+  const runOne = async (check: Check): Promise<Result[]> => {
+    const begin = performance.now()
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<Finding[]>((resolve) => {
+      const said = `slow: no result within ${limit / 1000} s; this machine or what the check asks is busy`
+      timer = setTimeout(() => resolve([warning(said)]), limit)
+    })
+    const findings = await Promise.race([attempt(check, facts), late])
+    clearTimeout(timer)
+    const about = { check: check.name, title: check.title, milliseconds: Math.round(performance.now() - begin) }
+    return shorten(findings).map((finding) => ({ ...about, ...finding }))
+  }
+  try {
+    const results = (await Promise.all(checks.map(runOne))).flat()
+    return settle(results, (name) => CHECKS.find((check) => check.name === name)?.explains ?? [])
+  } finally {
+    facts.forget()
+  }
+}
+
+async function attempt(check: Check, facts: Facts): Promise<Finding[]> {
+  try {
+    return await facts.once(`check ${check.name}`, async () => check.run(facts))
+  } catch (error) {
+    if (error instanceof Skipped) return [{ level: 'skipped', evidence: error.message }]
+    if (error instanceof Failure) return [failure(error.message)]
+    // A check that breaks is our fault, and says nothing about the server.
+    return [warning(`this check broke: ${messageOf(error)}`)]
+  }
+}
 
 /** Milliseconds that explaining may take. */
 const EXPLANATION = 10_000
 
-/** An error of a start, with what the doctor says about it below. Words that the error has already are not repeated. */
+/** An error of a start, with what the checks of all that a start needs say about it. Words that the error has already are not repeated. */
 export async function explain(error: unknown): Promise<unknown> {
   if (!(error instanceof Failure) || error.exit !== 'failed') return error
-  const results = await runChecks(
-    CHECKS.filter(({ name }) => START.has(name)),
-    new Facts(),
-    EXPLANATION,
+  const needed = CHECKS.slice(
+    0,
+    CHECKS.findIndex(({ name }) => name === 'start'),
   )
+  const results = await runChecks(needed, EXPLANATION)
   const lines = results
     .filter(({ level, evidence }) => level === 'failure' && !error.message.includes(evidence))
     .map(({ check, evidence, fix }) => `${check}: ${evidence}${fix ? `\n  fix: ${fix}` : ''}`)

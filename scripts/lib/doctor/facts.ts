@@ -1,5 +1,7 @@
 /** What the checks look at: the project's files, and what the daemons say. Each is read or asked once for all checks. */
 import {
+  cpSync,
+  existsSync,
   lstatSync,
   mkdirSync,
   mkdtempSync,
@@ -13,45 +15,61 @@ import {
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parse } from 'dotenv'
+import { type Entry, entriesOf } from '../accounts/tables.ts'
 import { Failure, messageOf } from '../cli.ts'
-import type { EngineChoice } from '../server/choose.ts'
+import { type EngineChoice, explainEngine } from '../server/choose.ts'
 import type { Engine, ExecResult } from '../server/engine.ts'
+import { makeConfiguration, tryConfiguration } from '../server/native_configuration.ts'
+import { isRoot } from '../server/root.ts'
+import { $, input } from '../server/shell.ts'
 import { ROOT, readSettings, type Settings } from '../settings.ts'
 import { Skipped } from './check.ts'
-import { ANSWER, program } from './program.ts'
 
 /** The configuration folder from the project's root, and as docker-mailserver sees it. */
 export const CONFIG = 'docker-data/mail-server/config'
 export const IN_CONTAINER = '/tmp/docker-mailserver'
+export const inConfig = (name: string) => `${CONFIG}/${name}`
 export const ENV_FILE = 'development-mail-server.env'
 export const COMPOSE_FILE = 'docker-compose.yml'
-export const inConfig = (name: string) => `${CONFIG}/${name}`
+export const ACCOUNTS = inConfig('postfix-accounts.cf')
+export const MAIN_CF = inConfig('postfix-main.cf')
+export const MASTER_CF = inConfig('postfix-master.cf')
+export const VIRTUAL = inConfig('postfix-virtual.cf')
+export const CAUGHT = inConfig('postfix-regexp.cf')
+export const MAP = inConfig('postfix-transport_maps')
 
+/** Milliseconds for one question to a program. */
+export const ANSWER = 10_000
 /** Milliseconds for Docker to answer; one that is wedged never does. */
 export const DOCKER = 4_000
 
-/** A logical line of a file of Postfix's: continuations joined, comments and empty lines left out. */
-export interface Line {
-  /** Its first line in the file, from 1. */
-  line: number
-  /** Its last one. */
-  end: number
-  text: string
+/** A setting with its value and, where a file sets it, the entry there. */
+export interface Setting {
+  name: string
+  value: string
+  at?: Entry
 }
 
-/** Parameters with their values and, where a file sets them, the line. */
-export type Parameters = Map<string, { value: string; at?: Line }>
-
 export class Facts {
-  readonly platform: NodeJS.Platform = process.platform
-  /** The checks wait here for what others found out: whether the doctor's own mail arrived. */
-  readonly mailFlows = new Map<string, Promise<boolean>>()
+  readonly platform = process.platform
   readonly #once = new Map<string, unknown>()
   #scratch: string | undefined
 
-  /** A file's text by its path from the project's root; undefined where it cannot be read. */
-  read(name: string): string | undefined {
-    return this.once(`read ${name}`, () => (this.problem(name) ? undefined : readFileSync(join(ROOT, name), 'utf8')))
+  /** A file's text by its path from the project's root, less what "line-ends" reports; empty where it cannot be read. */
+  read(name: string): string {
+    return this.raw(name)
+      .replace(/^\ufeff/, '')
+      .replace(/\r\n?/g, '\n')
+  }
+
+  raw(name: string): string {
+    return this.once(`read ${name}`, () => (this.problem(name) ? '' : readFileSync(join(ROOT, name), 'utf8')))
+  }
+
+  /** Throws `Skipped` where one of these files cannot be read. */
+  needs(...names: string[]): void {
+    const missing = names.find((name) => this.problem(name))
+    if (missing) throw new Skipped(`${missing} cannot be read, see "files"`)
   }
 
   /** Why a file cannot be used, and what to type; undefined where it can. */
@@ -62,45 +80,32 @@ export class Facts {
       const found = statSync(path)
       if (found.isDirectory()) return ['is a folder and not a file', `rm -r ${name} && ${back}`]
       if (!found.isFile()) return ['is no regular file', `rm ${name} && ${back}`]
-      if (readFileSync(path).includes(0)) return ['is UTF-16 or binary; it has to be UTF-8', back]
-      return undefined
+      return readFileSync(path).includes(0) ? ['is UTF-16 or binary; it has to be UTF-8', back] : undefined
     } catch (error) {
-      const { code } = error as NodeJS.ErrnoException
-      if (code === 'EACCES') return ['cannot be read by this user', `sudo chmod a+r ${name}`]
+      if ((error as NodeJS.ErrnoException).code === 'EACCES')
+        return ['cannot be read by this user', `sudo chmod a+r ${name}`]
       const isDangling = lstatSync(path, { throwIfNoEntry: false }) !== undefined
       return isDangling ? ['is a link to nothing', `rm ${name} && ${back}`] : ['is not there', back]
     }
   }
 
-  /** The names of the project's configuration files, environment file and Compose file included. */
-  list(): string[] {
-    return [
-      COMPOSE_FILE,
-      ENV_FILE,
-      ...readdirOr(join(ROOT, CONFIG))
-        .filter((name) => !/\.(tmp|lock)$/.test(name))
-        .sort()
-        .map(inConfig),
-    ].filter((name) => statSync(join(ROOT, name), { throwIfNoEntry: false })?.isFile())
+  /** The logical lines of a file of Postfix's (postconf(5)). */
+  entries(name: string): Entry[] {
+    return this.once(`entries ${name}`, () => entriesOf(this.read(name)))
   }
 
-  lines(name: string): Line[] {
-    return this.once(`lines ${name}`, () => logicalLines(this.read(name) ?? ''))
-  }
-
-  /** `name = value` lines, of which the last one of a name counts. */
-  parameters(name: string): Parameters {
-    return this.once(`parameters ${name}`, () => {
-      const pairs = this.lines(name).map((at) => [/^([^=\s]+)\s*=\s*(.*)$/s.exec(at.text), at] as const)
-      return new Map(pairs.flatMap(([found, at]) => (found ? [[found[1] ?? '', { value: found[2] ?? '', at }]] : [])))
+  /** The `name = value` lines of a file by their names; of several the last one counts. */
+  settingsOf(name: string): Map<string, Setting> {
+    return this.once(`settings ${name}`, () => {
+      const found = this.entries(name).map((at) => ({ at, pair: /^([^=\s]+)\s*=\s*(.*)$/s.exec(at.text) ?? [] }))
+      return new Map(found.flatMap(({ at, pair: [, name, value = ''] }) => (name ? [[name, { name, value, at }]] : [])))
     })
   }
 
   /** The variables of the environment file. Throws `Skipped` where there is none. */
   environment(): Record<string, string> {
-    const text = this.read(ENV_FILE)
-    if (text === undefined) throw new Skipped(`${ENV_FILE} cannot be read, see "files"`)
-    return parse(text)
+    this.needs(ENV_FILE)
+    return parse(this.read(ENV_FILE))
   }
 
   settings(): Settings {
@@ -112,16 +117,14 @@ export class Facts {
   }
 
   choice(): Promise<EngineChoice> {
-    return this.once('choice', async () => {
-      const { explainEngine } = await import('../server/choose.ts')
-      return explainEngine(this.settings(), DOCKER)
-    })
+    return this.once('choice', async () => explainEngine(this.settings(), DOCKER))
   }
 
-  /** The engine that is to be used, running or not. */
-  async engine(): Promise<Engine> {
+  /** The engine that is to be used, running or not. Throws `Skipped` where there is none, or another than `wanted`. */
+  async engine(wanted?: Engine['name']): Promise<Engine> {
     const { engine } = await this.choice()
     if (!engine) throw new Skipped('there is no engine, see "engine"')
+    if (wanted && engine.name !== wanted) throw new Skipped(`not needed, the engine is ${engine.name}`)
     return engine
   }
 
@@ -136,7 +139,7 @@ export class Facts {
   async server(): Promise<Engine> {
     const engine = await this.engine()
     if (!(await this.isRunning())) throw new Skipped('the server is not running, see "running"')
-    if (engine.name === 'native' && process.getuid?.() !== 0) throw new Skipped('only root can ask, see "root"')
+    if (engine.name === 'native' && !isRoot) throw new Skipped('only root can ask, see "root"')
     return engine
   }
 
@@ -145,93 +148,93 @@ export class Facts {
     return this.once(`ask ${command.join(' ')}`, async () => (await this.server()).exec(command, { timeout: ANSWER }))
   }
 
-  /** Parameters of the running Postfix, `postconf -n` with its defaults where `names` are given. */
-  async running(...names: string[]): Promise<Parameters> {
-    const { stdout } = await this.ask('postconf', ...(names.length > 0 ? names : ['-n']))
-    const pairs = stdout.split('\n').flatMap((line) => {
-      const [, name, value] = /^(\w+) =\s*(.*)$/.exec(line) ?? []
-      return name ? [[name, { value: value ?? '' }] as const] : []
-    })
-    return new Map(pairs)
+  /** What a program prints where the server's files are: in the container, or on this machine. */
+  async run(...command: string[]): Promise<ExecResult> {
+    if ((await this.engine()).name === 'docker') return this.ask(...command)
+    return $({ timeout: ANSWER })`${command}`
   }
 
-  /**
-   * What Postfix answers for keys in one of the project's tables: asked of the running container, or of this machine's
-   * own postmap(1). Throws `Skipped` where neither is there.
-   */
-  async lookUp(type: string, name: string, keys: string[]): Promise<{ answers: Map<string, string>; said: string }> {
-    const asked = `${keys.join('\n')}\n`
-    const engine = (await this.choice().catch(() => undefined))?.engine
-    const isContainer = engine?.name === 'docker'
-    if (isContainer && !(await this.isRunning()))
-      throw new Skipped('Postfix is not there to ask before the first start')
-    const { stdout, stderr, exitCode } = isContainer
-      ? await engine.exec(['postmap', '-q', '-', `${type}:${IN_CONTAINER}/${name}`], { input: asked, timeout: ANSWER })
-      : await program(['postmap', '-c', await this.emptyPostfix(), '-q', '-', `${type}:${join(ROOT, CONFIG, name)}`], {
-          input: asked,
-        })
+  /** Whether Postfix is asked in the container. Throws `Skipped` where that would be before its first start. */
+  async isInContainer(): Promise<boolean> {
+    const engine = await this.engine().catch(() => undefined)
+    if (engine?.name !== 'docker') return false
+    if (!(await this.isRunning())) throw new Skipped('Postfix is not there to ask before the first start')
+    return true
+  }
+
+  /** What Postfix answers for keys in one of the project's PCRE tables, and what it says against the table. */
+  async lookUp(name: string, keys: string[]): Promise<{ answers: Map<string, string>; said: string }> {
+    const ask = { input: `${keys.join('\n')}\n`, timeout: ANSWER }
+    const { stdout, stderr, exitCode } = (await this.isInContainer())
+      ? await (await this.engine()).exec(['postmap', '-q', '-', `pcre:${name.replace(CONFIG, IN_CONTAINER)}`], ask)
+      : await $({
+          ...input(ask.input),
+          timeout: ANSWER,
+        })`postmap -c ${this.postfix('empty', '')} -q - ${`pcre:${join(ROOT, name)}`}`
     if (exitCode === 127) throw new Skipped('Postfix is not installed yet')
-    const pairs = stdout.split('\n').flatMap((line) => (line === '' ? [] : [line.split('\t') as [string, string]]))
-    return { answers: new Map(pairs), said: stderr }
+    return { answers: new Map(stdout.split('\n').map((line) => line.split('\t') as [string, string])), said: stderr }
   }
 
-  /** A configuration folder of Postfix without any setting, for its programs that want one. */
-  async emptyPostfix(): Promise<string> {
-    return this.once('empty', async () => {
-      const folder = join(this.scratch(), 'empty')
-      await makePostfix(folder, '')
+  /** A configuration folder of Postfix with this main.cf and Debian's own master.cf, for its programs that want one. */
+  postfix(name: string, main: string): string {
+    return this.once(`postfix ${name}`, () => {
+      const folder = join(this.#scratchFolder(), name)
+      mkdirSync(folder)
+      writeFileSync(join(folder, 'main.cf'), main)
+      if (existsSync('/usr/share/postfix/master.cf.dist'))
+        cpSync('/usr/share/postfix/master.cf.dist', join(folder, 'master.cf'))
+      // Programs wait until main.cf is two seconds old, lest they read half a file.
+      const past = new Date(Date.now() - 10_000)
+      utimesSync(join(folder, 'main.cf'), past, past)
       return folder
     })
   }
 
-  /** A folder for files of this run alone. */
-  scratch(): string {
-    this.#scratch ??= mkdtempSync(join(tmpdir(), 'doctor-'))
-    return this.#scratch
-  }
-
-  /**
-   * What `npm start` would make of the files, below `folder`; the native engine alone. `refusal` is what npm start would
-   * say instead.
-   */
-  made(): Promise<{ folder: string; refusal?: Failure }> {
+  /** What `npm start` would make of the files, below `folder`, or say against them; the native engine alone. */
+  made(): Promise<{ folder: string; refusal?: string }> {
     return this.once('made', async () => {
-      const { makeConfiguration, tryConfiguration } = await import('../server/native_configuration.ts')
-      const folder = join(this.scratch(), 'made')
+      const folder = join(this.#scratchFolder(), 'made')
       try {
         await tryConfiguration(folder, await makeConfiguration(this.settings(), folder))
         return { folder }
       } catch (error) {
-        return { folder, refusal: error instanceof Failure ? error : new Failure('failed', messageOf(error)) }
+        return {
+          folder,
+          refusal: messageOf(error)
+            .replaceAll(`${folder}/config`, CONFIG)
+            .replaceAll(/\/\S*\/\.\.\/config(?=\/)/g, CONFIG),
+        }
       }
     })
   }
 
   /** Why npm start would not take the files; undefined where it does. */
-  async refusal(): Promise<Failure | undefined> {
-    return (await this.isLive()) ? undefined : (await this.made()).refusal
-  }
-
-  /** Whether the native server runs, and from these very files. */
-  isLive(): Promise<boolean> {
-    return this.once('live', async () => (await this.isRunning().catch(() => false)) && this.#isUntouched())
+  async refusal(): Promise<string | undefined> {
+    const engine = await this.engine()
+    return engine.name === 'docker' || (await this.isLive()) ? undefined : (await this.made()).refusal
   }
 
   /**
-   * Whether nothing was written since the native server was started: neither its own files nor those that they were made
-   * from. Nobody can set a ctime back.
+   * Whether the native server runs, and nothing was written since it was started: neither its own files nor those that they
+   * were made from. Nobody can set a ctime back.
    */
-  #isUntouched(): boolean {
-    const { stateDir } = this.settings()
-    const made = statSync(join(stateDir, 'started.json'), { throwIfNoEntry: false })?.ctimeMs ?? 0
-    const below = (dir: string) => [dir, ...readdirOr(dir, true).map((name) => join(dir, name))]
-    const sources = [
-      join(ROOT, CONFIG),
-      join(ROOT, 'docker-data/native'),
-      ...['config', 'postfix', 'dovecot'].map((part) => join(stateDir, part)),
-    ]
-    const paths = [join(ROOT, ENV_FILE), join(ROOT, '.env'), ...sources.flatMap(below)]
-    return paths.every((path) => (statSync(path, { throwIfNoEntry: false })?.ctimeMs ?? 0) < made)
+  isLive(): Promise<boolean> {
+    return this.once('live', async () => {
+      if (!(await this.isRunning().catch(() => false))) return false
+      const { stateDir } = this.settings()
+      const ctimeOf = (path: string) => statSync(path, { throwIfNoEntry: false })?.ctimeMs ?? 0
+      const folders = [join(ROOT, CONFIG), join(ROOT, 'docker-data/native')]
+      const made = ['config', 'postfix', 'dovecot'].map((part) => join(stateDir, part))
+      const below = [...folders, ...made].flatMap((dir) => [dir, ...filesIn(dir).map((name) => join(dir, name))])
+      const started = ctimeOf(join(stateDir, 'started.json'))
+      return [join(ROOT, ENV_FILE), join(ROOT, '.env'), ...below].every((path) => ctimeOf(path) < started)
+    })
+  }
+
+  /** A folder for files of this run alone. */
+  #scratchFolder(): string {
+    this.#scratch ??= mkdtempSync(join(tmpdir(), 'doctor-'))
+    return this.#scratch
   }
 
   forget(): void {
@@ -245,36 +248,19 @@ export class Facts {
   }
 }
 
-/** The logical lines of a file of Postfix's (postconf(5)). */
-export function logicalLines(text: string): Line[] {
-  const lines: Line[] = []
-  for (const [index, line] of text.split(/\r?\n/).entries()) {
-    if (/^\s*(#|$)/.test(line)) continue
-    const last = lines.at(-1)
-    if (/^\s/.test(line) && last) Object.assign(last, { text: `${last.text} ${line.trim()}`, end: index + 1 })
-    else lines.push({ line: index + 1, end: index + 1, text: line.trim() })
-  }
-  return lines
+/** The names of all files below a folder; none where it is not there. */
+export function filesIn(folder: string): string[] {
+  return existsSync(folder) ? (readdirSync(folder, { recursive: true }) as string[]) : []
 }
 
-/** Makes a configuration folder of Postfix with these settings. */
-export async function makePostfix(folder: string, main: string): Promise<void> {
-  mkdirSync(folder, { recursive: true })
-  // Programs wait until main.cf is two seconds old, lest they read half a file.
-  const past = new Date(Date.now() - 10_000)
-  for (const [name, text] of [
-    ['main.cf', main],
-    ['master.cf', ''],
-  ] as const) {
-    writeFileSync(join(folder, name), text)
-    utimesSync(join(folder, name), past, past)
-  }
-}
+const linesOf = ({ lines }: Pick<Entry, 'lines'>) =>
+  lines.length > 1 ? `lines ${lines[0]}-${lines.at(-1)}` : `line ${lines[0]}`
 
-function readdirOr(path: string, recursive = false): string[] {
-  try {
-    return readdirSync(path, { recursive }) as string[]
-  } catch {
-    return []
-  }
-}
+/** Where an entry stands, as a finding begins. */
+export const placeOf = (file: string, { lines }: Pick<Entry, 'lines'>) => `${file} line ${lines[0]}`
+
+/** Fixes as they are printed: each can be typed as it stands. */
+export const deleteLine = (file: string, at: Pick<Entry, 'lines'>) => `Delete ${linesOf(at)} of ${file}`
+export const writeLine = (file: string, at: Pick<Entry, 'lines'>, text: string) =>
+  `Write ${linesOf(at)} of ${file} as: ${text}`
+export const addLine = (file: string, text: string) => `Write into ${file}: ${text}`

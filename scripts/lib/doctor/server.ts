@@ -1,151 +1,249 @@
-import { readdirSync, readFileSync } from 'node:fs'
+/** The running server: that it may start, runs, holds its ports, is what the files describe, and has room for mail. */
+import { createPrivateKey, X509Certificate } from 'node:crypto'
+import { existsSync, readFileSync, statSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { CATCHALL, parseAccounts } from '../accounts/accounts.ts'
+import { messageOf } from '../cli.ts'
 import type { Engine } from '../server/engine.ts'
-import { CONTAINER, enabledProtocols, SERVICE_NAMES, SERVICES, type ServiceName, type Settings } from '../settings.ts'
-import { type Check, EXPLAINS, type Finding, failure, ok, Skipped, verdict } from './check.ts'
-import type { Facts } from './facts.ts'
-import { program } from './program.ts'
-import { folders } from './state.ts'
+import { holdersOf, isFree } from '../server/ports.ts'
+import { processIds } from '../server/processes.ts'
+import { isRoot } from '../server/root.ts'
+import { $ } from '../server/shell.ts'
+import { CONTAINER, enabledServices, SERVICES } from '../settings.ts'
+import { type Finding, failure, Skipped, verdict, warning } from './check.ts'
+import { ACCOUNTS, addLine, CONFIG, DOCKER, deleteLine, type Facts, filesIn, inConfig, MAIN_CF } from './facts.ts'
 
-/** The services that the environment file turns on. */
-export function servicesOf(facts: Facts): ServiceName[] {
-  const environment = facts.environment()
-  const enabled = enabledProtocols(environment)
-  return SERVICE_NAMES.filter((name) => {
-    if (/^(pop3|imap)s$/.test(name) && !environment.SSL_TYPE) return false
-    return name.startsWith('pop3') ? enabled.pop3 : name.startsWith('imap') ? enabled.imap : true
-  })
+export async function ports(facts: Facts): Promise<Finding[]> {
+  const { bindAddress, ports: taken } = facts.settings()
+  const { engine } = await facts.choice()
+  const isUp = engine ? await facts.isRunning() : false
+  if (!isUp && (await engine?.half())) throw new Skipped('half of the server runs, see "running"')
+  const services = enabledServices(facts.environment())
+  const holders = holdersOf(services.map((name) => taken[name]))
+  const problems: Finding[] = []
+  for (const name of services) {
+    const [port, { variable, protocol }] = [taken[name], SERVICES[name]]
+    const [holder, isClosed] = [holders.get(port), await isFree(bindAddress, port)]
+    if (isClosed && isUp)
+      problems.push(
+        failure(`nothing listens on ${port} (${protocol}): the server was started with other ports`, 'npm start'),
+      )
+    if (isClosed || (isUp && (!holder || engine?.owns(holder) || !isRoot))) continue
+    let free = 10_000 + (port % 10_000)
+    while (Object.values(taken).includes(free) || !(await isFree(bindAddress, free))) free++
+    // What the environment says wins over .env.
+    const fix = process.env[variable] ? `export ${variable}=${free}` : addLine('.env', `${variable}=${free}`)
+    const who = holder ? `${holder.name} (pid ${holder.pid})` : 'another process'
+    problems.push(failure(`port ${port} (${protocol}) on ${bindAddress} is in use by ${who}`, fix))
+  }
+  return verdict(problems, isUp ? 'held by the server' : 'free')
 }
 
-const start: Check = {
-  name: 'start',
-  title: 'npm start takes the files as they are',
-  async run(facts) {
-    const engine = await facts.engine()
-    facts.environment()
-    if (engine.name === 'docker') return [ok('docker-mailserver takes any')]
-    const refusal = await facts.refusal()
-    return refusal
-      ? [failure(refusal.message, undefined, { explains: ['live'] })]
-      : [ok('tried: Postfix and Dovecot read them')]
-  },
+export async function start(facts: Facts): Promise<Finding[]> {
+  facts.environment()
+  const refusal = await facts.refusal()
+  const [, file = '', line] = /(\S+) line (\d+): Unknown setting/.exec(refusal ?? '') ?? []
+  const fix = line && deleteLine(file, { lines: [Number(line)] })
+  return verdict(refusal ? [failure(refusal, fix)] : [], 'tried: Postfix and Dovecot read them')
 }
 
-const running: Check = {
-  name: 'running',
-  title: 'The server is running',
-  async run(facts) {
-    const engine = await facts.engine()
-    if (await facts.isRunning()) return [ok(`engine: ${engine.name}`)]
-    const refused = engine.name === 'native' && process.getuid?.() === 0 ? await facts.refusal() : undefined
-    const half = await engine.half()
-    const evidence = half ?? 'the server is not running'
-    return [
-      failure(refused ? `${evidence}; npm start refuses the files` : evidence, refused ? undefined : 'npm start', {
-        explains: ['live', 'ports'],
-      }),
-    ]
-  },
+export async function running(facts: Facts): Promise<Finding[]> {
+  const engine = await facts.engine()
+  if (await facts.isRunning()) return verdict([], `engine: ${engine.name}`)
+  const evidence = (await engine.half()) ?? 'the server is not running'
+  const refused = isRoot && (await facts.refusal())
+  return [refused ? failure(`${evidence}; npm start refuses the files`) : failure(evidence, 'npm start')]
 }
 
-const processes: Check = {
-  name: 'processes',
-  title: 'No daemon of the server is stopped',
-  async run(facts) {
-    const stopped = await stoppedOf(facts)
-    if (stopped === undefined) return verdict([], 'all of them run')
-    return [failure(stopped.what, stopped.fix, { explains: EXPLAINS.answers })]
-  },
-}
-
-/** What was stopped by a signal, or paused, and what wakes it. */
-async function stoppedOf(facts: Facts): Promise<{ what: string; fix: string } | undefined> {
+export async function processes(facts: Facts): Promise<Finding[]> {
   const engine = await facts.server()
   if (engine.name === 'docker') {
-    const { stdout } = await program(['docker', 'container', 'inspect', '--format', '{{.State.Paused}}', CONTAINER])
-    return stdout.trim() === 'true'
-      ? { what: 'the container is paused', fix: `docker unpause ${CONTAINER}` }
-      : undefined
+    const isPaused = (await inspected('{{.State.Paused}}')).trim() === 'true'
+    return verdict(
+      isPaused ? [failure('the container is paused', `docker unpause ${CONTAINER}`)] : [],
+      'all of them run',
+    )
   }
-  const pids = readdirSync('/proc').filter(
-    (name) => /^\d+$/.test(name) && statOf(name)[1] === 'T' && engine.owns({ pid: Number(name), name: '' }),
-  )
-  if (pids.length === 0) return undefined
-  const names = [...new Set(pids.map((pid) => statOf(pid)[0]))].join(', ')
-  return { what: `stopped by a signal (SIGSTOP): ${names}`, fix: `kill -CONT ${pids.join(' ')}` }
+  /** A process's name and state. */
+  const statOf = (pid: number) => /\((.*)\) (\S)/s.exec(textOf(`/proc/${pid}/stat`)) ?? []
+  const stopped = processIds().filter((pid) => statOf(pid)[2] === 'T' && engine.owns({ pid, name: '' }))
+  const names = [...new Set(stopped.map((pid) => statOf(pid)[1]))].join(', ')
+  const what = `stopped by a signal (SIGSTOP): ${names}`
+  return verdict(stopped.length > 0 ? [failure(what, `kill -CONT ${stopped.join(' ')}`)] : [], 'all of them run')
 }
 
-/** A process's name and state. */
-function statOf(pid: string): [name: string, state: string] {
-  try {
-    const [, name = '', state = ''] = /\((.*)\) (\S)/s.exec(readFileSync(`/proc/${pid}/stat`, 'utf8')) ?? []
-    return [name, state]
-  } catch {
-    return ['', '']
+export async function folders(facts: Facts): Promise<Finding[]> {
+  if ((await facts.server()).name === 'docker') throw new Skipped('in the container all can')
+  const { stateDir } = facts.settings()
+  for (let folder = stateDir; folder !== dirname(folder); folder = dirname(folder)) {
+    if (!((statSync(folder, { throwIfNoEntry: false })?.mode ?? 1) & 1))
+      return [failure(`${folder}: only its owner can enter it, and Dovecot has to`, `chmod o+x ${folder}`)]
   }
+  return verdict([], stateDir)
 }
 
 /** The server, up and able to answer: what keeps it from that keeps everybody waiting. */
 export async function answering(facts: Facts): Promise<Engine> {
   const engine = await facts.server()
-  for (const check of [processes, ports, folders]) {
-    const findings = await facts.once(`check ${check.name}`, async () => check.run(facts))
-    if (findings.some(({ level }) => level === 'failure')) throw new Skipped(`it could only wait, see "${check.name}"`)
+  for (const [name, check] of Object.entries({ processes, ports, folders })) {
+    const findings = await facts.once(`check ${name}`, () => check(facts)).catch((): Finding[] => [])
+    if (findings.some(({ level }) => level === 'failure')) throw new Skipped(`it could only wait, see "${name}"`)
   }
   return engine
 }
 
-const ports: Check = {
-  name: 'ports',
-  title: 'The ports are free, or the server holds them',
-  async run(facts) {
-    const settings = facts.settings()
-    const { holdersOf, isFree } = await import('../server/ports.ts')
-    const { engine } = await facts.choice()
-    const isUp = engine ? await facts.isRunning() : false
-    if (!isUp && (await engine?.half())) throw new Skipped('half of the server runs, see "running"')
-    const services = servicesOf(facts)
-    const holders = holdersOf(services.map((name) => settings.ports[name]))
-    const problems: Finding[] = []
-    const closed: string[] = []
-    for (const name of services) {
-      const port = settings.ports[name]
-      const holder = holders.get(port)
-      if (await isFree(settings.bindAddress, port)) {
-        if (isUp) closed.push(`${port} (${SERVICES[name].protocol})`)
-        continue
-      }
-      if (isUp && (!holder || engine?.owns(holder) || process.getuid?.() !== 0)) continue
-      const { variable, protocol } = SERVICES[name]
-      const right = `${variable}=${await freePort(settings, port, isFree)}`
-      // What the environment says wins over .env.
-      const fix = process.env[variable] ? `export ${right}` : `Write into .env: ${right}`
-      const who = holder ? `${holder.name} (pid ${holder.pid})` : 'another process'
-      problems.push(
-        failure(`port ${port} (${protocol}) on ${settings.bindAddress} is in use by ${who}`, fix, {
-          explains: EXPLAINS.answers,
-        }),
-      )
-    }
-    if (closed.length > 0)
-      problems.push(
-        failure(
-          `nothing listens on ${closed.join(', ')}: the server was started with other ports, or services, than now`,
-          'npm start',
-          { explains: EXPLAINS.answers },
-        ),
-      )
-    return verdict(problems, isUp ? 'held by the server' : 'free')
-  },
+export async function live(facts: Facts): Promise<Finding[]> {
+  return (await facts.server()).name === 'native' ? liveNative(facts) : liveDocker(facts)
 }
 
-async function freePort(
-  { bindAddress, ports: taken }: Settings,
-  from: number,
-  isFree: (host: string, port: number) => Promise<boolean>,
-): Promise<number> {
-  let port = 10_000 + (from % 10_000)
-  while (Object.values(taken).includes(port) || !(await isFree(bindAddress, port))) port++
-  return port
+/** npm start would change the files in the state folder that differ from what it makes now. */
+async function liveNative(facts: Facts): Promise<Finding[]> {
+  if (await facts.isLive()) return verdict([], 'no file was written since it was started')
+  const { folder, refusal } = await facts.made()
+  if (refusal) throw new Skipped('npm start refuses the files, see "start"')
+  const { stateDir } = facts.settings()
+  const names = [folder, stateDir].flatMap((dir) => filesIn(join(dir, 'config')).map((name) => `config/${name}`))
+  const made = ['postfix', 'dovecot'].flatMap((part) => filesIn(join(folder, part)).map((name) => `${part}/${name}`))
+  // This machine's networks come and go.
+  const linesOf = (dir: string, name: string) =>
+    textOf(join(dir, name))
+      .replace(/^mynetworks =.*$/m, '')
+      .split('\n')
+  const changed = [...new Set([...names, ...made])].flatMap((name) => {
+    const [right, is] = [linesOf(folder, name), linesOf(stateDir, name)]
+    // A setting is told; what else differs may be a secret.
+    const line = name === 'postfix/main.cf' ? is.find((one) => !right.includes(one)) : undefined
+    if (/\.(tmp|lock)$/.test(name) || right.join() === is.join()) return []
+    return [name.replace(/^config/, CONFIG) + (line ? `: ${line}` : '')]
+  })
+  const own = changed.filter((name) => name.startsWith(CONFIG)).join(', ')
+  const evidence = own ? `${own}: changed since the server read it` : `not as the files say: ${changed.join(', ')}`
+  return verdict(
+    changed.length > 0 ? [failure(evidence, 'npm start')] : [],
+    'all files are as npm start would make them',
+  )
 }
 
-export const serverChecks: Check[] = [start, running, processes, ports]
+async function liveDocker(facts: Facts): Promise<Finding[]> {
+  const plain = (value = '') => value.replace(/\s+/g, ' ').trim()
+  const { stdout: parameters } = await facts.ask('postconf', '-n')
+  const problems = [...parameters.matchAll(/^(\w+) =(.*)$/gm)].flatMap(([, name = '', value]) => {
+    const right = facts.settingsOf(MAIN_CF).get(name)?.value ?? value
+    // docker-mailserver sets this one for port 25 by itself.
+    if (name === 'smtpd_sasl_auth_enable' || plain(right) === plain(value)) return []
+    return [failure(`the running Postfix has ${name} = ${plain(value)}, and ${MAIN_CF} says ${right}`, 'npm start')]
+  })
+  const { stdout: userdb } = await facts.ask('cat', '/etc/dovecot/userdb')
+  const accounts = userdb === '' ? [] : parseAccounts(facts.read(ACCOUNTS), undefined, () => {})
+  const other = accounts.find(({ address, hash }) => !userdb.includes(`${address}:${hash}:`))
+  const fact = `the running server has another password for ${other?.address}, or no such account, than ${ACCOUNTS}`
+  if (other) problems.push(failure(fact, 'npm stop && npm start'))
+  const made = await inspected('{{json .Config.Env}}')
+  const set = Object.entries(facts.environment()).find(
+    ([name, value]) => made.includes(`"${name}=`) && !made.includes(JSON.stringify(`${name}=${value}`)),
+  )
+  if (set)
+    problems.push(failure(`the container was made with another ${set[0]} than ${set.join('=')} now`, 'npm start'))
+  return verdict(problems, 'its parameters, accounts and environment are those of the files')
+}
+
+/** Milliseconds before its end that a certificate is warned about: 14 days. */
+const EXPIRES_SOON = 14 * 86_400_000
+
+export async function certificate(facts: Facts): Promise<Finding[]> {
+  const engine = await facts.server()
+  if (!facts.environment().SSL_TYPE) return verdict([], 'TLS is off (SSL_TYPE is empty)')
+  const { stdout } = await facts.ask('postconf', '-n')
+  const values = stdout.match(/^smtpd_tls_(chain_files|key_file|cert_file) = .*$/gm) ?? []
+  const paths = [...new Set(values.flatMap((line) => line.split(/[\s,]+/)).filter((path) => path.startsWith('/')))]
+  const made = `${facts.settings().stateDir}/tls/`
+  const fix = paths.some((path) => path.startsWith(made)) ? `rm ${made}*.pem && npm stop && npm start` : undefined
+  const texts = await Promise.all(paths.map((path) => engine.readFile(path)))
+  const missing = paths.find((_, index) => texts[index] === undefined)
+  if (missing) return [failure(`${missing} is not there, and TLS needs it`, fix)]
+  const text = texts.join('\n')
+  try {
+    const [key = ''] = /-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]+-----END [A-Z ]*PRIVATE KEY-----/.exec(text) ?? []
+    const found = new X509Certificate(text.slice(text.indexOf('-----BEGIN CERTIFICATE')))
+    const [begin, end] = [Date.parse(found.validFrom), Date.parse(found.validTo)]
+    if (!found.checkPrivateKey(createPrivateKey(key)))
+      return [failure(`the key of ${paths.join(' and ')} is that of another certificate`, fix)]
+    if (begin > Date.now()) return [failure(`the certificate begins on ${found.validFrom}; is the clock right?`, fix)]
+    if (end < Date.now()) return [failure(`the certificate ended on ${found.validTo}`, fix)]
+    const isSoon = end < Date.now() + EXPIRES_SOON
+    return verdict(isSoon ? [warning(`the certificate ends on ${found.validTo}`, fix)] : [], `until ${found.validTo}`)
+  } catch (error) {
+    return [failure(`${paths.join(', ')}: this is no key with its certificate: ${messageOf(error)}`, fix)]
+  }
+}
+
+/** The owner of all mail, in docker-mailserver and natively. */
+const OWNER = 5000
+
+export async function mailboxes(facts: Facts): Promise<Finding[]> {
+  const { name } = await facts.server()
+  const folder = name === 'docker' ? '/var/mail' : join(facts.settings().stateDir, 'mail')
+  // Dovecot makes files that nobody may write.
+  const what = `( ! -uid ${OWNER} -o ( -type d ! -perm -u=rwx -o -type f ! -perm -u=r ) ) -printf %U:%y:%p -quit`
+  const { stdout } = await facts.run('find', folder, '-maxdepth', '3', ...what.split(' '))
+  const [, uid, type, path] = /^(\d+):(\w):(.*)/.exec(stdout) ?? []
+  const typed = name === 'docker' ? `docker exec ${CONTAINER} ` : ''
+  if (!path) return verdict([], `${folder} belongs to Dovecot`)
+  if (Number(uid) !== OWNER)
+    return [failure(`${path} belongs to user ${uid}, not to Dovecot's`, `${typed}chown -R ${OWNER}:${OWNER} ${path}`)]
+  const [right, verb] = type === 'd' ? ['u+rwx', 'enter'] : ['u+r', 'read']
+  return [failure(`${path}: its owner may not ${verb} it`, `${typed}chmod ${right} ${path}`)]
+}
+
+/** Per cent of a quota from which on there is a warning. */
+const NEARLY_FULL = 90
+
+export async function mailboxQuotas(facts: Facts): Promise<Finding[]> {
+  await facts.server()
+  const { SMTP_ONLY, ENABLE_QUOTAS, POSTFIX_MAILBOX_SIZE_LIMIT } = facts.environment()
+  if (SMTP_ONLY === '1' || ENABLE_QUOTAS === '0') throw new Skipped('quotas are off')
+  const hasLimits = /^[^#\n]*:\s*[1-9]/m.test(facts.read(inConfig('dovecot-quotas.cf')))
+  if (!hasLimits && Number(POSTFIX_MAILBOX_SIZE_LIMIT || 0) === 0) return verdict([], 'no mailbox has a limit')
+  const { stdout, stderr, exitCode } = await facts.ask('doveadm', '-f', 'tab', 'quota', 'get', '-A')
+  if (exitCode !== 0) throw new Skipped(`doveadm quota get: ${stderr.trim().split('\n')[0] || 'no answer'}`)
+  // User, name, type, value and limit in kB, per cent.
+  const rows = [...stdout.matchAll(/^.*\tSTORAGE\t.*$/gm)].map(([line]) => line.split('\t'))
+  const problems = rows.flatMap(([user = '', , , value, limit, percent]) => {
+    if (limit === '-' || Number(percent) < NEARLY_FULL) return []
+    const fix = `npm run add-account -- ${user} --quota ${user === CATCHALL ? '0' : `${Math.ceil((Number(limit) * 2) / 1_024)}M`}`
+    const evidence = `${user}: ${value} of ${limit} kB (${percent} %)`
+    if (Number(percent) < 100) return [warning(`${evidence}: nearly full`, fix)]
+    return [failure(`${evidence}: full; its mail bounces`, fix)]
+  })
+  return verdict(problems, `${rows.length} mailboxes`)
+}
+
+/** Kilobytes of free space below which there is a warning. */
+const LITTLE_SPACE = 500_000
+
+export async function disk(facts: Facts): Promise<Finding[]> {
+  const isNative = (await facts.engine()).name === 'native'
+  let folder = isNative ? facts.settings().stateDir : '/var/mail'
+  while (isNative && !existsSync(folder)) folder = dirname(folder)
+  const { stdout } = await facts.run('df', '--output=avail,itotal,iavail', '-k', folder)
+  const [kilobytes = 0, allInodes = 0, inodes = 0] = stdout.split('\n')[1]?.trim().split(/\s+/).map(Number) ?? []
+  const megabytes = `${Math.floor(kilobytes * 1.024e-3)} MB free in ${folder}`
+  // Postfix's own rule (queue_minfree).
+  if (kilobytes * 1_024 < 1.5 * Number(facts.environment().POSTFIX_MESSAGE_SIZE_LIMIT || 10_240_000))
+    return [failure(`${megabytes}: Postfix refuses mail with 452; npm run reset deletes all mail`)]
+  if (allInodes > 0 && inodes === 0) return [failure(`no inode is free in ${folder}: no file can be made`)]
+  return verdict(kilobytes < LITTLE_SPACE ? [warning(megabytes)] : [], megabytes)
+}
+
+/** What `docker container inspect` says about the container; an empty text where there is none. */
+async function inspected(format: string): Promise<string> {
+  return (await $({ timeout: DOCKER })`docker container inspect --format ${format} ${CONTAINER}`).stdout
+}
+
+function textOf(path: string): string {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch {
+    return ''
+  }
+}

@@ -51,6 +51,7 @@ export class DockerEngine implements Engine {
 
   /** Why Docker cannot be used here and what to do about it; undefined when it can. */
   static async problem(patience = ANSWER): Promise<string | undefined> {
+    const deadline = Date.now() + patience
     const [engine, compose] = await Promise.all([
       $({ timeout: patience })`docker version --format ${'{{.Server.Version}}'}`,
       $({ timeout: patience })`docker compose version --short`,
@@ -59,7 +60,9 @@ export class DockerEngine implements Engine {
       return 'the command docker is not there. Install Docker with Compose: https://docs.docker.com/get-started/get-docker/'
     }
     if (engine.exitCode !== 0) {
-      const reason = lastWords(engine.stderr) || `silent for ${patience / 1000} s`
+      // The words of a program that was killed are about the kill.
+      const words = Date.now() < deadline ? lastWords(engine.stderr) : ''
+      const reason = words || `silent for ${patience / 1000} s`
       return `no Docker engine answers (${reason}) Start it, then look at: docker version`
     }
     if (compose.exitCode !== 0) {

@@ -1,11 +1,13 @@
 /** Runs other programs by zx: quiet, without stdin, by a shell that reads no start-up file. */
 import { spawn } from 'node:child_process'
-import { usePowerShell, $ as zx } from 'zx'
+// Without zx's extras, which take as long to load as the rest of a short script.
+import { usePowerShell, $ as zx } from 'zx/core'
 
 // Windows may lack bash, which zx asks for; PowerShell is always there and zx quotes for it.
 if (process.platform === 'win32') usePowerShell()
 // bash would read ~/.bashrc for a command whose stdin is a socket where SHLVL is not set; sh reads nothing.
-else Object.assign(zx, { shell: '/bin/sh', prefix: '', postfix: '', quote })
+// "exec": the program comes in the shell's place, so that a kill reaches it, and no second process.
+else Object.assign(zx, { shell: '/bin/sh', prefix: 'exec ', postfix: '', quote })
 
 /** A word for a POSIX shell; zx's own quoting is bash's. */
 function quote(word: string): string {

@@ -1,0 +1,249 @@
+/** Accounts, quotas, the master user, aliases, and the pattern tables, each line held against rules. To add a rule, add a row. */
+import { CATCHALL } from '../accounts/accounts.ts'
+import { anyAt, type Entry, entriesOf } from '../accounts/tables.ts'
+import { nearestOf } from '../cli.ts'
+import { type Finding, failure, MEND, verdict, warning } from './check.ts'
+import { ACCOUNTS, CAUGHT, deleteLine, type Facts, inConfig, MAP, placeOf, VIRTUAL, writeLine } from './facts.ts'
+import { edit, repair } from './files.ts'
+import { addressesOf, domainsOf } from './rules.ts'
+
+/** The first row that says something about a line is the one that counts. */
+interface Row<T extends Entry> {
+  wrong(entry: T, all: T[]): string | false | undefined
+  level?: 'warning'
+  /** Without one the line goes; null where only the reader knows what is right. */
+  fix?: ((entry: T) => string | undefined) | null
+  mend?: (text: string) => string
+}
+
+function judge<T extends Entry>(file: string, entries: T[], rows: Row<T>[]): Finding[] {
+  return entries.flatMap((entry): Finding[] => {
+    for (const { wrong, level = 'failure', fix = () => deleteLine(file, entry), mend } of rows) {
+      const said = wrong(entry, entries)
+      if (!said) continue
+      const evidence = `${placeOf(file, entry)}: ${said}`
+      return [{ level, evidence, fix: mend ? MEND : fix?.(entry), ...(mend && { mend: () => edit(file, mend) }) }]
+    }
+    return []
+  })
+}
+
+const domainOf = (address: string) => address.replace(/.*@/, '')
+const isBefore = (one: Entry, other: Entry) => (one.lines[0] ?? 0) < (other.lines[0] ?? 0)
+
+/** The password schemes of Dovecot (`doveadm pw -l`), and what the value of the usual ones looks like. */
+const SCHEMES =
+  /^(PLAIN|CLEAR(TEXT)?|PLAIN-TRUNC|PLAIN-MD[45]|(CRAM-|DIGEST-|LDAP-|HMAC-|S)?MD5|S?SHA(1|256|512)?|SCRAM-SHA-(1|256)|(MD5-|DES-|BLF-|SHA256-|SHA512-)?CRYPT|ARGON2I?D?|PBKDF2|OTP|SKEY|RPA|LANMAN|NTLM)$/
+const HASHES: Record<string, RegExp> = {
+  'SHA512-CRYPT': /^\$6\$(rounds=\d+\$)?[^$:\s]{0,16}\$[./0-9A-Za-z]{86}$/,
+  'SHA256-CRYPT': /^\$5\$(rounds=\d+\$)?[^$:\s]{0,16}\$[./0-9A-Za-z]{43}$/,
+  'MD5-CRYPT': /^\$1\$[^$:\s]{0,8}\$[./0-9A-Za-z]{22}$/,
+  'BLF-CRYPT': /^\$2[abxy]\$\d\d\$[./0-9A-Za-z]{53}$/,
+}
+
+type Account = Entry & { address: string; hash: string }
+const update = ({ address }: Account) => `npm run add-account -- --update ${address}`
+
+// What stands behind the first "|" may be a password: nothing for a screen.
+// biome-ignore format: one rule a line
+const ACCOUNT_ROWS: Row<Account>[] = [
+  { wrong: ({ address, text }) => /^\s|[ \t]$/.test(text) && `a space begins or ends the line of ${address.trim().split(/[:\s]/)[0]}`, mend: (text) => text.replace(/^[ \t]+(?=[^\s#])|[ \t]+$/gm, '') },
+  { wrong: ({ address }) => !/^[^\s@:|]+@[^\s@:|]+$/.test(address) && `${/^[\w.+-]+@[\w.-]+/.exec(address)?.[0] ?? 'this'} is no address with a "|" behind it, and the line no account`, fix: (entry) => (/[|{]/.test(entry.text) ? undefined : deleteLine(ACCOUNTS, entry)) },
+  { wrong: ({ address }) => /[^\x21-\x7e]/.test(address) && `${address} has letters that no mail address has here (SMTPUTF8 is off)` },
+  { wrong: ({ address, hash }) => !/^\{[\w.-]+\}\S|^\$\d/.test(hash) && `the password of ${address} is no hash with its {SCHEME}; without the line: npm run add-account -- ${address}` },
+  { wrong: (entry, all) => { const twin = all.find((other) => isBefore(other, entry) && other.address.toLowerCase() === entry.address.toLowerCase()); return twin && `${entry.address} stands twice, before in line ${twin.lines[0]}` } },
+  { wrong: ({ address }) => address !== address.toLowerCase() && `${address} has a capital letter, and Dovecot looks logins up in lower case`, mend: (text) => text.replace(/^[^#|\n]+\|/gm, (address) => address.toLowerCase()) },
+  { wrong: ({ address, hash }) => badHash(address, hash), fix: update },
+  { wrong: ({ address }, all) => { const near = slip(domainOf(address), all.map((other) => domainOf(other.address))); return address !== CATCHALL && near && `the domain of ${address} is one letter or two from ${near}; a slip?` }, level: 'warning', fix: null },
+]
+
+function badHash(address: string, hash: string): string | false | undefined {
+  const [, scheme = 'SHA512-CRYPT', value = ''] = /^(?:\{([^}]*)\})?(.*)$/.exec(hash) ?? []
+  const name = scheme.toUpperCase().replace(/\.(B64|BASE64|HEX)$/, '')
+  if (!SCHEMES.test(name)) return `the password of ${address} has the scheme {${scheme}}, which Dovecot does not know`
+  const isWhole = name !== scheme.toUpperCase() || HASHES[name]?.test(value)
+  return isWhole === false && `the password of ${address} is no whole {${scheme}} hash`
+}
+
+/** A domain of one account that is nearly one of several: a slip makes a typo a real domain. */
+function slip(domain: string, all: string[]): string | undefined {
+  const count = (name: string) => all.filter((other) => other === name).length
+  const usual = all.filter((other) => count(other) > 1)
+  return count(domain) === 1 ? nearestOf(domain, usual, 2) : undefined
+}
+
+export function accounts(facts: Facts): Finding[] {
+  facts.needs(ACCOUNTS)
+  // Not logical lines: Dovecot knows no continuation.
+  const lines = facts.read(ACCOUNTS).split('\n')
+  const all = lines.flatMap((text, index) => {
+    const [address = '', hash = ''] = text.split('|')
+    return /^\s*(#|$)/.test(text) ? [] : [{ text, lines: [index + 1], address, hash }]
+  })
+  const problems = judge(ACCOUNTS, all, ACCOUNT_ROWS)
+  if (!addressesOf(facts).includes(CATCHALL)) {
+    const what =
+      all.length === 0 ? 'no account, and docker-mailserver does not start without one' : `no account ${CATCHALL}`
+    problems.push(
+      failure(
+        `${ACCOUNTS} has ${what}, and foreign mail has nowhere to go`,
+        `npm run add-account -- ${CATCHALL} catchall`,
+      ),
+    )
+  }
+  return verdict(problems, `${all.length} accounts`)
+}
+
+const QUOTAS = inConfig('dovecot-quotas.cf')
+const bytesOf = (size: string) =>
+  Number.parseInt(size, 10) * 1024 ** Math.max(0, 'bkmgt'.indexOf(size.at(-1)?.toLowerCase() ?? ''))
+
+type Quota = Entry & { address: string; size: string }
+// biome-ignore format: one rule a line
+const QUOTA_ROWS: Row<Quota>[] = [
+  { wrong: ({ address }) => address === '' && 'this is not address:size', level: 'warning' },
+  { wrong: (entry, all) => all.some((other) => isBefore(other, entry) && other.address === entry.address) && `${entry.address} has a quota above, which counts`, level: 'warning' },
+  { wrong: ({ size }) => !/^\d+[bkmgt]?$/i.test(size) && `"${size}" is no size like 10M` },
+  { wrong: ({ address, size }) => address === CATCHALL && !/^0/.test(size) && 'the catchall has a limit, and what is beyond it has no other place', level: 'warning', fix: (entry) => writeLine(QUOTAS, entry, `${CATCHALL}:0`) },
+  { wrong: ({ size }) => bytesOf(size) > 0 && bytesOf(size) < 10_000 && `${size} is full after a mail or two`, level: 'warning', fix: null },
+]
+
+export function quotas(facts: Facts): Finding[] {
+  const all = entriesOf(facts.read(QUOTAS), false).map((entry) => {
+    const [, address = '', size = ''] = /^([^:]*):(.*)$/.exec(entry.text.replace(/\s/g, '')) ?? []
+    return { ...entry, address: address.toLowerCase(), size }
+  })
+  return verdict(judge(QUOTAS, all, QUOTA_ROWS), `${all.length} quotas`)
+}
+
+export function masterUser(facts: Facts): Finding[] {
+  const file = inConfig('dovecot-master-users')
+  facts.needs(file)
+  if (/^[^#:\s]+:\{PLAIN\}[^:\s]+/m.test(facts.read(file))) return verdict([], 'one')
+  return [failure(`${file} has no line user:{PLAIN}password`, `git checkout -- ${file}`)]
+}
+
+type Alias = Entry & { from: string; to: string[] }
+
+export function aliases(facts: Facts): Finding[] {
+  const all = facts.entries(VIRTUAL).map((entry): Alias => {
+    const [from = '', ...to] = entry.text.toLowerCase().match(/[^\s,]+/g) ?? []
+    return { ...entry, from, to }
+  })
+  const [own, domains] = [addressesOf(facts), domainsOf(facts)]
+  /** Where Postfix sends an address on: by its own alias, by that without its extension, by its domain's. */
+  const next = (address: string): string[] => {
+    const keys = [address, address.replace(/\+[^@]*@/, '@'), address.replace(/.*@/, '@')]
+    return keys.map((key) => all.find(({ from }) => from === key)).find((alias) => alias)?.to ?? []
+  }
+  /** The way back to an address; an alias that has itself among its targets keeps that one (virtual(5)), and ends there. */
+  const loop = (from: string, at = from, way: string[] = []): string[] | undefined => {
+    if (from.startsWith('@')) return undefined
+    const onward = next(at).filter((target) => target !== at && !way.includes(target))
+    if (way.length > 0 && onward.includes(from)) return way
+    return onward.map((target) => loop(from, target, [...way, target])).find((found) => found)
+  }
+  const loses = ({ from, to }: Alias) =>
+    own.find(
+      (account) => account.endsWith(from) && !to.includes(account) && !all.some((other) => other.from === account),
+    )
+  const lookalike = (target: string) =>
+    domains.includes(domainOf(target)) ? undefined : nearestOf(domainOf(target), domains, 2)
+  // biome-ignore format: one rule a line
+  const rows: Row<Alias>[] = [
+    { wrong: ({ from }) => from.endsWith(':') && `${from} ends with a colon, as in aliases(5), and is no address`, fix: (alias) => writeLine(VIRTUAL, alias, alias.text.replace(':', '')) },
+    { wrong: ({ to }) => { const target = to.find((one) => one.includes('@') && lookalike(one)); return target && `${target} is one letter or two from a domain with accounts, and is caught; a slip?` }, level: 'warning', fix: null },
+    { wrong: ({ from, to }) => to.length === 0 && `${from} has no target, and Postfix skips the line` },
+    { wrong: (alias) => all.some((other) => isBefore(other, alias) && other.from === alias.from) && `${alias.from} stands twice; only one of the lines counts`, level: 'warning' },
+    { wrong: (alias) => { const way = loop(alias.from); return way && !all.some((other) => isBefore(other, alias) && way.includes(other.from)) && `${alias.from} leads back to itself by ${way.join(', ')}` }, fix: null },
+    { wrong: ({ from, to }) => own.includes(from) && !to.includes(from) && `${from} is an account, and this alias takes all its mail away, to ${to.join(', ')}` },
+    { wrong: (alias) => alias.from.startsWith('@') && loses(alias) && `${alias.from} takes the mail of the account ${loses(alias)} away as well` },
+    { wrong: ({ to }) => to.some((target) => /[|"]|^\/|:include:/.test(target)) && 'Postfix takes no program or file here' },
+  ]
+  const local = inConfig('postfix-aliases.cf')
+  const program = /[:,\s]"?(\|[^",]*|\/[^",\s]*|:include:[^",\s]*)/
+  const runs = facts.entries(local).flatMap((at) => {
+    const [, target] = program.exec(at.text) ?? []
+    return target ? [warning(`${placeOf(local, at)}: mail goes to ${target}`, deleteLine(local, at))] : []
+  })
+  return verdict([...judge(VIRTUAL, all, rows), ...runs], `${all.length} aliases`)
+}
+
+/** Foreign addresses that both tables have to catch, whatever the domains of the accounts are called. */
+const FOREIGN =
+  'someone@foreign.example|root@gmail.com|news@sub.example.co.jp|"a b"@foreign.example|x@localhost.example'.split('|')
+
+/** What Postfix itself answers by the two tables, for foreign addresses, for those that look like our own, and for our own. */
+export async function tables(facts: Facts): Promise<Finding[]> {
+  facts.needs(CAUGHT, MAP)
+  const [own, domains] = [addressesOf(facts), domainsOf(facts)]
+  const alike = domains.flatMap((domain) => {
+    const [noDot, noLastDot] = [domain.replace('.', 'x'), domain.replace(/\.(?=[^.]*$)/, '-')]
+    return [`x@sub.${domain}`, `x@not${domain}`, `x@${domain}.example`, `x@${noDot}`, `x@${noLastDot}`]
+  })
+  const foreign = [...FOREIGN, ...alike].filter((address) => !domains.includes(domainOf(address)))
+  const witnesses = witnessesOf(facts)
+  const keys = [...own, ...domains.map(anyAt), ...foreign]
+  const [caught, routed] = await Promise.all([
+    facts.lookUp(CAUGHT, keys),
+    facts.lookUp(MAP, [...keys, ...witnesses.map(({ address }) => address)]),
+  ])
+  const problems = [caught, routed].flatMap(({ said }, index) =>
+    [...said.matchAll(/warning: pcre map \S+, line (\d+): (.*)/g)].map(([, line, text]) =>
+      warning(`${index === 0 ? CAUGHT : MAP} line ${line}: Postfix skips it: ${text}`),
+    ),
+  )
+  const goes = (address: string) => routed.answers.get(address)
+  const leaving = witnesses.find(({ address, result }) => goes(address) === result)
+  if (leaving) {
+    const isOurs = own.some((address) => goes(address) === leaving.result)
+    const local = writeLine(MAP, leaving, leaving.text.replace(leaving.result, 'local:'))
+    const fix = isOurs ? deleteLine(MAP, leaving) : local
+    problems.push(failure(`${placeOf(MAP, leaving)} sends ${leaving.address} to ${leaving.result}`, fix))
+  }
+  const missing = foreign.filter((address) => caught.answers.get(address) !== CATCHALL)
+  if (missing[0]) {
+    const to = caught.answers.get(missing[0])
+    const fact = `mail to ${missing[0]} ${to ? `goes to ${to}` : 'is not caught'} (${missing.length} of ${foreign.length} addresses)`
+    // Only what looks like an account's domain: a pattern without its dots.
+    problems.push((missing.some((address) => FOREIGN.includes(address)) ? failure : warning)(`${CAUGHT}: ${fact}`))
+  }
+  const out = foreign.find((address) => !/^(local|error|retry):/.test(goes(address) ?? ''))
+  if (out && !leaving) {
+    const fix = /^\/\^\/\s+local:/m.test(facts.read(MAP)) ? undefined : `Write as the last line of ${MAP}: /^/ local:`
+    const way = goes(out) ? `goes to ${goes(out)}` : 'has no line'
+    problems.push(failure(`${MAP}: mail to ${out} ${way}; only default_transport keeps it here`, fix))
+  }
+  const bad = (address: string) => {
+    const [taken, route] = [caught.answers.get(address) ?? address, goes(address) ?? 'default_transport']
+    if (taken !== address) return `${CAUGHT}: mail to ${address} goes to ${taken}`
+    return /^(:|lmtp:|virtual:)/.test(route)
+      ? undefined
+      : `${MAP}: mail to ${address} goes to ${route}, not to its mailbox`
+  }
+  for (const domain of leaving ? [] : domains) {
+    const taken = own.find((address) => domainOf(address) === domain && bad(address))
+    // What is so for all of a domain is its missing line; what is so for one account is somebody's own.
+    const isMissing = bad(anyAt(domain)) !== undefined
+    if (taken) problems.push(failure(bad(taken) ?? '', isMissing ? MEND : undefined, isMissing ? { mend: repair } : {}))
+  }
+  return verdict(problems, `postmap answers for ${own.length + foreign.length} addresses in both tables`)
+}
+
+/** Lines of the transport map that lead out, each with an address that its pattern is made for. */
+function witnessesOf(facts: Facts): (Entry & { address: string; result: string })[] {
+  return facts.entries(MAP).flatMap((entry) => {
+    const [, pattern = '', result = ''] = /^\/((?:\\.|[^/])+)\/\w*\s+(.*)$/.exec(entry.text) ?? []
+    if (result === '' || /^(:|local:|error:|retry:|virtual:|lmtp:unix:)/.test(result)) return []
+    // The shortest word that the pattern may mean: of alternatives the first, of what may be missing nothing.
+    const word = pattern
+      .replace(/\(\?[:=!<]+[^)]*\)/g, '')
+      .replace(/\(([^)|]*)[^)]*\)/g, '$1')
+      .replace(/\\([.@+-])/g, '\x00$1')
+      .replace(/(?<!\x00)\.[*+?]?|\[[^\]]*\][*+?]?|\\[wd][*+?]?/g, 'x')
+      .replace(/[\^$*+?]/g, '')
+      .replaceAll('\x00', '')
+    const [local, domain] = word.includes('@') ? word.split('@') : ['', `x${word}`]
+    return [{ ...entry, result, address: `${local || 'someone'}@${domain || 'foreign.example'}` }]
+  })
+}

@@ -1,0 +1,106 @@
+/** What docker-compose.yml has to say, as Compose itself understands it, its override file included. To add a rule, add a row. */
+import { resolve } from 'node:path'
+import { $ } from '../server/shell.ts'
+import { CONFIG_DIR, CONTAINER, ROOT } from '../settings.ts'
+import { type Finding, failure, Skipped, verdict, warning } from './check.ts'
+import { addLine, COMPOSE_FILE, CONFIG, DOCKER, type Facts } from './facts.ts'
+
+/** The parts of `docker compose config --format json` that are looked at. */
+interface Service {
+  image?: string
+  container_name?: string
+  network_mode?: string
+  ports?: { host_ip?: string; target: number; published?: string }[]
+  volumes?: { type: string; source?: string; target: string; read_only?: boolean }[]
+  stop_grace_period?: string
+  environment?: Record<string, string | null>
+  entrypoint?: unknown
+  command?: unknown
+}
+interface Project {
+  services?: Record<string, Service>
+  volumes?: Record<string, { driver_opts?: { o?: string } } | null>
+}
+
+const PORTS = [25, 587, 465, 110, 995, 143, 993]
+/** Seconds of a clean stop; what goes beyond the grace period is killed. */
+const CLEAN_STOP = 16
+
+/** What is wrong, in words; nothing where all is right. */
+function wrongsOf(service: Service, { volumes = {} }: Project, facts: Facts) {
+  const { image = '', container_name: name, network_mode, ports = [], stop_grace_period: period = '10s' } = service
+  const mountOf = (path: string) => service.volumes?.find(({ target }) => target.replace(/\/$/, '') === path)
+  const [config, state] = [mountOf('/tmp/docker-mailserver'), mountOf('/var/mail-state')]
+  const isBind = state?.type === 'bind' || /\bbind\b/.test(volumes[state?.source ?? '']?.driver_opts?.o ?? '')
+  const isDesktop = facts.platform === 'win32' || facts.platform === 'darwin'
+  // What BIND_ADDRESS opens is judged by "settings".
+  const isOpen = ({ host_ip: address = '' }) =>
+    !/^(127(\.\d+){3}|::1)$/.test(address) && (address === '' || address !== process.env.BIND_ADDRESS)
+  const open = ports.find(isOpen)
+  const missing = PORTS.find((port) => !ports.some(({ target }) => target === port))
+  const tag = /:([^/@]+)(?:@.*)?$/.exec(image)?.[1] ?? 'latest'
+  const isOurs = /docker-mailserver/.test(image)
+  const own = facts.environment()
+  const other = Object.entries(service.environment ?? {}).find(([key, value]) => key in own && value !== own[key])
+  // biome-ignore format: one rule a line
+  return {
+    failures: [
+      network_mode === 'host' && 'network_mode: host listens on every address of this machine',
+      open && `port ${open.target} is published on ${open.host_ip || 'every address'}${open.published ? ` (${open.published})` : ''}`,
+      network_mode !== 'host' && missing && `port ${missing} is not published`,
+      isBind && isDesktop && `/var/mail-state is a bind mount of ${state?.source}; Unix sockets cannot be made on those of Docker Desktop, and Dovecot does not start`,
+      !config && 'nothing is mounted at /tmp/docker-mailserver/',
+      config && resolve(ROOT, config.source ?? '') !== CONFIG_DIR && `${config.source} is mounted at /tmp/docker-mailserver/, not ${CONFIG}`,
+      config?.read_only && 'the configuration is mounted read-only, and docker-mailserver writes there',
+      !isOurs && `${image} is not docker-mailserver`,
+      isOurs && !/^v?\d+\.\d+\.\d+$/.test(tag) && `the image's tag ${tag} is another release each time`,
+      /^v?16\.0\.0$/.test(tag) && own.ENABLE_QUOTAS !== '0' && '16.0.0 with ENABLE_QUOTAS=1 refuses aliases and the catchall (554 5.7.1)',
+      name !== undefined && name !== CONTAINER && `the container is called ${name}, and the scripts look for ${CONTAINER}`,
+      Boolean(service.entrypoint || service.command) && 'another program than docker-mailserver runs in the container (entrypoint or command)',
+    ],
+    warnings: [
+      isBind && !isDesktop && `/var/mail-state is a bind mount of ${state?.source}; it fails with Docker Desktop`,
+      !mountOf('/var/mail') && '/var/mail is on no volume, and all mail goes with the container',
+      secondsOf(period) <= CLEAN_STOP && `stop_grace_period is ${period}${service.stop_grace_period ? '' : ', by default'}; a clean stop takes ${CLEAN_STOP} s, and then Docker kills`,
+      other && `${other[0]}=${other[1]} stands in the Compose files, and development-mail-server.env has ${own[other[0]]}`,
+    ],
+  }
+}
+
+/** A duration of Compose in seconds: `1m0s`. */
+function secondsOf(text: string): number {
+  const units: Record<string, number> = { h: 3_600, m: 60, s: 1, ms: 1e-3, us: 1e-6, ns: 1e-9 }
+  const parts = text.matchAll(/(\d+(?:\.\d+)?)(ns|us|ms|[smh])/g)
+  return [...parts].reduce((sum, [, count, unit = '']) => sum + Number(count) * (units[unit] ?? 0), 0)
+}
+
+export async function compose(facts: Facts): Promise<Finding[]> {
+  facts.needs(COMPOSE_FILE)
+  const { engine, reason } = await facts.choice()
+  if (engine?.name === 'native' && (await facts.isRunning().catch(() => false)))
+    throw new Skipped('not needed, the server runs natively')
+  if (/silent for/.test(reason)) throw new Skipped('Docker does not answer, see "engine"')
+  // The caller may have another project's file in mind.
+  const { COMPOSE_FILE: _, ...env } = process.env
+  const asked = await $({ env, timeout: DOCKER })`docker compose --project-directory ${ROOT} config --format json`
+  if (asked.exitCode === null) throw new Skipped('docker compose does not answer, see "engine"')
+  if (/unknown (docker )?(command|shorthand flag|flag)|is not a docker command|not found/.test(asked.stderr))
+    throw new Skipped('not asked: Docker Compose is not here')
+  const fix = `git checkout -- ${COMPOSE_FILE}`
+  if (asked.exitCode !== 0) return [failure(`${COMPOSE_FILE}: ${asked.stderr.trim().split('\n').at(-1)}`, fix)]
+  if (!asked.stdout.startsWith('{')) throw new Skipped('not asked: this Docker Compose says something else')
+  const project: Project = JSON.parse(asked.stdout)
+  const all = Object.values(project.services ?? {})
+  const service = project.services?.[CONTAINER] ?? all.find(({ image = '' }) => image.includes('docker-mailserver'))
+  if (!service) return [failure(`${COMPOSE_FILE} has no service ${CONTAINER}`, fix)]
+  const { failures, warnings } = wrongsOf(service, project, facts)
+  const { dmsVersion } = facts.settings()
+  const tell = (find: typeof failure) => (wrong: unknown) => {
+    // The release comes from .env; what an override file says is not in the checked-in one.
+    const isByEnv =
+      `${wrong}`.includes(dmsVersion) && service.image?.endsWith(`:${dmsVersion}`) && !process.env.DMS_VERSION
+    return wrong ? [find(`Compose: ${wrong}`, isByEnv ? addLine('.env', 'DMS_VERSION=15.1.0') : undefined)] : []
+  }
+  const problems = [...failures.flatMap(tell(failure)), ...warnings.flatMap(tell(warning))]
+  return verdict(problems, `image ${service.image}, ${service.ports?.length} ports`)
+}

@@ -1,0 +1,132 @@
+/** The files of the configuration folder: that they can be read, as text, and what dead processes left there. */
+import { chownSync, existsSync, readFileSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { remainsOf, repaired } from '../accounts/changes.ts'
+import { CONFIGURATION_LOCK, change, readConfiguration } from '../accounts/configuration.ts'
+import { isLeftBehind, withLock } from '../accounts/lock.ts'
+import { CONFIG_DIR, ROOT } from '../settings.ts'
+import { type Finding, failure, MEND, verdict, warning } from './check.ts'
+import {
+  CAUGHT,
+  COMPOSE_FILE,
+  CONFIG,
+  ENV_FILE,
+  type Facts,
+  filesIn,
+  inConfig,
+  MAIN_CF,
+  MAP,
+  VIRTUAL,
+  writeLine,
+} from './facts.ts'
+
+/** The files that come with the project, of the configuration folder. */
+const OWN = `postfix-main.cf postfix-master.cf postfix-accounts.cf postfix-virtual.cf postfix-regexp.cf postfix-transport_maps
+  postfix-failures.pcre postfix-failures-data.pcre dovecot.cf dovecot-2.4.cf dovecot-master-users user-patches.sh`
+export const OWN_FILES = OWN.split(/\s+/).map(inConfig)
+/** Two are only for the release that reads them, and one for Docker. */
+const SPARE = /dovecot-2\.4\.cf|user-patches\.sh|docker-compose/
+
+export function files(facts: Facts): Finding[] {
+  if (!existsSync(CONFIG_DIR)) return [failure(`${CONFIG} is not there`, `git checkout -- ${CONFIG}`)]
+  const problems = [ENV_FILE, COMPOSE_FILE, ...OWN_FILES].flatMap((name) => {
+    const [fact, fix] = facts.problem(name) ?? []
+    return fact ? [(SPARE.test(name) ? warning : failure)(`${name} ${fact}`, fix)] : []
+  })
+  return verdict(problems, `${OWN_FILES.length + 2} files`)
+}
+
+/** Where a line that begins with a space goes on with the one above: what looks like an entry of its own, and what may go on. */
+const ENTRIES: [file: string, looks: RegExp, mayGoOn: RegExp][] = [
+  [MAIN_CF, /^\s+[a-z]\w+ *= /, /^$/],
+  [VIRTUAL, /^[ \t]+\S*@\S+[ \t]+\S*@\S+/, /,\s*$/],
+  [CAUGHT, /^\s+!?\/\S+\/\w*\s+\S/, /,\s*$/],
+  [MAP, /^\s+!?\/\S+\/\w*\s+\S/, /,\s*$/],
+]
+
+export function lineEnds(facts: Facts): Finding[] {
+  const inFolder = filesIn(CONFIG_DIR).filter((name) => !/\.(tmp|lock)$/.test(name))
+  const names = [COMPOSE_FILE, ENV_FILE, ...inFolder.sort().map(inConfig)]
+  const problems = names.flatMap((name) => {
+    const text = facts.raw(name)
+    if (text === '' || withLineEnds(text) === text) return []
+    const mend = { mend: () => edit(name, withLineEnds) }
+    const line = text.slice(0, text.indexOf('\r')).split('\n').length
+    if (text.startsWith('\ufeff'))
+      return [failure(`${name} begins with a BOM, which becomes part of its first line`, MEND, mend)]
+    if (text.includes('\r'))
+      return [failure(`${name} line ${line} ends with CRLF; a value may get the CR as its last character`, MEND, mend)]
+    return [warning(`${name} has no line end at its end; the next line added is glued to its last one`, MEND, mend)]
+  })
+  return verdict(problems, `${names.length} files`)
+}
+
+export function gluedLines(facts: Facts): Finding[] {
+  const problems = ENTRIES.flatMap(([file, looks, mayGoOn]) => {
+    const lines = facts.read(file).split('\n')
+    return lines.flatMap((text, index) => {
+      const above = lines.slice(0, index).findLast((line) => !/^\s*(#|$)/.test(line)) ?? ''
+      if (!looks.test(text) || mayGoOn.test(above)) return []
+      const fact = `line ${index + 1} begins with a space and so belongs to the line above`
+      const fix = writeLine(file, { lines: [index + 1] }, text.trim())
+      return [failure(`${file} ${fact}: ${text.trim().slice(0, 80)}`, fix)]
+    })
+  })
+  return verdict(problems, `${ENTRIES.length} files`)
+}
+
+const withLineEnds = (text: string) => text.replace(/^\ufeff/, '').replace(/\r\n?|(?<=[^\r\n])$/g, '\n')
+
+/** Changes a file as it is now, under the lock of the configuration folder. */
+export async function edit(name: string, change: (text: string) => string): Promise<string> {
+  return withLock(CONFIGURATION_LOCK, () => {
+    const path = realpathSync(join(ROOT, name))
+    const { mode, uid, gid } = statSync(path)
+    writeFileSync(`${path}.tmp`, change(readFileSync(path, 'utf8')), { mode })
+    // Run as root, the file stays its owner's.
+    chownSync(`${path}.tmp`, uid, gid)
+    renameSync(`${path}.tmp`, path)
+    return name
+  })
+}
+
+/** Completes what an interrupted change of accounts, or a hand, has left, or takes it back. */
+export async function repair(): Promise<string> {
+  // Looked for again, under the lock.
+  const { left } = await change((configuration) => {
+    const left = remainsOf(configuration)
+    return { configuration: repaired(configuration, left), left }
+  })
+  return left.map(({ fact }) => fact).join('; ') || 'nothing is left any more'
+}
+
+/** Lines for accounts that are not there; what an account is missing is what "tables" asks Postfix about. */
+export function remains(): Finding[] {
+  const problems = remainsOf(readConfiguration())
+    .filter(({ isLeft }) => isLeft)
+    .map(({ file, line, fact }) => {
+      const evidence = `${inConfig(file)} line ${line}: ${fact}`
+      return (file === 'postfix-virtual.cf' ? failure : warning)(evidence, MEND, { mend: repair })
+    })
+  return verdict(problems, 'none')
+}
+
+export function leftovers(): Finding[] {
+  const names = filesIn(CONFIG_DIR).filter((name) => /\.(tmp|lock)$/.test(name))
+  const problems = names.flatMap((name) => {
+    const [path, isLock] = [join(CONFIG_DIR, name), name.endsWith('.lock')]
+    const holder = () => (existsSync(path) ? readFileSync(path, 'utf8') : '')
+    const ageOf = () => Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Date.now())
+    // A writer at work has a half-written file for some milliseconds.
+    const isLeft = () => (isLock ? existsSync(path) && isLeftBehind(path, holder()) : ageOf() > 60_000)
+    const mend = () => {
+      // Somebody may have taken it over since.
+      if (!isLeft()) return `${inConfig(name)} is not left behind any more`
+      rmSync(path, { force: true })
+      return `removed ${inConfig(name)}`
+    }
+    const how = isLock ? `was left by "${holder().trim()}", which is gone` : 'was left half-written'
+    return isLeft() ? [warning(`${inConfig(name)} ${how}`, MEND, { mend })] : []
+  })
+  return verdict(problems, 'none')
+}

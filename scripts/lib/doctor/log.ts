@@ -1,0 +1,100 @@
+/**
+ * What the queue holds, and what replies of the server and lines of its log mean. They name the cause of a trouble that the
+ * doctor has seen itself: a line whose trouble is over says nothing about today. To add a rule, add a row.
+ */
+import { CONTAINER } from '../settings.ts'
+import { type Finding, failure, verdict, warning } from './check.ts'
+import { ANSWER, type Facts } from './facts.ts'
+import { answering } from './server.ts'
+
+// biome-ignore format: one rule a line
+const MEANINGS: [pattern: RegExp, meaning: string][] = [
+  [/net_listen_unix\(.*Input\/output error|bind\(.*Input\/output error|private\/[\w-]+: Invalid argument/, 'Unix sockets cannot be made there: a bind mount of Docker Desktop'],
+  [/Failed to start listeners|Address already in use/, 'a port or socket was taken already'],
+  [/do not list domain .* in BOTH/, 'a domain is both in mydestination and a virtual mailbox domain'],
+  [/No space left on device|Insufficient system storage|queue file write error|Disk quota exceeded/i, 'the disk is full'],
+  [/Permission denied/, 'Dovecot or Postfix may not read or write there'],
+  [/[Pp]laintext authentication disallowed|cleartext authentication not allowed/, 'logins without TLS are refused'],
+  [/Message too large|message size \d+ exceeds|5\.3\.4/, 'the message is larger than message_size_limit'],
+  [/Quota exceeded|mailbox is full|over quota|5\.2\.2/i, 'the mailbox is full'],
+  [/mailbox_size_limit is smaller than message_size_limit|file_size_limit/, 'a mailbox may be no larger than a message'],
+  [/Relay access denied|Client host rejected: Access denied/i, 'the server trusts this client no more (mynetworks, or restrictions)'],
+  [/cannot find your (reverse )?hostname|Domain not found|Host not found|Helo command rejected/i, 'a restriction asks the DNS'],
+  [/Must issue a STARTTLS|Encryption required/i, 'the server insists on TLS'],
+  [/milter|Service unavailable - try again later/i, 'a milter does not answer'],
+  [/unknown mail transport|mail transport unavailable/i, 'Postfix has no such transport: it was sent a way out, and there is none'],
+  [/deferred transport/i, 'defer_transports holds it'],
+  [/mail for .* loops back|too many hops|mail forwarding loop/i, 'the mail goes in a circle'],
+  [/table lookup problem|Temporary lookup failure|is unavailable\. open|map lookup (failure|error)|unavailable or bad|unsupported dictionary|cannot load/i, 'Postfix cannot read a table'],
+  [/lmtp.*(Connection refused|No such file|Connection timed out)|connect to .*lmtp/i, "Dovecot's LMTP does not answer"],
+  [/User (doesn't exist|unknown)|unknown user/i, 'nobody has that address'],
+  [/no SASL authentication mechanisms|SASL: Connect to .* failed/, 'Postfix cannot ask Dovecot about passwords'],
+  [/key values mismatch|cannot load (RSA )?certificate|Can't load (SSL certificate|private key)|cannot get RSA private key|error loading .*key/i, 'key and certificate do not belong together, or cannot be read'],
+  [/bad (command startup|numerical|string|boolean)|unknown smtpd restriction|fatal:|panic:/i, 'a daemon gave up'],
+]
+
+const meaningOf = (text: string) => MEANINGS.find(([pattern]) => pattern.test(text))?.[1]
+
+/** What a reply or a line of the log means, with what it says; the text alone where nothing is known about it. */
+export function explained(text: string): string {
+  return meaningOf(text) ? `${meaningOf(text)}: ${text}` : text
+}
+
+/** The fix of what a text says, where one heals it whatever else is so. */
+export function fixOf(text: string): string | undefined {
+  return meaningOf(text) === 'the disk is full' ? 'df -h, and make room; npm run reset deletes all mail' : undefined
+}
+
+/** The last line that says why, among those logged since the last start; undefined where none is known. */
+export function causeIn(lines: readonly string[]): string | undefined {
+  const bad = lines.filter((line) => /\b(fatal|panic|error|warning|status=(deferred|bounced)|reject)/i.test(line))
+  // What stands further up in the table says it better than "fatal:".
+  const line = MEANINGS.map(([pattern]) => bad.findLast((text) => pattern.test(text))).find((found) => found)
+  return line && explained(line)
+}
+
+interface Queued {
+  queue_name: string
+  queue_id: string
+  recipients: { address: string; delay_reason?: string }[]
+}
+
+export async function queueOf(facts: Facts): Promise<Queued[]> {
+  const { stdout, stderr, exitCode } = await (await facts.server()).exec(['postqueue', '-j'], { timeout: ANSWER })
+  if (exitCode !== 0) throw new Error(`postqueue -j: ${stderr.trim() || 'no answer'}`)
+  return stdout.split('\n').flatMap((line) => (line.startsWith('{') ? [JSON.parse(line)] : []))
+}
+
+export async function queue(facts: Facts): Promise<Finding[]> {
+  const engine = await answering(facts)
+  const where = engine.name === 'native' && `-c ${facts.settings().stateDir}/postfix `
+  const typed = (program: string, option: string) =>
+    where ? `${program} ${where}${option}` : `docker exec ${CONTAINER} ${program} ${option}`
+  const all = await queueOf(facts)
+  const stuck = all.filter(({ queue_name }) => queue_name === 'deferred' || queue_name === 'hold')
+  const reasonOf = ({ queue_name, recipients }: Queued) =>
+    queue_name === 'hold'
+      ? 'on hold'
+      : (recipients.flatMap(({ delay_reason }) => delay_reason ?? [])[0] ?? 'no reason given')
+  const problems = [...new Set(stuck.map(reasonOf))].map((reason) => {
+    const same = stuck.filter((mail) => reasonOf(mail) === reason)
+    const { queue_id, recipients = [] } = same[0] ?? {}
+    const which = same.length === 1 ? `${queue_id} to` : `${same.length} mails, the first to`
+    const is = `${which} ${recipients[0]?.address}`
+    const release = `${typed('postsuper', '-H ALL')} && ${typed('postqueue', '-f')}`
+    if (reason === 'on hold') return failure(`${is}: on hold, which nothing but this ends`, release)
+    // Where mail does not flow, and another try does not help, this is a symptom.
+    return failure(`waits: ${is}: ${explained(reason)}`, typed('postqueue', '-f'))
+  })
+  return verdict(problems, all.length === 0 ? 'empty' : `${all.length} on their way`)
+}
+
+export async function log(facts: Facts): Promise<Finding[]> {
+  const engine = await facts.engine()
+  // What mail proves wrong is over, and what it does not, the other checks look up themselves.
+  if (await facts.isRunning()) return verdict([], 'the checks that fail look into it')
+  const lines = await engine.logged()
+  const cause = causeIn(lines)
+  const problems = cause ? [warning(`the log of the last start: ${cause}`)] : []
+  return verdict(problems, `${lines.length} lines since the last start`)
+}
