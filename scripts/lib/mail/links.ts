@@ -2,8 +2,8 @@
 import { compile } from 'html-to-text'
 import type { Mail } from './mail.ts'
 
-/** Characters of a mail in which links are looked for; HTML is turned to text up to here. */
-const LONGEST = 2_000_000
+/** Characters of HTML that are turned to text, and of text in which links are looked for. */
+export const LONGEST = 2_000_000
 /** What stands around a link in a text of HTML: characters that Unicode keeps for a program's own use. */
 const [BEGIN, MIDDLE, END] = ['\ufdd0', '\ufdd1', '\ufdd2']
 
@@ -24,9 +24,9 @@ const convert = compile({
     ...['h1', 'h2', 'h3', 'h4', 'h5', 'h6'].map((selector) => ({ selector, options: { uppercase: false } })),
   ],
 })
-const marked = (html: string) => convert(html.replace(/[\ufdd0-\ufdd2]/g, ''))
+const marked = (html: string) => convert(html.slice(0, LONGEST).replace(/[\ufdd0-\ufdd2]/g, ''))
 
-/** HTML as text. */
+/** HTML as text, as far as `LONGEST`. */
 export function textOfHtml(html: string): string {
   return marked(html).replace(/\ufdd0[^\ufdd1]*\ufdd1|\ufdd2/g, '')
 }

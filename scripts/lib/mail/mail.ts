@@ -62,9 +62,8 @@ export interface Mail extends Headers {
 
 /** Reads a whole mail. Never rejects: whatever the bytes are, they are shown as far as it goes, and `warnings` says why. */
 export async function readMail(raw: Uint8Array): Promise<Mail> {
-  const bytes = bufferOf(raw)
-  const decoding = { hint: hintOf(bytes), warnings: new Set<string>() }
-  const header = headersOf(bytes, decoding)
+  const { bytes, head, decoding } = opened(raw)
+  const header = headersOf(head, decoding)
   const found = await partsOf(bytes, decoding)
   const parts = found.map((part) => ({ ...part, isText: isText(part, found.length === 1) }))
   const texts = parts
@@ -87,7 +86,7 @@ export async function readMail(raw: Uint8Array): Promise<Mail> {
     ...header,
     text: plain.length === 0 ? null : isBlank ? '' : plain.map(({ text }) => text).join('\n'),
     html: html.length === 0 ? null : html.map(({ text }) => text).join('\n'),
-    readableText: await readable(texts),
+    readableText: await readable(texts, decoding),
     attachments,
     warnings: [...decoding.warnings],
   }
@@ -95,16 +94,31 @@ export async function readMail(raw: Uint8Array): Promise<Mail> {
 
 /** The same without the body, for a view that needs no more. Also for a header alone, as TOP gives it. */
 export function readHeaders(raw: Uint8Array): Headers {
-  const bytes = bufferOf(raw)
-  return headersOf(bytes, { hint: hintOf(bytes), warnings: new Set() })
+  const { head, decoding } = opened(raw)
+  return headersOf(head, decoding)
 }
 
-const bufferOf = (raw: Uint8Array) => Buffer.from(raw.buffer, raw.byteOffset, raw.length)
-const hintOf = (raw: Buffer) =>
-  /charset\s*=\s*["']?([^\s"';]+)/i.exec(raw.toString('latin1', 0, 65_536))?.[1]?.toLowerCase()
+/** Bytes of a header that are read, at its beginning and its end. */
+const LONG_HEADER = { begin: 1_000_000, end: 100_000 }
 
-function headersOf(raw: Buffer, decoding: Decoding): Headers {
-  const fields = fieldsOf(raw)
+/** The mail, and its header as one character a byte; what is in the middle of an endless header is left out. */
+function opened(raw: Uint8Array): { bytes: Buffer; head: string; decoding: Decoding } {
+  let bytes = Buffer.from(raw.buffer, raw.byteOffset, raw.length)
+  const warnings = new Set<string>()
+  const blankLines = ['\n\n', '\n\r\n'].map((lines) => bytes.indexOf(lines)).filter((at) => at >= 0)
+  let end = /^\r?\n/.test(bytes.toString('latin1', 0, 2)) ? 0 : Math.min(...blankLines, bytes.length)
+  if (end > LONG_HEADER.begin + LONG_HEADER.end) {
+    warnings.add('the header is longer than 1 MB and was cut in its middle')
+    const rest = bytes.subarray(bytes.indexOf('\n', end - LONG_HEADER.end))
+    end = LONG_HEADER.begin + end - (bytes.length - rest.length)
+    bytes = Buffer.concat([bytes.subarray(0, LONG_HEADER.begin), rest])
+  }
+  const hint = /charset\s*=\s*["']?([^\s"';]+)/i.exec(bytes.toString('latin1', 0, 65_536))?.[1]?.toLowerCase()
+  return { bytes, head: bytes.toString('latin1', 0, end), decoding: { hint, warnings } }
+}
+
+function headersOf(head: string, decoding: Decoding): Headers {
+  const fields = fieldsOf(head)
   const headers = fields.map(({ name, value }) => ({ name, value: decodeHeader(value, decoding) }))
   const first = (wanted: string) => headers.find(({ name }) => name.toLowerCase() === wanted)?.value
   const addresses = (wanted: string) =>
@@ -127,11 +141,7 @@ function headersOf(raw: Buffer, decoding: Decoding): Headers {
 }
 
 /** The header's fields, unfolded, one character a byte. */
-function fieldsOf(raw: Buffer): Header[] {
-  const ends = ['\n\n', '\n\r\n'].map((end) => raw.indexOf(end)).filter((at) => at >= 0)
-  const head = /^\r?\n/.test(raw.toString('latin1', 0, 2))
-    ? ''
-    : raw.toString('latin1', 0, Math.min(...ends, raw.length))
+function fieldsOf(head: string): Header[] {
   return head.split(/\r?\n(?![ \t])/).flatMap((line) => {
     const [, name, value] = /^([^\s:]+)[ \t]*:(.*)$/s.exec(line) ?? []
     return name === undefined || value === undefined ? [] : [{ name, value: value.replace(/\r?\n[ \t]/g, ' ').trim() }]
@@ -192,7 +202,7 @@ interface Text {
 }
 
 /** The texts in their order; of an alternative the plain one, unless a template left it blank. */
-async function readable(texts: Text[]): Promise<string> {
+async function readable(texts: Text[], { warnings }: Decoding): Promise<string> {
   const has = (slot: object | undefined, isWanted: (text: Text) => boolean) =>
     texts.some((text) => text.slot === slot && isWanted(text))
   const isBlank = ({ text }: Text) => !/\S/.test(text)
@@ -201,6 +211,10 @@ async function readable(texts: Text[]): Promise<string> {
       ? !has(text.slot, (other) => !other.isHtml && !isBlank(other))
       : !(isBlank(text) && has(text.slot, ({ isHtml }) => isHtml)),
   )
-  const { textOfHtml } = shown.some(({ isHtml }) => isHtml) ? await import('./links.ts') : { textOfHtml: String }
+  if (!shown.some(({ isHtml }) => isHtml)) return shown.map(({ text }) => text).join('\n')
+  const { LONGEST, textOfHtml } = await import('./links.ts')
+  if (shown.some(({ isHtml, text }) => isHtml && text.length > LONGEST)) {
+    warnings.add(`HTML of more than ${LONGEST / 1e6} million characters: the text is that of its beginning`)
+  }
   return shown.map(({ isHtml, text }) => (isHtml ? textOfHtml(text) : text)).join('\n')
 }

@@ -29,7 +29,7 @@ interface Node {
   contentDisposition: { value: string; parsed: Structured }
   contentTransferEncoding: { encoding: string }
   contentId?: string
-  contentDecoder: unknown
+  setupContentDecoder(): void
   processHeaders(): void
 }
 interface Structured {
@@ -42,11 +42,14 @@ interface Parser {
   processLine(line: Uint8Array, isFinal: boolean): Promise<void>
 }
 
+const DASH = 0x2d
+/** So many parts are shown, and noted. */
+const UNUSUAL = 1_000
+
 /**
  * The parts of a mail. postal-mime gets the lines of headers and what may be a delimiter alone, and the bodies stay where
  * they are: it would decode the text by itself, after UTF-8, and take 3 s for 20 MB.
  */
-const DASH = 0x2d
 export async function partsOf(raw: Buffer, decoding: Decoding): Promise<Part[]> {
   const limits = { maxNestingDepth: Number.MAX_SAFE_INTEGER, maxHeadersSize: Number.MAX_SAFE_INTEGER }
   const parser = new PostalMime(limits) as unknown as Parser
@@ -56,6 +59,7 @@ export async function partsOf(raw: Buffer, decoding: Decoding): Promise<Part[]> 
   try {
     for (let at = 0; at < raw.length; ) {
       const node = parser.currentNode
+      node.setupContentDecoder = () => {}
       if (node.state !== 'header' && (raw[at] !== DASH || raw[at + 1] !== DASH)) {
         at = raw.indexOf('\n--', at, 'latin1') + 1 || raw.length
         continue
@@ -65,34 +69,38 @@ export async function partsOf(raw: Buffer, decoding: Decoding): Promise<Part[]> 
       await parser.processLine(Buffer.from(line), false)
       if (parser.currentNode !== node) ends.set(node, ends.get(node) ?? endOfLineBefore(raw, at))
       else if (node.state === 'body' && !begins.has(node)) begins.set(node, behind)
-      // The content is not collected.
-      node.contentDecoder = null
       at = behind
     }
-    if (parser.currentNode.state === 'header') parser.currentNode.processHeaders()
-    collect(parser.root, '', undefined)
   } catch {
-    // The stack ends at some thousands of levels.
+    // postal-mime closes parts by recursion, for which the stack is too small at some thousands of levels.
     decoding.warnings.add('too many levels of parts')
-    if (parts.length === 0) parts.push({ ...partOf(parser.root, '1', undefined), type: 'text/plain' })
   }
+  if (parser.currentNode.state === 'header') parser.currentNode.processHeaders()
+  collect()
   return parts
 
-  function collect(node: Node, section: string, slot: object | undefined): void {
-    const { multipart, parsed } = node.contentType
-    if (!multipart || node.childNodes.length === 0) {
+  /** Not by recursion: a mail may have more levels than the stack. */
+  function collect(): void {
+    const open: [Node, string, object | undefined][] = [[parser.root, '', undefined]]
+    for (let next = open.pop(); next; next = open.pop()) {
+      const [node, section, slot] = next
+      const { multipart, parsed } = node.contentType
       // Cut off behind a delimiter.
-      if (section && node.headers.length === 0 && !begins.has(node)) return
+      if (section && node.headers.length === 0 && !begins.has(node)) continue
+      if (multipart && node.childNodes.length > 0) {
+        if (node.state !== 'finished') decoding.warnings.add('cut off: a multipart has no end')
+        const inner = multipart.toLowerCase() === 'alternative' ? node : slot
+        const prefix = section && `${section}.`
+        const { childNodes } = node
+        for (let at = childNodes.length; at > 0; at--) open.push([childNodes[at - 1] as Node, `${prefix}${at}`, inner])
+        continue
+      }
       parts.push(partOf(node, section || '1', slot))
-      if (!multipart || (begins.get(node) ?? raw.length) === raw.length) return
-      decoding.warnings.add(`a multipart without ${parsed.params.boundary ? 'parts' : 'a boundary'}`)
-      return
+      if (multipart && (begins.get(node) ?? raw.length) < raw.length) {
+        decoding.warnings.add(`a multipart without ${parsed.params.boundary ? 'parts' : 'a boundary'}`)
+      }
     }
-    if (node.state !== 'finished') decoding.warnings.add('cut off: a multipart has no end')
-    const inner = multipart.toLowerCase() === 'alternative' ? node : slot
-    for (const [index, child] of node.childNodes.entries()) {
-      collect(child, `${section && `${section}.`}${index + 1}`, inner)
-    }
+    if (parts.length > UNUSUAL) decoding.warnings.add(`${parts.length} parts`)
   }
 
   function partOf(node: Node, section: string, slot: object | undefined): Part {
