@@ -9,7 +9,8 @@ const [BEGIN, MIDDLE, END] = ['\ufdd0', '\ufdd1', '\ufdd2']
 
 const convert = compile({
   wordwrap: false,
-  limits: { maxInputLength: LONGEST },
+  // It works by recursion.
+  limits: { maxInputLength: LONGEST, maxDepth: 500 },
   formatters: {
     link(element, walk, builder) {
       const target = (element.attribs.href ?? '').replace(/[\t\r\n\ufdd0-\ufdd2]/g, '').trim()

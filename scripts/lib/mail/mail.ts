@@ -1,7 +1,7 @@
 /** A mail as it is shown: who, when, what, with which attachments (RFC 5322, 2045 to 2047, 2183, 2231). */
 import { addressParser } from 'postal-mime'
 import { type Decoding, decodeHeader, decodeText } from './decode.ts'
-import { contentOf, type Part, partsOf } from './parts.ts'
+import { CUT_OFF, contentOf, type Part, partsOf } from './parts.ts'
 
 export interface Address {
   /** Display name, or an empty string. */
@@ -88,8 +88,13 @@ export async function readMail(raw: Uint8Array): Promise<Mail> {
     html: html.length === 0 ? null : html.map(({ text }) => text).join('\n'),
     readableText: await readable(texts, decoding),
     attachments,
-    warnings: [...decoding.warnings],
+    warnings: warningsOf(decoding),
   }
+}
+
+/** Where a mail was cut off, what is broken at its end is that once more. */
+function warningsOf({ warnings }: Decoding): string[] {
+  return [...warnings].filter((warning) => !warnings.has(CUT_OFF) || !/^(broken|a multipart)/.test(warning))
 }
 
 /** The same without the body, for a view that needs no more. Also for a header alone, as TOP gives it. */
@@ -204,7 +209,7 @@ interface Text {
 /** The texts in their order; of an alternative the plain one, unless a template left it blank. */
 async function readable(texts: Text[], { warnings }: Decoding): Promise<string> {
   const has = (slot: object | undefined, isWanted: (text: Text) => boolean) =>
-    texts.some((text) => text.slot === slot && isWanted(text))
+    slot !== undefined && texts.some((text) => text.slot === slot && isWanted(text))
   const isBlank = ({ text }: Text) => !/\S/.test(text)
   const shown = texts.filter((text) =>
     text.isHtml

@@ -43,6 +43,8 @@ interface Parser {
 }
 
 const DASH = 0x2d
+/** The warning that a multipart has no closing delimiter. */
+export const CUT_OFF = 'cut off: a multipart has no end'
 /** So many parts are shown, and noted. */
 const UNUSUAL = 1_000
 
@@ -54,6 +56,7 @@ export async function partsOf(raw: Buffer, decoding: Decoding): Promise<Part[]> 
   const limits = { maxNestingDepth: Number.MAX_SAFE_INTEGER, maxHeadersSize: Number.MAX_SAFE_INTEGER }
   const parser = new PostalMime(limits) as unknown as Parser
   const parts: Part[] = []
+  let isTooDeep = false
   const begins = new Map<Node, number>()
   const ends = new Map<Node, number>()
   try {
@@ -73,6 +76,7 @@ export async function partsOf(raw: Buffer, decoding: Decoding): Promise<Part[]> 
     }
   } catch {
     // postal-mime closes parts by recursion, for which the stack is too small at some thousands of levels.
+    isTooDeep = true
     decoding.warnings.add('too many levels of parts')
   }
   if (parser.currentNode.state === 'header') parser.currentNode.processHeaders()
@@ -88,7 +92,7 @@ export async function partsOf(raw: Buffer, decoding: Decoding): Promise<Part[]> 
       // Cut off behind a delimiter.
       if (section && node.headers.length === 0 && !begins.has(node)) continue
       if (multipart && node.childNodes.length > 0) {
-        if (node.state !== 'finished') decoding.warnings.add('cut off: a multipart has no end')
+        if (node.state !== 'finished' && !isTooDeep) decoding.warnings.add(CUT_OFF)
         const inner = multipart.toLowerCase() === 'alternative' ? node : slot
         const prefix = section && `${section}.`
         const { childNodes } = node
