@@ -18,12 +18,9 @@ import { logicalLines } from '../scripts/lib/doctor/facts.ts'
 import { parseAddressList, problemOfAddress, toEnvelope } from '../scripts/lib/mail/addresses.ts'
 import { resolveClient } from '../scripts/lib/mail/client_options.ts'
 import { parseCount, parseFilters } from '../scripts/lib/mail/filters.ts'
-import { readHtml } from '../scripts/lib/mail/html.ts'
-import { codeIn, Mail } from '../scripts/lib/mail/mail.ts'
 import { readMail } from '../scripts/lib/mail/mail_options.ts'
 import { Pop3Wire } from '../scripts/lib/mail/pop3_wire.ts'
 import { SmtpConnection } from '../scripts/lib/mail/smtp_connection.ts'
-import { jsonLine, visible, visibleLine } from '../scripts/lib/mail/visible.ts'
 import { HOSTNAME, parsePort } from '../scripts/lib/settings.ts'
 import { configurationOf } from './configurations.ts'
 import { Project } from './harness.ts'
@@ -257,7 +254,6 @@ describe('addresses and options', () => {
       'message-id': many,
       since: one,
       last: one,
-      'unseen-since': one,
     })
     const mail = fc.record({
       ...{ from: many, to: many, cc: many, 'reply-to': many, header: many, 'envelope-to': many, 'envelope-from': many },
@@ -434,61 +430,14 @@ describe('replies of servers', () => {
 
 // Written out anew here, so that a gap in a module's own list is noticed.
 const UNSAFE = /[\x00-\x1f\x7f-\x9f]/
-const UNSAFE_TEXT = /[\x00-\x08\x0b-\x1f\x7f-\x9f]/
 
 describe('large and nested input ends in time', () => {
-  /** Reads everything that pop_email shows, and asserts that it is fit to print. */
-  function show(bytes: Buffer): void {
-    const mail = new Mail(bytes)
-    const { from, to, cc, subject, date, headers, links, html, code, envelopeRecipient, messageId } = mail
-    const attachments = mail.attachments.map(({ name, type, content }) => [name, type, content().length])
-    const shown = jsonLine([
-      from,
-      to,
-      cc,
-      subject,
-      date,
-      headers,
-      links,
-      html,
-      code,
-      envelopeRecipient,
-      messageId,
-      attachments,
-    ])
-    assert.doesNotMatch(shown, UNSAFE)
-    assert.doesNotMatch(visible(mail.readableText), UNSAFE_TEXT)
-    assert.doesNotMatch(visibleLine(subject), UNSAFE)
-  }
-
   function inTime(what: string, work: () => void): void {
     const begin = process.cpuUsage()
     work()
     const { user, system } = process.cpuUsage(begin)
     const took = (user + system) / 1_000
     assert.ok(took < PATIENCE, `${what}: ${took.toFixed()} ms of CPU`)
-  }
-
-  const deep = (levels: number) =>
-    Array.from(
-      { length: levels },
-      (_, level) => `Content-Type: multipart/mixed; boundary=b${level}\r\n\r\n--b${level}\r\n`,
-    )
-  const LARGE: Record<string, string> = {
-    'multiparts in multiparts': `${deep(3_000).join('')}\r\nx`,
-    'multiparts of one boundary': 'Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n'.repeat(5_000),
-    'messages in messages': `${'Content-Type: message/rfc822\r\n\r\n'.repeat(10_000)}x`,
-    '100,000 header fields': `${'X-A: b\r\n'.repeat(100_000)}\r\nx`,
-    '100,000 folded lines': `Subject: a\r\n${' b\r\n'.repeat(100_000)}\r\nx`,
-    '100,000 recipients': `To: ${'a <a@b.example>, '.repeat(100_000)}\r\n\r\nx`,
-    'encoded words': `Subject: ${'=?utf-8?q?=E3=81?= '.repeat(30_000)}\r\n\r\nx`,
-    'unfinished encoded words': `Subject: ${'=?utf-8?q?'.repeat(50_000)}\r\n\r\nx`,
-    parameters: `Content-Type: text/plain; ${'name*1*=a; '.repeat(50_000)}\r\n\r\nx`,
-    'tags before a quote that never closes': `Content-Type: text/html\r\n\r\n${'<a =">"\r\n'.repeat(100_000)}<a ="`,
-    parts: `Content-Type: multipart/mixed; boundary=b\r\n\r\n${'--b\r\n\r\nx\r\n'.repeat(30_000)}--b--`,
-  }
-  for (const [what, text] of Object.entries(LARGE)) {
-    test(what, () => inTime(what, () => show(Buffer.from(text))))
   }
 
   test('a piece that is repeated, in every place', () => {
@@ -537,8 +486,6 @@ describe('large and nested input ends in time', () => {
     fc.assert(
       fc.property(pumped, (text) => {
         const what = JSON.stringify(`${text.slice(0, 20)}...${text.slice(-5)}`)
-        inTime(`HTML of ${what}`, () => void readHtml(text))
-        inTime(`a code in ${what}`, () => void codeIn(text))
         inTime(`addresses of ${what}`, () => {
           try {
             parseAddressList(text)
@@ -549,19 +496,6 @@ describe('large and nested input ends in time', () => {
         inTime(`an account ${what}`, () => void orFailure(() => parseAccounts(text)))
         inTime(`quotas ${what}`, () => void parseQuotas(text))
         inTime(`a table ${what}`, () => void logicalLines(text))
-        for (const field of [
-          'Subject: ',
-          'From: ',
-          'Content-Type: ',
-          'Content-Disposition: ',
-          'Received: ',
-          'Date: ',
-        ]) {
-          inTime(`${field}${what}`, () => show(Buffer.from(`${field}${text}\r\n\r\nx`, 'latin1')))
-        }
-        for (const type of ['text/html', 'text/plain', 'multipart/mixed; boundary=b']) {
-          inTime(`${type} ${what}`, () => show(Buffer.from(`Content-Type: ${type}\r\n\r\n${text}`, 'latin1')))
-        }
       }),
       { numRuns: 10 },
     )
