@@ -18,9 +18,15 @@ const convert = compile({
       walk(element.children, builder)
       builder.addInline(END, { noWordTransform: true })
     },
+    cell(element, walk, builder) {
+      walk(element.children, builder)
+      builder.addInline(' ')
+    },
   },
   selectors: [
     ...['a', 'area'].map((selector) => ({ selector, format: 'link' })),
+    ...['td', 'th'].map((selector) => ({ selector, format: 'cell' })),
+    { selector: 'tr', format: 'block' },
     { selector: 'img', format: 'skip' },
     ...['h1', 'h2', 'h3', 'h4', 'h5', 'h6'].map((selector) => ({ selector, options: { uppercase: false } })),
   ],
