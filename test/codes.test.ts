@@ -47,7 +47,14 @@ const MAILS: [string | undefined, string][] = [
   ['TK7Q2M', 'Your token: TK7Q2M'],
   ['48291357', 'Temporary password: 48291357'],
   ['x7k9Qp2', 'Your one-time password is x7k9Qp2'],
+  ['482-913', 'Your WhatsApp code: 482-913'],
+  ['K8D-2FQ', 'Slack confirmation code: K8D-2FQ'],
+  ['9XK2M', 'The Steam Guard code you need to log in to account bob99:\n\n9XK2M\n\nfrom 203.0.113.5'],
+  ['482913', 'Enter 482913 in the app to verify your phone +44 7700 900123'],
+  ['482913', 'Your code - 482913 - is valid until 2026-12-01'],
+  ['482913', 'Reset code: 482913\nCustomer number 10042\nAcme Corp | 500 Terry Francois St | San Francisco, CA 94158'],
   // In the subject
+  ['482913', 'Subject: Your login code\n482913'],
   ['998877', 'Subject: 998877 is your code\nHello'],
   ['998877', 'Subject: Your Shop code: 998877\nWe sent this on 22.11.2026 to customer 12345678.'],
   // Japanese
@@ -107,6 +114,9 @@ const MAILS: [string | undefined, string][] = [
   [undefined, 'Newsletter 2026\n\nThe year 2025 was good: 1500 people came. © 2026 Shop'],
   [undefined, 'The source code is on our server. Error code 5042 was seen 1200 times.'],
   [undefined, 'Please confirm your address: https://shop.example/confirm/482913?token=998877'],
+  [undefined, 'Merge request !4821: Fix code in module 1234'],
+  [undefined, 'Please sign in to see invoice 482913.\n\nShop Ltd\n12345 Springfield'],
+  [undefined, 'Your booking code is below. Flight LH4821 on 26 Nov 2026'],
   [undefined, ''],
 ]
 

@@ -7,8 +7,11 @@ import type { Mail } from './mail.ts'
 
 /** The one-time codes of a mail, best first, as they are typed: a hyphen stays, a space that only groups does not. */
 export function codesOf(mail: Mail): string[] {
-  const texts = [mail.readableText, mail.html === null ? '' : textOfHtml(mail.html), mail.subject]
-  const found = texts.flatMap(codesIn).sort((one, other) => other.score - one.score)
+  // The subject may say what the number in the text is.
+  const texts = [mail.readableText, mail.html === null ? '' : textOfHtml(mail.html)]
+  const found = texts
+    .flatMap((text) => codesIn(`${mail.subject}\n${text}`))
+    .sort((one, other) => other.score - one.score)
   return [...new Set(found.map(({ code }) => code))]
 }
 
@@ -27,7 +30,7 @@ const OTHER_NAME =
   /(?:zip|postal|post|promo(?:tion(?:al)?)?|discount|coupon|voucher|gift|qr|bar|error|status|exit|dress|source|country|area|tracking|booking|product|item|order|reference|referral|sort|swift|bank|tax|colou?r|morse|rabatt|gutschein|fehler|aktions|länder|vorwahl|artikel|bestell|buchungs)[-\s]?codes?|(?:レ|バー|QR|エラー|クーポン|商品|割引|紹介|国|ソース|銘柄|証券|店舗|銀行|支店|文字|キャンペーン)[-\s]?コード/gi
 /** What a number is called that is no code. */
 const NUMBERS =
-  'orders?|transaction|invoice|ticket|case|ref(?:erence|\\.)?|customer|client|account|member(?:ship)?|booking|reservation|tracking|shipment|parcel|serial|model|flight|room|floor|suite|street|phone|tel|fax|mobile|card|iban|vat|version|build|part|item|sku|id|amount|total|balance|zip|po box|ending(?:\\sin)?|' +
+  'orders?|transaction|invoice|ticket|case|ref(?:erence|\\.)?|customer|client|account|member(?:ship)?|booking|reservation|tracking|shipment|parcel|package|delivery|policy|contract|serial|model|flight|room|floor|suite|street|phone|tel|fax|mobile|card|iban|vat|version|build|part|item|sku|id|amount|total|balance|zip|po box|ending(?:\\sin)?|' +
   '\\w{0,20}(?:bestell|rechnung|kunden|auftrag|sendung|vorgang|konto|artikel|telefon|mitglied|vertrag|buchung|paket|postleitzahl|plz|hrb|ust)\\w{0,20}|' +
   '(?:ご?注文|受注|伝票|追跡|問い?合わ?せ|お客様|会員|顧客|請求書?|電話|予約|口座|管理|郵便|商品|製品|契約|受付|整理|領収書?)(?:番号|ID|No\\.?)?|送り状|型番|品番|合計|金額|下4桁|末尾'
 /** What has digits and is no code. */
@@ -44,7 +47,7 @@ const NO_CODE = [
   /(?:tel|phone|fax|telefon|mobil|電話|TEL)\w{0,10}[^\d\n]{0,10}\d[\d() ./-]{5,20}/gi,
   /〒\s?\d{3}-?\d{4}|\b[A-Z]{2} \d{5}(?:-\d{4})?\b|\bD-\d{5}\b/g,
   // Prices, numbers with a point or a unit, and the last digits of a card.
-  /[#$€£¥]\s?\d[\d.,]*|\d[\d.,]*\s?(?:€|EUR|USD|GBP|JPY|CHF|円|ドル|dollars?|euros?|%|\$)/gi,
+  /[#!$€£¥]\s?\d[\d.,]*|\d[\d.,]*\s?(?:€|EUR|USD|GBP|JPY|CHF|円|ドル|dollars?|euros?|%|\$)/gi,
   /\b\d{1,3}(?:[.,]\d{3})+\b|\b\d+(?:[.,]\d+)+\b/g,
   /\b\d+\s?(?:min(?:ute)?[ns]?|h(?:ou)?rs?|sec(?:ond)?s?|days?|Minuten|Stunden|Sekunden|Tagen?|分|秒|時間|[kKMG]B|px|km|kg|pcs|points?|Punkte|点|件|名|人|people)(?![a-z])/g,
   /[*x•]{2,}[ -]?\d{4}\b|\bv\d+\b/gi,
@@ -103,9 +106,11 @@ const BEFORE = new RegExp(`(?:${NAME})((?:(?!${NAME}).)*)$`, 'iu')
 const AFTER = new RegExp(`^(.*?)(?:${NAME})`, 'iu')
 /** Between a name and its code: "code is", "Code: ", コードは「, "code to sign in to Shop is". */
 const JOINED =
-  /^[^.!?。]*(?:[:=>]|(?<![a-z])(?:is|are|ist|lautet|est|es|è)|は|が|->|→)[\s"'“”„»«「『【([*_]*$|^[\s"'“”„»«「『【([*_-]*$/i
+  /^[^.!?。]*(?:[:=>]|(?<![a-z])(?:is|are|ist|lautet|est|es|è)|は|が|是|为|為|->|→)[\s"'“”„»«「『【([*_]*$|^[\s"'“”„»«「『【([*_-]*$/i
 /** Between a code and its name: "is your", "as", "ist Ihr", が. */
 const JOINING = /^[\s"'”“»«」』】)\]*_]*(?:is|as|ist|als|est|es|が|は|を|-|:)(?![a-z])[^.!?。|]*$/i
+/** What asks for a code without calling it one. */
+const ASKED = /(?:enter|type in|use|following number|digits|ziffern|geben sie|gib|数字)[\s:]*$/i
 /** Words of a mail in which a code may stand alone on its line without being called one. */
 const OCCASION =
   /sign(?:ing)?[- ]?(?:in|up)|log[- ]?in|verif|confirm|authenticat|anmeld|bestätig|einloggen|ログイン|認証|本人確認|サインイン|確認/i
@@ -119,8 +124,8 @@ function scoreOf(lines: string[], index: number, begin: number, end: number, sha
   const isAlone = !/[\p{L}\p{N}]/u.test(line.slice(0, begin) + line.slice(end))
   const near = [-1, -2, 1, -3].findIndex((distance) => NAMES.test(lines[index + distance] ?? ''))
   if (isAlone && near >= 0) return (shape === 'likely' ? 150 : 90) - near * 10
-  if (shape === 'unlikely') return 0
+  if (shape === 'unlikely' || !lines.some((other) => OCCASION.test(other))) return 0
   if (between !== undefined && !/[.!?。]\s/.test(between)) return 100 - between.length
   if (following !== undefined && !/[.!?。]/.test(following)) return 80 - following.length
-  return isAlone && lines.some((other) => OCCASION.test(other)) ? 20 : 0
+  return isAlone || ASKED.test(line.slice(Math.max(0, begin - 40), begin)) ? 20 : 0
 }
