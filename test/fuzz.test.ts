@@ -20,9 +20,9 @@ import { resolveClient } from '../scripts/lib/mail/client_options.ts'
 import { parseCount, parseFilters } from '../scripts/lib/mail/filters.ts'
 import { readHtml } from '../scripts/lib/mail/html.ts'
 import { codeIn, Mail } from '../scripts/lib/mail/mail.ts'
-import { readMail } from '../scripts/lib/mail/mail_options.ts'
+import { mailMaker } from '../scripts/lib/mail/mail_options.ts'
 import { Pop3Wire } from '../scripts/lib/mail/pop3_wire.ts'
-import { SmtpConnection } from '../scripts/lib/mail/smtp_connection.ts'
+import { SmtpSession } from '../scripts/lib/mail/smtp.ts'
 import { jsonLine, visible, visibleLine } from '../scripts/lib/mail/visible.ts'
 import { HOSTNAME, parsePort } from '../scripts/lib/settings.ts'
 import { configurationOf } from './configurations.ts'
@@ -280,7 +280,7 @@ describe('addresses and options', () => {
         }
         await resolveClient('smtp', given(server)).catch(isUsage)
         await resolveClient('pop3', given(server)).catch(isUsage)
-        await readMail(given(draft), { numbered, user: word }).catch(isUsage)
+        await mailMaker(given(draft), { numbered, user: word, io: { stdin: process.stdin, say: () => {} } }).catch(isUsage)
       }),
       { numRuns: 300 },
     )
