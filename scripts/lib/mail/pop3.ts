@@ -4,9 +4,10 @@ import { connect as connectTls } from 'node:tls'
 import Pop3Command from 'node-pop3'
 import type { Login } from '../accounts/accounts.ts'
 import { type ExitName, Failure, messageOf } from '../cli.ts'
+import type { TlsMode } from './client_options.ts'
 import { visibleLine } from './visible.ts'
 
-export type TlsMode = 'none' | 'starttls' | 'implicit'
+export type { TlsMode }
 
 export interface Pop3Server {
   host: string
@@ -286,11 +287,11 @@ export class Pop3Session {
   }
 
   /**
-   * Many whole messages (RETR) or headers (TOP) in the order given, without those that another session has deleted. Small
+   * Many whole messages (RETR) or headers (TOP) in the order given; undefined for what another session has deleted. Small
    * ones are asked for before the ones in front of them have come, where the server knows PIPELINING (RFC 2449 section
    * 6.6): that saves a round trip for each. No other command can be given until the loop over them is left.
    */
-  async *each(messages: Pop3Message[], command: 'RETR' | 'TOP'): AsyncGenerator<[Pop3Message, Buffer]> {
+  async *each(messages: Pop3Message[], command: 'RETR' | 'TOP'): AsyncGenerator<[Pop3Message, Buffer | undefined]> {
     const mayPipeline = messages.length >= MANY && (await this.#knowsPipelining())
     const asked: { message: Pop3Message; reply: Promise<Buffer> }[] = []
     let ahead = 0
@@ -305,8 +306,7 @@ export class Pop3Session {
         }
         const { message, reply } = asked.shift() as (typeof asked)[0]
         ahead -= message.size
-        const body = await this.#read(reply, `${command} ${message.number}`, message.size).catch(unlessGone)
-        if (body) yield [message, body]
+        yield [message, await this.#read(reply, `${command} ${message.number}`, message.size).catch(unlessGone)]
       }
     } finally {
       // Left early: what is still coming must not be taken for the reply to another command.
