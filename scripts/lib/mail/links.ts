@@ -2,15 +2,15 @@
 import { compile } from 'html-to-text'
 import type { Mail } from './mail.ts'
 
-/** Characters of HTML that are turned to text, and of text in which links are looked for. */
-export const LONGEST = 2_000_000
+/** Characters of text in which links are looked for, and characters and tags of HTML that are turned to text. */
+const LONGEST = { text: 2_000_000, tags: 50_000 }
 /** What stands around a link in a text of HTML: characters that Unicode keeps for a program's own use. */
 const [BEGIN, MIDDLE, END] = ['\ufdd0', '\ufdd1', '\ufdd2']
 
 const convert = compile({
   wordwrap: false,
   // It works by recursion.
-  limits: { maxInputLength: LONGEST, maxDepth: 500 },
+  limits: { maxDepth: 500 },
   formatters: {
     link(element, walk, builder) {
       const target = (element.attribs.href ?? '').replace(/[\t\r\n\ufdd0-\ufdd2]/g, '').trim()
@@ -25,9 +25,19 @@ const convert = compile({
     ...['h1', 'h2', 'h3', 'h4', 'h5', 'h6'].map((selector) => ({ selector, options: { uppercase: false } })),
   ],
 })
-const marked = (html: string) => convert(html.slice(0, LONGEST).replace(/[\ufdd0-\ufdd2]/g, ''))
+const marked = (html: string) => convert(beginningOf(html).replace(/[\ufdd0-\ufdd2]/g, ''))
 
-/** HTML as text, as far as `LONGEST`. */
+/** As much of HTML as is turned to text; the parser would take minutes for a million tags in one another. */
+export function beginningOf(html: string): string {
+  let at = -1
+  for (let tags = 0; tags <= LONGEST.tags; tags++) {
+    at = html.indexOf('<', at + 1)
+    if (at < 0) return html.slice(0, LONGEST.text)
+  }
+  return html.slice(0, Math.min(at, LONGEST.text))
+}
+
+/** HTML as text. */
 export function textOfHtml(html: string): string {
   return marked(html).replace(/\ufdd0[^\ufdd1]*\ufdd1|\ufdd2/g, '')
 }
@@ -47,7 +57,7 @@ export function allLinksOf(mail: Mail): string[] {
 const LINK = /\ufdd0([^\ufdd1]*)\ufdd1[^\ufdd2]*|\b[a-z][a-z0-9+.-]{1,30}:\/\/[\w.~:/?#[\]@!$&'()*+,;=%-]+/gi
 
 function linksIn(text: string): string[] {
-  return [...text.slice(0, LONGEST).matchAll(LINK)].map(([link, target]) => target ?? withoutEnd(link))
+  return [...text.slice(0, LONGEST.text).matchAll(LINK)].map(([link, target]) => target ?? withoutEnd(link))
 }
 
 /** What follows a sentence's end is not part of a link; a bracket that opens within it is, as in "/wiki/Mail_(post)". */

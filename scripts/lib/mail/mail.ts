@@ -217,9 +217,8 @@ async function readable(texts: Text[], { warnings }: Decoding): Promise<string> 
       : !(isBlank(text) && has(text.slot, ({ isHtml }) => isHtml)),
   )
   if (!shown.some(({ isHtml }) => isHtml)) return shown.map(({ text }) => text).join('\n')
-  const { LONGEST, textOfHtml } = await import('./links.ts')
-  if (shown.some(({ isHtml, text }) => isHtml && text.length > LONGEST)) {
-    warnings.add(`HTML of more than ${LONGEST / 1e6} million characters: the text is that of its beginning`)
-  }
+  const { beginningOf, textOfHtml } = await import('./links.ts')
+  const isLong = shown.some(({ isHtml, text }) => isHtml && beginningOf(text).length < text.length)
+  if (isLong) warnings.add('very long HTML, of which the beginning is shown as text')
   return shown.map(({ isHtml, text }) => (isHtml ? textOfHtml(text) : text)).join('\n')
 }
