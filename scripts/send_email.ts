@@ -1,7 +1,8 @@
 /** node scripts/send_email.ts: sends mail over SMTP; with no option the test mail from foo to bar. */
 import { EXIT, type ExitName, explainExitCodes, Failure, type Io, load, parse, run, style, table } from './lib/cli.ts'
 import type { Outgoing } from './lib/mail/bulk.ts'
-import type { Delivery, Notify, SmtpSession } from './lib/mail/smtp.ts'
+import type { Delivery, Notify } from './lib/mail/delivery.ts'
+import type { SmtpSession } from './lib/mail/smtp.ts'
 
 const { CLIENT_OPTIONS, chosenUser, explainClientOptions, resolveClient } = await load(
   () => import('./lib/mail/client_options.ts'),
@@ -104,7 +105,8 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const client = await resolveClient('smtp', values, io)
   const { server } = client
   const { SmtpSession } = await import('./lib/mail/smtp.ts')
-  const { sendAll, statusOf, Tally } = await import('./lib/mail/bulk.ts')
+  const { sendAll, tallyOf } = await import('./lib/mail/bulk.ts')
+  const { statusOf } = await import('./lib/mail/delivery.ts')
 
   async function open(connection: number): Promise<SmtpSession> {
     const label = concurrency > 1 && count > 1 ? `[${connection}] ` : ''
@@ -116,7 +118,8 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
     throw new Failure('usage', `--dsn ${dsn}: ${fact}. Nothing was sent; leave --dsn out.`)
   }
 
-  const tally = new Tally(count, json, io)
+  const tally = tallyOf(count, json, io)
+  let exit: ExitName = 'ok'
   let stopped = false
   /** A second Ctrl-C finds no handler and ends the process. */
   const stop = () => {
@@ -128,7 +131,8 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   await sendAll({
     ...{ count, concurrency, notify, make, open, patience: server.timeout, stopped: () => stopped },
     report(n, message, delivery) {
-      const { exit, queueId, reply, accepted, refused, problem } = delivery
+      const { queueId, reply, accepted, refused, problem } = delivery
+      exit = delivery.exit
       if (json) {
         const outcome = {
           status: statusOf(exit),
@@ -146,12 +150,11 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
       }
       if (!json) printResult(message, delivery, io)
       if (problem) io.say(style('red', problem, io.stderr))
-      tally.exit = exit
     },
   })
   process.removeListener('SIGINT', stop)
-  if (count > 1) tally.end()
-  return stopped ? 'interrupted' : tally.exit
+  if (count > 1) exit = tally.end()
+  return stopped ? 'interrupted' : exit
 }
 
 function printResult({ messageId }: Outgoing, { reply, queueId, accepted, refused }: Delivery, io: Io): void {

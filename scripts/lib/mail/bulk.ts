@@ -1,7 +1,8 @@
 /** Many messages over a few connections: each is reported exactly once, whatever becomes of the connections. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type ExitName, Failure, type Io } from '../cli.ts'
-import type { Delivery, Notify, Parcel, SmtpSession } from './smtp.ts'
+import { type Delivery, type Notify, type Parcel, statusOf } from './delivery.ts'
+import type { SmtpSession } from './smtp.ts'
 
 /** A message with its envelope. */
 export interface Outgoing extends Parcel {
@@ -30,7 +31,7 @@ export interface Plan {
 const PAUSE = 200
 /** How many messages that were not accepted get lines of their own; `--json` has them all. */
 const MOST_LINES = 20
-/** Milliseconds between two looks of the counter. */
+/** Milliseconds between two numbers of the counter. */
 const COUNTING = 100
 
 /**
@@ -101,76 +102,53 @@ function undelivered({ exit, message }: Failure): Delivery {
   return { exit, reply: null, queueId: null, accepted: [], refused: [], problem: message, untaken: true }
 }
 
-/** What became of a message, in one word. */
-export function statusOf(exit: ExitName): 'accepted' | 'partial' | 'refused' | 'failed' {
-  if (exit === 'ok') return 'accepted'
-  if (exit === 'someRecipients') return 'partial'
-  return exit === 'sender' || exit === 'allRecipients' || exit === 'message' ? 'refused' : 'failed'
-}
-
-/** The sum of many messages: shown on a terminal while they are sent, and at the end; and the exit code. */
-export class Tally {
-  readonly #total: number
-  readonly #json: boolean
-  readonly #io: Io
-  readonly #begin = performance.now()
-  readonly #counts = { accepted: 0, partial: 0, refused: 0, failed: 0 }
-  #done = 0
-  #shown = 0
-  #lines = 0
-  #lastProblem: string | null = null
-  #firstFailed = Number.POSITIVE_INFINITY
-  /** The exit of the message with the lowest number that not all its recipients were accepted for. */
-  exit: ExitName = 'ok'
-
-  /** The time begins to run. With `json` the lines of single messages are somebody else's matter. */
-  constructor(total: number, json: boolean, io: Io) {
-    this.#total = total
-    this.#json = json
-    this.#io = io
-  }
-
-  add(n: number, { exit, problem, refused }: Delivery): void {
-    this.#done += 1
-    this.#counts[statusOf(exit)] += 1
-    if (exit !== 'ok' && n < this.#firstFailed) {
-      this.#firstFailed = n
-      this.exit = exit
-    }
-    // Where no connection is to be had, all that remain fail for the same reason.
-    const isNews = refused.length > 0 || problem !== this.#lastProblem
-    if (problem && isNews && !this.#json && this.#lines <= MOST_LINES) {
-      this.#lastProblem = problem
-      const lines = refused.length > 0 ? refused.map(({ recipient, reply }) => `${recipient}: ${reply}`) : [problem]
-      this.clear()
-      for (const line of lines) this.#io.print(`Message ${n} ${statusOf(exit)}: ${line}`)
-      this.#lines += 1
-      if (this.#lines > MOST_LINES) this.#io.print('... and so on; --json has a line for every message.')
-    }
-    if (!this.#io.stderr.isTTY || performance.now() - this.#shown < COUNTING) return
-    this.#shown = performance.now()
-    this.#io.stderr.write(`\r${this.#done} of ${this.#total}`)
-  }
-
+/**
+ * The sum of many messages, from now on: a counter on a terminal, lines for what was not accepted unless `json` has them, and
+ * the exit of the message with the lowest number that not all its recipients were accepted for.
+ */
+export function tallyOf(total: number, json: boolean, { stderr, print, say }: Io) {
+  const begin = performance.now()
+  const counts = { accepted: 0, partial: 0, refused: 0, failed: 0 }
+  const first = { n: Number.POSITIVE_INFINITY, exit: 'ok' as ExitName }
+  let [done, drawn, lines, lastProblem] = [0, 0, 0, '']
   /** Takes the counter away, for other output. */
-  clear(): void {
-    if (this.#io.stderr.isTTY) this.#io.stderr.write('\r\x1b[K')
+  const clear = () => stderr.isTTY && stderr.write('\r\x1b[K')
+
+  function add(n: number, { exit, problem, refused }: Delivery): void {
+    done += 1
+    counts[statusOf(exit)] += 1
+    if (exit !== 'ok' && n < first.n) Object.assign(first, { n, exit })
+    // Where no connection is to be had, all that remain fail for the same reason.
+    const isNews = problem !== null && (refused.length > 0 || problem !== lastProblem)
+    if (isNews && !json && lines <= MOST_LINES) {
+      lastProblem = problem
+      clear()
+      const facts = refused.length > 0 ? refused.map(({ recipient, reply }) => `${recipient}: ${reply}`) : [problem]
+      for (const fact of facts) print(`Message ${n} ${statusOf(exit)}: ${fact}`)
+      lines += 1
+      if (lines > MOST_LINES) print('... and so on; --json has a line for every message.')
+    }
+    if (!stderr.isTTY || performance.now() - drawn < COUNTING) return
+    drawn = performance.now()
+    stderr.write(`\r${done} of ${total}`)
   }
 
-  /** Prints the sum; on stderr with `json`. */
-  end(): void {
-    this.clear()
-    const seconds = (performance.now() - this.#begin) / 1000
-    const { accepted, partial, refused, failed } = this.#counts
+  /** Prints the sum, on stderr with `json`; gives the exit. */
+  function end(): ExitName {
+    clear()
+    const seconds = (performance.now() - begin) / 1000
+    const { accepted, partial, refused, failed } = counts
     const parts = [
       `${accepted + partial} accepted${partial > 0 ? ` (${partial} not for all recipients)` : ''}`,
       `${refused} refused`,
       ...(failed > 0 ? [`${failed} failed`] : []),
-      ...(this.#done < this.#total ? [`${this.#total - this.#done} not sent`] : []),
+      ...(done < total ? [`${total - done} not sent`] : []),
     ]
-    const rate = (this.#done / Math.max(seconds, 0.001)).toFixed(1)
-    const line = `${parts.join(', ')} of ${this.#total} messages in ${seconds.toFixed(2)} s: ${rate} messages per second`
-    if (this.#json) this.#io.say(line)
-    else this.#io.print(line)
+    const rate = (done / Math.max(seconds, 0.001)).toFixed(1)
+    const sum = `${parts.join(', ')} of ${total} messages in ${seconds.toFixed(2)} s: ${rate} messages per second`
+    if (json) say(sum)
+    else print(sum)
+    return first.exit
   }
+  return { add, clear, end }
 }

@@ -6,8 +6,8 @@ import { BAR, FOO } from '../accounts/accounts.ts'
 import { Failure, type Io, messageOf } from '../cli.ts'
 import { type Mailbox, parseAddressList, problemOfAddress, toEnvelope } from './addresses.ts'
 import type { Outgoing } from './bulk.ts'
+import type { Envelope } from './delivery.ts'
 import { type Attachment, compose, type Draft, prepareEml } from './message.ts'
-import type { Envelope } from './smtp.ts'
 
 const MANY = { type: 'string', multiple: true } as const
 const ONE = { type: 'string' } as const

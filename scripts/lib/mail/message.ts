@@ -37,23 +37,20 @@ export interface Attachment {
 
 /** RFC 5322 section 2.1.1: lines should have 78 characters at most, and must not have more than 998. */
 const [LINE, LONGEST_LINE] = [78, 998]
-/** RFC 2047 section 2: an encoded word has 75 characters at most; less here, as "Subject: " stands before the first. */
-const ENCODED_WORD = 52
 
-/**
- * Composes a message with CRLF line ends. There is no Bcc field: blind copies are the envelope's matter alone. nodemailer
- * is loaded with the first message, as until then there may still be an error of usage.
- */
+/** nodemailer's composer; loaded with the first message, as until then there may still be an error of usage. */
+let nodemailer: Promise<[typeof import('nodemailer/lib/mail-composer'), typeof import('nodemailer/lib/mime-funcs')]>
+
+/** Composes a message with CRLF line ends. There is no Bcc field: blind copies are the envelope's matter alone. */
 export async function compose(draft: Draft): Promise<Message> {
-  const { default: MailComposer } = await import('nodemailer/lib/mail-composer')
-  const { encodeWord } = await import('nodemailer/lib/mime-funcs')
+  nodemailer ??= Promise.all([import('nodemailer/lib/mail-composer'), import('nodemailer/lib/mime-funcs')])
+  const [{ default: MailComposer }, { encodeWord }] = await nodemailer
   const domain = toEnvelope(draft.from[0]?.address ?? '').split('@')[1] ?? 'localhost'
   const messageId = draft.messageId ?? `<${randomUUID()}@${domain}>`
   // nodemailer folds at spaces. ASCII that has none for longer than a line goes as encoded words (RFC 2047), which do.
   const headerOf = (key: string, value: string, longest: number) => {
-    const isUnfoldable = /^[ -~]*$/.test(value) && new RegExp(`\\S{${longest}}|\\s{${longest}}`).test(value)
-    const words = { prepared: true, foldLines: true, value: encodeWord(value, 'Q', ENCODED_WORD) }
-    return { key, value: isUnfoldable ? words : value }
+    const isUnfoldable = /^[ -~]*$/.test(value) && value.split(/ (?=\S)/).some(({ length }) => length > longest)
+    return { key, value: isUnfoldable ? { prepared: true, foldLines: true, value: encodeWord(value, 'Q', 52) } : value }
   }
   // nodemailer writes "X-Myapp"; a header name leaves as it was typed.
   const typed = new Map(draft.headers.map(({ name }) => [name.toLowerCase(), name]))

@@ -5,66 +5,14 @@
 import { isAscii } from 'node:buffer'
 import { connect } from 'node:net'
 import SMTPConnection, { type SMTPEnvelope } from 'nodemailer/lib/smtp-connection'
-import type { Login } from '../accounts/accounts.ts'
 import { type ExitName, Failure } from '../cli.ts'
-import type { TlsMode } from './client_options.ts'
+import type { Client } from './client_options.ts'
+import { type Delivery, type Notify, onOneLine, type Parcel, queueIdOf, refusalOf } from './delivery.ts'
 import { visibleLine } from './visible.ts'
 
-export interface SmtpServer {
-  host: string
-  port: number
-  tls: TlsMode
-  /** Milliseconds for each reply. */
-  timeout: number
-}
-
-/** Who sends and who receives, which the header need not say. An empty sender is the null sender of bounces. */
-export interface Envelope {
-  from: string
-  to: string[]
-}
-
-/** What a session sends. Line ends leave as CRLF (RFC 5321 section 2.3.8), all other bytes as they are. */
-export interface Parcel {
-  envelope: Envelope
-  bytes: Buffer
-}
-
-/** When to report to the sender (RFC 3461 section 4.1): `never`, or some of the others. */
-export type Notify = ('never' | 'success' | 'failure' | 'delay')[]
-
-export interface SessionOptions {
-  login: Login | undefined
-  /** False: log in only where the server offers it. True: fail where it does not. */
-  loginWasChosen: boolean
+export interface SessionOptions extends Omit<Client, 'server'> {
   /** Gets the dialogue line by line, secrets masked, fit for a terminal. */
   tell?: ((line: string) => void) | undefined
-}
-
-export interface Refusal {
-  recipient: string
-  /** The three-digit reply code. */
-  code: number
-  /** The enhanced status code of RFC 3463, such as 5.1.1, where the reply has one. */
-  enhancedCode: string | null
-  reply: string
-}
-
-/** What became of one message. */
-export interface Delivery {
-  /** `ok`, or the phase that it failed in. */
-  exit: ExitName
-  /** The reply that decided: of acceptance or refusal; null where none came. */
-  reply: string | null
-  /** What the server calls the message in its queue and log. */
-  queueId: string | null
-  /** The recipients that the server took the message for. */
-  accepted: string[]
-  refused: Refusal[]
-  /** What went wrong, as a sentence; null where nothing did. */
-  problem: string | null
-  /** The connection broke before the message was handed over: to send it again cannot double it. */
-  untaken: boolean
 }
 
 /** nodemailer's errors, as far as they are read here. */
@@ -99,15 +47,16 @@ const PHASES: Record<string, ExitName> = {
 }
 
 export class SmtpSession {
-  readonly #server: SmtpServer
+  readonly #server: Client['server']
   readonly #connection: SMTPConnection
   readonly #tell: SessionOptions['tell']
+  readonly #where: string
   #user = ''
   /** What the server has still to answer, in order, and what it answered last. */
   #waiting = ['the connection']
   #answered = 'the connection'
-  /** The lines of the EHLO reply. */
-  #extensions: string[] = []
+  /** The EHLO reply, behind its first line. */
+  #extensions = ''
   #messageSize = 0
   #isConnected = false
   #needsReset = false
@@ -118,7 +67,7 @@ export class SmtpSession {
   usable = true
 
   /** Connects, starts TLS where asked for, and logs in. Throws a Failure: `connection`, `tls`, `login`, `timeout`. */
-  static async open(server: SmtpServer, { login, loginWasChosen, tell }: SessionOptions): Promise<SmtpSession> {
+  static async open(server: Client['server'], { login, loginWasChosen, tell }: SessionOptions): Promise<SmtpSession> {
     const session = new SmtpSession(server, tell)
     try {
       await session.#step<void>((done) => session.#connection.connect(done))
@@ -130,10 +79,11 @@ export class SmtpSession {
     }
   }
 
-  private constructor(server: SmtpServer, tell: SessionOptions['tell']) {
+  private constructor(server: Client['server'], tell: SessionOptions['tell']) {
     const { host, port, tls } = server
     this.#server = server
     this.#tell = tell
+    this.#where = `SMTP on ${host}:${port}`
     const none = () => {}
     const socket = connect({ host, port }).once('connect', () => {
       this.#isConnected = true
@@ -144,18 +94,13 @@ export class SmtpSession {
       if (tnx === 'server') this.#heard(line)
     }
     this.#connection = new SMTPConnection({
-      host,
-      port,
-      connection: socket,
+      ...{ host, port, connection: socket },
       secure: tls === 'implicit',
       requireTLS: tls === 'starttls',
       ignoreTLS: tls === 'none',
       // A development server signs its own certificate.
       tls: { rejectUnauthorized: false },
-      connectionTimeout: NEVER,
-      greetingTimeout: NEVER,
-      socketTimeout: NEVER,
-      socketCloseTimeout: FAREWELL,
+      ...{ connectionTimeout: NEVER, greetingTimeout: NEVER, socketTimeout: NEVER, socketCloseTimeout: FAREWELL },
       maxResponseSize: 65_536,
       // Beside sending, nodemailer has one door for commands of one's own: a kind of login that it does not know.
       customAuth: {
@@ -183,13 +128,13 @@ export class SmtpSession {
 
   /** Sends one message. Never throws: failures are results. */
   async deliver({ envelope: { from, to }, bytes }: Parcel, notify?: Notify): Promise<Delivery> {
-    const connection = this.#connection
     // nodemailer keeps its books in the envelope that it is given.
     const envelope: Books = {
       ...{ from, to, size: bytes.length, use8BitMime: !isAscii(bytes) },
       ...(notify ? { dsn: { notify } } : {}),
     }
-    const refusals = () => (envelope.rejectedErrors ?? []).map(refusalOf)
+    const refusals = () =>
+      (envelope.rejectedErrors ?? []).map(({ recipient = '', response = '' }) => refusalOf(recipient, response))
     this.#messageSize = bytes.length
     this.#waiting = []
     this.#answered = ''
@@ -197,13 +142,15 @@ export class SmtpSession {
       // The largest message that the server takes (RFC 1870) is known before a byte is sent; 0 is no limit.
       const largest = Number(this.#parameterOf('SIZE') || 0)
       if (largest > 0 && bytes.length > largest) {
-        throw this.#failure(
-          'message',
-          `the message has ${bytes.length} bytes; the server takes ${largest} at most (SIZE)`,
-        )
+        const fact = `the message has ${bytes.length} bytes; the server takes ${largest} at most (SIZE)`
+        throw this.#failure('message', fact)
       }
-      if (this.#needsReset) await this.#reset()
-      const { response } = await this.#step<{ response: string }>((done) => connection.send(envelope, bytes, done))
+      // Clears what a refused message left behind.
+      if (this.#needsReset) await this.#step((done) => this.#connection.reset(done))
+      const { response } = await this.#step<{ response: string }>((done) =>
+        this.#connection.send(envelope, bytes, done),
+      )
+      this.#needsReset = false
       const refused = refusals()
       const some = `${this.#where}: ${refused.length} of ${to.length} recipients were refused.`
       return {
@@ -219,7 +166,10 @@ export class SmtpSession {
       const { response } = error as SmtpError
       const { exit, message } = this.#explain(error as SmtpError)
       const handedOver = [this.#waiting[0], this.#answered].includes('the message')
-      this.#needsReset = this.usable
+      // 421 and a refused RSET are about the connection, any other reply is about the message (RFC 5321 section 3.8).
+      const isBroken = response ? response.startsWith('421') || this.#answered === 'RSET' : exit !== 'message'
+      if (isBroken) this.#connection.close()
+      this.#needsReset = true
       return {
         exit,
         reply: response ? onOneLine(response) : null,
@@ -228,8 +178,7 @@ export class SmtpSession {
         // Behind a refused sender all recipients are refused, and not for themselves.
         refused: exit === 'sender' ? [] : refusals(),
         problem: handedOver && !response ? `${message} Whether the server took the message is not known.` : message,
-        // 421 is about the connection, any other reply about the message (RFC 5321 section 3.8).
-        untaken: !this.usable && !handedOver && (!response || response.startsWith('421')),
+        untaken: isBroken && !handedOver,
       }
     }
   }
@@ -254,7 +203,7 @@ export class SmtpSession {
     clearTimeout(this.#timer)
   }
 
-  async #login({ user, password }: Login): Promise<void> {
+  async #login({ user, password }: NonNullable<Client['login']>): Promise<void> {
     const offered = this.#parameterOf('AUTH')
     if (!/\b(?:PLAIN|LOGIN|CRAM-MD5)\b/i.test(offered ?? '')) {
       const offer = offered === undefined ? 'offers no login (AUTH)' : `offers only AUTH ${offered}`
@@ -263,17 +212,6 @@ export class SmtpSession {
     }
     this.#user = user
     await this.#step((done) => this.#connection.login({ credentials: { user, pass: password } }, done))
-  }
-
-  /** Clears what a failed message left behind. A session that refuses even that is of no use. */
-  async #reset(): Promise<void> {
-    try {
-      await this.#step((done) => this.#connection.reset(done))
-      this.#needsReset = false
-    } catch (error) {
-      this.#connection.close()
-      throw this.#explain(error as SmtpError)
-    }
   }
 
   /** One step of nodemailer's. It ends as well when the connection breaks or a reply is late. */
@@ -289,13 +227,9 @@ export class SmtpSession {
     clearTimeout(this.#timer)
     this.#timer = setTimeout(() => {
       const missing = this.#isConnected ? `answer to ${this.#waiting[0] ?? 'the TLS handshake'}` : 'connection'
-      this.#giveUp('timeout', `no ${missing} within ${this.#server.timeout / 1000} s (--timeout)`)
+      this.#fail(this.#failure('timeout', `no ${missing} within ${this.#server.timeout / 1000} s (--timeout)`))
+      this.#connection.close()
     }, milliseconds)
-  }
-
-  #giveUp(exit: ExitName, reason: string): void {
-    this.#fail(this.#failure(exit, reason))
-    this.#connection.close()
   }
 
   #said(command: string): void {
@@ -308,10 +242,11 @@ export class SmtpSession {
     for (const line of lines) this.#tell?.(`< ${visibleLine(line)}`)
     this.#answered = this.#waiting.shift() ?? 'nothing'
     if (!lines.every((line) => /^\d{3}(?:[ -]|$)/.test(line))) {
-      this.#giveUp('connection', `not an SMTP reply: ${JSON.stringify(reply.slice(0, 100))}`)
+      this.#fail(this.#failure('connection', `not an SMTP reply: ${JSON.stringify(reply.slice(0, 100))}`))
+      this.#connection.close()
       return
     }
-    if (this.#answered === 'EHLO') this.#extensions = reply.startsWith('2') ? lines.slice(1) : []
+    if (this.#answered === 'EHLO') this.#extensions = reply.startsWith('2') ? lines.slice(1).join('\n') : ''
     const isMessageNext = this.#answered === 'DATA' && /^[23]/.test(reply)
     if (isMessageNext) {
       this.#waiting.unshift('the message')
@@ -324,11 +259,8 @@ export class SmtpSession {
 
   /** The parameters behind an extension's keyword, an empty string where it has none, undefined where it is missing. */
   #parameterOf(extension: string): string | undefined {
-    for (const line of this.#extensions) {
-      const [, keyword = '', parameters = ''] = /^\d{3}[ -]([\w-]+)[ =]?(.*?)\s*$/.exec(line) ?? []
-      if (keyword.toUpperCase() === extension) return parameters
-    }
-    return undefined
+    const match = new RegExp(`^\\d{3}[ -]${extension}(?:[ =](.*?))?\\s*$`, 'im').exec(this.#extensions)
+    return match ? (match[1] ?? '') : undefined
   }
 
   /** What an error of nodemailer's means: the phase by the command that was refused, or the connection. */
@@ -336,8 +268,8 @@ export class SmtpSession {
     if (error instanceof Failure) return error
     const { code, command = '', message, reason, response } = error
     if (response) {
-      const name =
-        code === 'EMESSAGE' ? 'the message' : command === 'CONN' ? this.#answered : command.replace(/^AUTH .*/, 'AUTH')
+      const refused = command === 'CONN' ? this.#answered : command.replace(/^AUTH .*/, 'AUTH')
+      const name = code === 'EMESSAGE' ? 'the message' : refused
       if (name === 'STARTTLS' && !this.offers(name)) return this.#failure('tls', 'the server does not offer STARTTLS')
       const what = name === 'AUTH' ? `login as ${this.#user}` : name
       return this.#failure(PHASES[name] ?? 'connection', `${what} refused: ${onOneLine(response)}`)
@@ -348,12 +280,8 @@ export class SmtpSession {
     }
     const waiting = this.#isConnected ? this.#waiting[0] : undefined
     const isDuring = waiting !== undefined && waiting !== 'the connection'
-    const fact = code === 'ESOCKET' ? message : 'the server closed the connection'
+    const fact = code && code !== 'ECONNECTION' ? message : 'the server closed the connection'
     return this.#failure('connection', `${fact}${isDuring ? ` before the answer to ${waiting}` : ''}`)
-  }
-
-  get #where(): string {
-    return `SMTP on ${this.#server.host}:${this.#server.port}`
   }
 
   #failure(exit: ExitName, reason: string): Failure {
@@ -369,20 +297,4 @@ export class SmtpSession {
 function masked(command: string): string {
   const [last = ''] = /\S+$/.exec(command) ?? []
   return Buffer.from(last, 'base64').includes('/* secret */') ? `${command.slice(0, -last.length)}****` : command
-}
-
-function refusalOf({ recipient = '', response = '' }: SmtpError): Refusal {
-  const reply = onOneLine(response)
-  const [, enhancedCode = null] = /^\d{3} ([245]\.\d{1,3}\.\d{1,3})(?= |$)/.exec(reply) ?? []
-  return { recipient, code: Number(reply.slice(0, 3)), enhancedCode, reply }
-}
-
-/** Postfix says "queued as 4XyZ", Exim "id=1abcde-000001-AB". */
-function queueIdOf(reply: string): string | null {
-  return /\bqueued as ([^\s>]+)/i.exec(reply)?.[1] ?? /\bid=(\S+)/.exec(reply)?.[1] ?? null
-}
-
-/** The codes of the lines after the first say nothing new. */
-function onOneLine(reply: string): string {
-  return visibleLine(reply.replace(/^(\d{3})-/, '$1 ').replace(/\n\d{3}[ -]?(?:[245]\.\d+\.\d+ )?/g, ' '))
 }
