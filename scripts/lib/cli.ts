@@ -226,10 +226,13 @@ const FRAMES = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '
  * Runs one long step. On a terminal a spinner with the seconds gone stands on the last line while it runs; elsewhere
  * one plain line says that it begins. `update` replaces the text while it runs.
  */
-export async function step<T>(title: string, work: (update: (title: string) => void) => Promise<T>): Promise<T> {
-  const stream = process.stderr
+export async function step<T>(
+  title: string,
+  work: (update: (title: string) => void) => Promise<T>,
+  stream: Io['stderr'] = process.stderr,
+): Promise<T> {
   if (!stream.isTTY) {
-    say(`${title} ...`)
+    stream.write(`${title} ...\n`)
     return work(() => {})
   }
   const begin = Date.now()
