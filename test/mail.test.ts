@@ -586,7 +586,7 @@ describe('links', () => {
       ['<head><title>t</title><style>x</style></head><body>a<script>1<2</script>b', 'ab'],
       ['1 < 2 && 3 > 2 &amp;&#38;&#x26; &nope;', '1 < 2 && 3 > 2 &&& &nope;'],
       ["<p title=it's>one</p> it's", "one\n\nit's"],
-      ['<h1>Title</h1><table><tr><td>a</td><td>b</td></tr></table>', 'Title\n\nab'],
+      ['<h1>Title</h1><table><tr><td>a</td><td>b</td></tr></table>', 'Title\n\na b'],
       ['<a href="https://x.example/">go</a>', 'go'],
       ['a <!-- never closed', 'a'],
       ['\ufdd0a\ufdd1b\ufdd2', 'ab'],
