@@ -3,6 +3,7 @@ import { addressParser } from 'postal-mime'
 import { type Decoding, decodeHeader, decodeText } from './decode.ts'
 import { beginningOf, textOfHtml } from './links.ts'
 import { CUT_OFF, contentOf, type Part, partsOf } from './parts.ts'
+import { withLineFeeds } from './replace.ts'
 
 export interface Address {
   /** Display name, or an empty string. */
@@ -194,7 +195,7 @@ function isText({ type, disposition, name, slot }: Part, isAlone: boolean): bool
 
 /** The text of a text part, with the line breaks as LF. */
 function textOf(part: Part, decoding: Decoding): string {
-  const text = decodeText(contentOf(part, decoding), part.charset, decoding).replaceAll('\r\n', '\n')
+  const text = withLineFeeds(decodeText(contentOf(part, decoding), part.charset, decoding))
   if (!part.flowed || part.type !== 'text/plain' || text.length > 2_000_000) return text
   // Joins the lines that were broken behind a space (RFC 3676 section 4), but for quoted ones and "-- ".
   const soft = part.flowed === 'delsp' ? /(^>.*\n|^-- \n)| \n ?/gm : /(^>.*\n|^-- \n)|(?<= )\n ?/gm
