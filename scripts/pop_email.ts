@@ -209,13 +209,13 @@ function writer(io: Io) {
   let pending: Uint8Array[] = []
   let size = 0
   const flush = async () => {
-    const bytes = Buffer.concat(pending)
+    const [bytes = Buffer.alloc(0)] = pending.length > 1 ? [Buffer.concat(pending)] : pending
     pending = []
     size = 0
     if (bytes.length > 0) await io.write(bytes)
   }
   const write = async (output: string | Uint8Array) => {
-    const bytes = Buffer.from(output)
+    const bytes = typeof output === 'string' ? Buffer.from(output) : output
     pending.push(bytes)
     size += bytes.length
     if (size > 65_536) await flush()
