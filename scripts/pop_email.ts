@@ -97,6 +97,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const names = mailboxes.map(({ account }) => visibleLine(account)).join(', ')
   const isForOne = wait?.expect === 1 && FOR_ONE.includes(view)
   const isHeader = HEADER_VIEWS.includes(view)
+  const isAsItIs = view === 'raw' || (view === 'save' && !attachmentFolder)
   // Where nothing else is asked for, only the newest of a large mailbox need be listed.
   const newest = wait || filters.matchesHeader || filters.matchesBody ? undefined : filters.last
   const listed: Listed[] = []
@@ -123,7 +124,8 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
       if (!raw) verdicts.set(message.uidl, false)
       if (!raw) continue
       counts.read++
-      const mail = (isHeader ? readHeaders(raw) : await readMail(raw)) as Mail
+      // A view gets as much of the mail as it shows.
+      const mail = (isAsItIs ? { warnings: [] } : isHeader ? readHeaders(raw) : await readMail(raw)) as unknown as Mail
       const output = await views[view]({ account, isOneOfMany: mailboxes.length > 1, message, raw, mail, wantsLink })
       if (output !== undefined) {
         await write(output)
