@@ -24,6 +24,13 @@ export const HEADER_VIEWS: readonly string[] = ['list', 'headers']
 /** What stdout gets, with its line end; undefined where the mail has nothing of the kind. */
 export type View = (source: Source) => string | Uint8Array | undefined | Promise<string | undefined>
 
+/** Modules that take time to load, once: tsx asks its own thread at each `import`. */
+let links: Promise<typeof import('./links.ts')> | undefined
+const linksModule = () => {
+  links ??= import('./links.ts')
+  return links
+}
+
 export const VIEWS: Record<'text' | 'headers' | 'html' | 'links' | 'code' | 'raw' | 'json', View> = {
   text: ({ account, isOneOfMany, mail }) => {
     const attachments = mail.attachments.map(
@@ -42,7 +49,7 @@ export const VIEWS: Record<'text' | 'headers' | 'html' | 'links' | 'code' | 'raw
   headers: ({ mail }) => `${mail.headers.map(({ name, value }) => field(name, value)).join('')}\n`,
   html: ({ mail }) => lines(mail.html === null ? [] : [visible(mail.html).trimEnd()]),
   links: async ({ mail, wantsLink }) => {
-    const { linksOf } = await import('./links.ts')
+    const { linksOf } = await linksModule()
     return lines(linksOf(mail).filter(wantsLink).map(visibleLine))
   },
   code: async ({ mail }) => {
@@ -102,7 +109,7 @@ function cut(text: string, columns: number): string {
 
 /** The documented shape of --json. Everything is there in every mail; what a mail has not is null or empty. */
 async function toJson({ account, message, mail }: Source) {
-  const { linksOf } = await import('./links.ts')
+  const { linksOf } = await linksModule()
   return {
     account,
     uidl: message.uidl,
