@@ -82,7 +82,7 @@ export async function sendAll(plan: Plan): Promise<void> {
           if (!attempt.untaken || isFresh) delivery = attempt
         } else if (hopeless) {
           delivery = undelivered(hopeless)
-        } else {
+        } else if (workers > 1) {
           // Another worker is still at its message, and will look for more after it.
           workers -= 1
           again.push(n)
