@@ -238,6 +238,7 @@ export class SmtpSession {
   }
 
   #heard(reply: string): void {
+    if (!this.usable) return
     const lines = reply.split('\n')
     for (const line of lines) this.#tell?.(`< ${visibleLine(line)}`)
     this.#answered = this.#waiting.shift() ?? 'nothing'
