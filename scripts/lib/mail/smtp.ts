@@ -26,7 +26,7 @@ interface SmtpError extends Error {
   reason?: string
 }
 
-type Books = SMTPEnvelope & { accepted?: string[]; rejectedErrors?: SmtpError[] }
+type Books = SMTPEnvelope & { mailError?: SmtpError; accepted?: string[]; rejectedErrors?: SmtpError[] }
 
 /** A message slower than this on average is given up, in bytes per millisecond (100 kB/s). */
 const SLOWEST = 100
@@ -133,8 +133,7 @@ export class SmtpSession {
       ...{ from, to, size: bytes.length, use8BitMime: !isAscii(bytes) },
       ...(notify ? { dsn: { notify } } : {}),
     }
-    const refusals = () =>
-      (envelope.rejectedErrors ?? []).map(({ recipient = '', response = '' }) => refusalOf(recipient, response))
+    const refusals = () => (envelope.rejectedErrors ?? []).map((each) => refusalOf(each.recipient, each.response))
     this.#messageSize = bytes.length
     this.#waiting = []
     this.#answered = ''
@@ -162,7 +161,11 @@ export class SmtpSession {
         problem: refused.length > 0 ? some : null,
         untaken: false,
       }
-    } catch (error) {
+    } catch (thrown) {
+      // What was refused stays refused when the connection breaks behind it.
+      const { mailError, rejectedErrors = [] } = envelope
+      const verdict = mailError ?? (rejectedErrors.length === to.length ? rejectedErrors.at(-1) : undefined)
+      const error = (thrown as SmtpError).response ? thrown : (verdict ?? thrown)
       const { response } = error as SmtpError
       const { exit, message } = this.#explain(error as SmtpError)
       const handedOver = [this.#waiting[0], this.#answered].includes('the message')
