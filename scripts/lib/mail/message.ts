@@ -49,7 +49,8 @@ export async function compose(draft: Draft): Promise<Message> {
   const messageId = draft.messageId ?? `<${randomUUID()}@${domain}>`
   // nodemailer folds at spaces. ASCII that has none for longer than a line goes as encoded words (RFC 2047), which do.
   const headerOf = (key: string, value: string, longest: number) => {
-    const isUnfoldable = /^[ -~]*$/.test(value) && value.split(/ (?=\S)/).some(({ length }) => length > longest)
+    // Nor may a line have nothing but spaces.
+    const isUnfoldable = /^[ -~]*$/.test(value) && new RegExp(`\\S{${longest}}| {60}`).test(value)
     return { key, value: isUnfoldable ? { prepared: true, foldLines: true, value: encodeWord(value, 'Q', 52) } : value }
   }
   // nodemailer writes "X-Myapp"; a header name leaves as it was typed.
