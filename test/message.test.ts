@@ -3,8 +3,9 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { parseAddressList, problemOfAddress, toEnvelope } from '../scripts/lib/mail/addresses.ts'
+import { prepareEml } from '../scripts/lib/mail/eml.ts'
 import { readMail } from '../scripts/lib/mail/mail.ts'
-import { compose, type Draft, prepareEml } from '../scripts/lib/mail/message.ts'
+import { compose, type Draft } from '../scripts/lib/mail/message.ts'
 
 // The same cases in every run: what fails here fails again. FUZZ_SEED chooses others.
 fc.configureGlobal({ seed: Number(process.env.FUZZ_SEED ?? 20_250_701) })

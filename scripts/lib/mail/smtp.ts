@@ -282,10 +282,10 @@ export class SmtpSession {
     if (this.#isConnected && this.#connection.upgrading) {
       return this.#failure('tls', `TLS (${this.#server.tls}) failed: ${reason ?? message}`)
     }
-    const waiting = this.#isConnected ? this.#waiting[0] : undefined
-    const isDuring = waiting !== undefined && waiting !== 'the connection'
+    const [waiting = 'the connection'] = this.#waiting
+    const before = waiting === 'the connection' ? '' : ` before the answer to ${waiting}`
     const fact = code && code !== 'ECONNECTION' ? message : 'the server closed the connection'
-    return this.#failure('connection', `${fact}${isDuring ? ` before the answer to ${waiting}` : ''}`)
+    return this.#failure('connection', fact + before)
   }
 
   #failure(exit: ExitName, reason: string): Failure {
