@@ -1,7 +1,4 @@
-/**
- * An SMTP client (RFC 5321) on nodemailer's SMTPConnection: sessions that carry any number of messages, each reply within
- * a deadline, and for each message what became of it.
- */
+/** An SMTP client (RFC 5321) on nodemailer's SMTPConnection: a deadline for each reply, an outcome for each message. */
 import { isAscii } from 'node:buffer'
 import { connect } from 'node:net'
 import SMTPConnection, { type SMTPEnvelope } from 'nodemailer/lib/smtp-connection'
@@ -26,6 +23,7 @@ interface SmtpError extends Error {
   reason?: string
 }
 
+type Done<T> = (error?: Error | null, result?: T) => void
 type Books = SMTPEnvelope & { mailError?: SmtpError; accepted?: string[]; rejectedErrors?: SmtpError[] }
 
 /** A message slower than this on average is given up, in bytes per millisecond (100 kB/s). */
@@ -35,7 +33,6 @@ const FAREWELL = 1_000
 /** nodemailer's own limits, out of the way: they count silence, and a server that sends a byte now and then is not silent. */
 const NEVER = 2 ** 31 - 1
 const COMMAND = /^(?:EHLO|HELO|STARTTLS|AUTH|MAIL FROM|RCPT TO|DATA|RSET|QUIT)\b/
-const ASK = 'RECIPIENT'
 /** The reply that a refused command gets names the phase that failed. */
 const PHASES: Record<string, ExitName> = {
   STARTTLS: 'tls',
@@ -104,7 +101,7 @@ export class SmtpSession {
       maxResponseSize: 65_536,
       // Beside sending, nodemailer has one door for commands of one's own: a kind of login that it does not know.
       customAuth: {
-        [ASK]: async ({ auth, sendCommand }) => {
+        ASK: async ({ auth, sendCommand }) => {
           await sendCommand('MAIL FROM:<>')
           await sendCommand(`RCPT TO:<${auth.user}>`)
         },
@@ -146,9 +143,8 @@ export class SmtpSession {
       }
       // Clears what a refused message left behind.
       if (this.#needsReset) await this.#step((done) => this.#connection.reset(done))
-      const { response } = await this.#step<{ response: string }>((done) =>
-        this.#connection.send(envelope, bytes, done),
-      )
+      const send = (done: Done<{ response: string }>) => this.#connection.send(envelope, bytes, done)
+      const { response } = await this.#step(send)
       this.#needsReset = false
       const refused = refusals()
       const some = `${this.#where}: ${refused.length} of ${to.length} recipients were refused.`
@@ -188,7 +184,7 @@ export class SmtpSession {
 
   /** Whether the server takes mail of the null envelope sender for a recipient: 2xx to RCPT TO. Nothing is sent. */
   async accepts(recipient: string): Promise<boolean> {
-    await this.#step((done) => this.#connection.login({ method: ASK, user: recipient, pass: '' }, done))
+    await this.#step((done) => this.#connection.login({ method: 'ASK', user: recipient, pass: '' }, done))
     this.#needsReset = true
     return String(this.#connection.lastServerResponse).startsWith('2')
   }
@@ -203,7 +199,6 @@ export class SmtpSession {
       })
     }
     this.#connection.close()
-    clearTimeout(this.#timer)
   }
 
   async #login({ user, password }: NonNullable<Client['login']>): Promise<void> {
@@ -218,7 +213,7 @@ export class SmtpSession {
   }
 
   /** One step of nodemailer's. It ends as well when the connection breaks or a reply is late. */
-  #step<T>(begin: (done: (error?: Error | null, result?: T) => void) => void): Promise<T> {
+  #step<T>(begin: (done: Done<T>) => void): Promise<T> {
     this.#expectReply(this.#server.timeout)
     return new Promise<T>((resolve, reject) => {
       this.#fail = reject
@@ -257,8 +252,8 @@ export class SmtpSession {
       this.#tell?.(`> (the message, ${this.#messageSize} bytes)`)
     }
     // A login of many questions has one deadline for all of them.
-    if (reply.startsWith('334')) return
-    this.#expectReply(this.#server.timeout + (isMessageNext ? this.#messageSize / SLOWEST : 0))
+    const more = isMessageNext ? this.#messageSize / SLOWEST : 0
+    if (!reply.startsWith('334')) this.#expectReply(this.#server.timeout + more)
   }
 
   /** The parameters behind an extension's keyword, an empty string where it has none, undefined where it is missing. */
