@@ -126,7 +126,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
       counts.read++
       // A view gets as much of the mail as it shows.
       const mail = (isAsItIs ? { warnings: [] } : isHeader ? readHeaders(raw) : await readMail(raw)) as unknown as Mail
-      const output = await views[view]({ account, isOneOfMany: mailboxes.length > 1, message, raw, mail, wantsLink })
+      const output = views[view]({ account, isOneOfMany: mailboxes.length > 1, message, raw, mail, wantsLink })
       if (output !== undefined) {
         await write(output)
         uidls.add(message.uidl)
