@@ -255,37 +255,6 @@ export async function step<T>(
   }
 }
 
-/** A bar on the last line of the terminal's stderr; elsewhere nothing. */
-export interface ProgressBar {
-  /** Draws the bar for so many done, some times a second. */
-  update(done: number): void
-  /** Takes the bar away, for other output or for good. */
-  clear(): void
-}
-
-/** Shows how much of `total` is done, the rate per second, and the time left at that rate. */
-export function progressBar(total: number): ProgressBar {
-  const stream = process.stderr
-  if (!stream.isTTY) return { update: () => {}, clear: () => {} }
-  const begin = Date.now()
-  let drawn = 0
-  return {
-    update(done) {
-      if (Date.now() - drawn < 100) return
-      drawn = Date.now()
-      const rate = done / Math.max(0.001, (drawn - begin) / 1000)
-      const left = rate > 0 ? `${Math.ceil((total - done) / rate)} s left` : ''
-      const filled = Math.round((20 * done) / total)
-      const line = `${'█'.repeat(filled)}${'░'.repeat(20 - filled)} ${done}/${total}  ${Math.round(rate)}/s  ${left}`
-      stream.write(`\r\x1b[K${line.slice(0, (stream.columns || 80) - 1)}`)
-    },
-    clear() {
-      stream.write('\r\x1b[K')
-      drawn = 0
-    },
-  }
-}
-
 /** How many terminal columns a text takes: two for wide East Asian characters and emoji, none for combining marks. */
 export function columnsOf(text: string): number {
   // Most text is ASCII, and then counting is all there is to do.

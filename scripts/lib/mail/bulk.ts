@@ -27,12 +27,10 @@ export interface Plan {
   stopped: () => boolean
 }
 
-/** Milliseconds between two attempts to connect. */
-const PAUSE = 200
+/** Milliseconds between two attempts to connect, and between two numbers of the counter. */
+const [PAUSE, COUNTING] = [200, 100]
 /** How many messages that were not accepted get lines of their own; `--json` has them all. */
 const MOST_LINES = 20
-/** Milliseconds between two numbers of the counter. */
-const COUNTING = 100
 
 /**
  * Sends all messages of a plan. A refused or failed message does not stop the others. A message whose connection broke
@@ -82,7 +80,7 @@ export async function sendAll(plan: Plan): Promise<void> {
           if (!attempt.untaken || isFresh) delivery = attempt
         } else if (hopeless) {
           delivery = undelivered(hopeless)
-        } else {
+        } else if (workers > 1) {
           // Another worker is still at its message, and will look for more after it.
           workers -= 1
           again.push(n)

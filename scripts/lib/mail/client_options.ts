@@ -2,6 +2,7 @@
  * The options that both mail clients share: which server, which login, how long to wait. Each value comes from its
  * option, the environment, `.env`, or the default, in this order.
  */
+import { createInterface } from 'node:readline'
 import type { Login } from '../accounts/accounts.ts'
 import { Failure, type Io, say } from '../cli.ts'
 import { parsePort, readSettings, type ServiceName, type Settings, setting } from '../settings.ts'
@@ -15,9 +16,7 @@ export const CLIENT_OPTIONS = {
 } as const
 
 /** What `parseArgs` makes of CLIENT_OPTIONS. */
-export type ClientValues = { [name in Exclude<keyof typeof CLIENT_OPTIONS, 'password-stdin'>]?: string } & {
-  'password-stdin'?: boolean
-}
+export type ClientValues = { [name in keyof typeof CLIENT_OPTIONS]?: name extends 'password-stdin' ? boolean : string }
 
 export type TlsMode = 'none' | 'starttls' | 'implicit'
 
@@ -41,8 +40,8 @@ const PROTOCOLS = {
 const TLS_MODES = ['none', 'starttls', 'implicit'] as const satisfies TlsMode[]
 /** The ports that stand for a TLS mode wherever a server has not moved them (RFC 8314 section 7.3, RFC 6409). */
 const KNOWN_PORTS: Record<number, TlsMode> = { 465: 'implicit', 587: 'starttls', 995: 'implicit' }
-/** Seconds. The upper bound keeps timers, which count milliseconds in 32 bits, from overflowing. */
-const TIMEOUT = { default: 30, max: 86_400 }
+/** Seconds. Timers count milliseconds in 32 bits, and must not overflow. */
+const [TIMEOUT, LONGEST_TIMEOUT] = [30, 86_400]
 
 /** The lines of `--help` about these options. */
 export function explainClientOptions(protocol: Protocol): string {
@@ -56,7 +55,7 @@ export function explainClientOptions(protocol: Protocol): string {
   --user USER            ${prefix}_USER      ${account}@development-virtual.example.com${isSmtp ? "; '' for no login" : ''}
   --password PASSWORD    ${prefix}_PASSWORD  that of a known account, where it still is the initial one
   --password-stdin       the first line of stdin is the password
-  --timeout SECONDS      MAIL_TIMEOUT   how long each answer of the server may take (${TIMEOUT.default})`
+  --timeout SECONDS      MAIL_TIMEOUT   how long each answer of the server may take (${TIMEOUT})`
 }
 
 /**
@@ -82,9 +81,9 @@ export async function resolveClient(
   const port = given ?? settings.ports[ports[tls]]
 
   const seconds = pick('--timeout', values.timeout, 'MAIL_TIMEOUT')
-  const timeout = Number(seconds?.text ?? TIMEOUT.default)
-  if (seconds && !(/^\d+(\.\d+)?$/.test(seconds.text) && timeout > 0 && timeout <= TIMEOUT.max)) {
-    throw wrong(seconds, `a number of seconds, above 0 and up to ${TIMEOUT.max}`)
+  const timeout = Number(seconds?.text ?? TIMEOUT)
+  if (seconds && !(/^\d+(\.\d+)?$/.test(seconds.text) && timeout > 0 && timeout <= LONGEST_TIMEOUT)) {
+    throw wrong(seconds, `a number of seconds, above 0 and up to ${LONGEST_TIMEOUT}`)
   }
   const server = { host: host.text, port, tls, timeout: timeout * 1000 }
 
@@ -142,23 +141,18 @@ function wrong({ name, text }: Named, rule: string): Failure {
 async function initialPassword(user: string): Promise<Named> {
   const { knownPassword, readAccounts } = await import('../accounts/accounts.ts')
   const account = readAccounts().find(({ address }) => address.toLowerCase() === user.toLowerCase())
-  const password = account && knownPassword(account)
-  if (password) return { name: '--password', text: password }
-  const fact = `No password is known for ${JSON.stringify(user)}`
-  throw new Failure('usage', `${fact}. Give it: --password or --password-stdin`)
+  const text = account && knownPassword(account)
+  if (text) return { name: '--password', text }
+  const advice = 'Give it: --password or --password-stdin'
+  throw new Failure('usage', `No password is known for ${JSON.stringify(user)}. ${advice}`)
 }
 
 /** The first line of stdin. What comes behind it is left alone, so that a pipe may stay open. */
 async function passwordFromStdin(stdin: Io['stdin']): Promise<string> {
-  if (stdin.isTTY) {
-    throw new Failure('usage', '--password-stdin: stdin is the terminal. Pipe the password into it.')
-  }
-  let bytes = Buffer.alloc(0)
-  for await (const chunk of stdin) {
-    bytes = Buffer.concat([bytes, Buffer.from(chunk)])
-    if (bytes.includes('\n')) break
-  }
-  const password = bytes.toString('utf8').split(/\r?\n/)[0]
+  if (stdin.isTTY) throw new Failure('usage', '--password-stdin: stdin is the terminal. Pipe the password into it.')
+  const lines = createInterface({ input: stdin })
+  const { value: password } = await lines[Symbol.asyncIterator]().next()
+  lines.close()
   if (!password) throw new Failure('usage', '--password-stdin: stdin has no password in its first line.')
   return password
 }

@@ -51,7 +51,7 @@ export function statusOf(exit: ExitName): 'accepted' | 'partial' | 'refused' | '
 }
 
 /** The refusal of one recipient by a reply to its RCPT TO. */
-export function refusalOf(recipient: string, response: string): Refusal {
+export function refusalOf(recipient = '', response = ''): Refusal {
   const reply = onOneLine(response)
   const [, enhancedCode = null] = /^\d{3} ([245]\.\d{1,3}\.\d{1,3})(?= |$)/.exec(reply) ?? []
   return { recipient, code: Number(reply.slice(0, 3)), enhancedCode, reply }

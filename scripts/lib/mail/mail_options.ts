@@ -7,7 +7,8 @@ import { Failure, type Io, messageOf } from '../cli.ts'
 import { type Mailbox, parseAddressList, problemOfAddress, toEnvelope } from './addresses.ts'
 import type { Outgoing } from './bulk.ts'
 import type { Envelope } from './delivery.ts'
-import { type Attachment, compose, type Draft, prepareEml } from './message.ts'
+import { prepareEml } from './eml.ts'
+import { type Attachment, compose, type Draft } from './message.ts'
 
 const MANY = { type: 'string', multiple: true } as const
 const ONE = { type: 'string' } as const

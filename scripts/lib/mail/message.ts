@@ -1,11 +1,11 @@
-/** The bytes of a message: composed from what a user wants to say, or taken from a file as they are. */
+/** Composes messages from what a user wants to say. */
 import { randomUUID } from 'node:crypto'
 import type { MailComposerAttachment } from 'nodemailer/lib/mail-composer'
-import { type Mailbox, parseAddressList, toEnvelope } from './addresses.ts'
+import { type Mailbox, toEnvelope } from './addresses.ts'
 
 export interface Message {
   bytes: Buffer
-  /** With its angle brackets; null where a message that is sent as it is has none. */
+  /** With its angle brackets; null where a message that was not composed here has none. */
   messageId: string | null
 }
 
@@ -49,7 +49,8 @@ export async function compose(draft: Draft): Promise<Message> {
   const messageId = draft.messageId ?? `<${randomUUID()}@${domain}>`
   // nodemailer folds at spaces. ASCII that has none for longer than a line goes as encoded words (RFC 2047), which do.
   const headerOf = (key: string, value: string, longest: number) => {
-    const isUnfoldable = /^[ -~]*$/.test(value) && value.split(/ (?=\S)/).some(({ length }) => length > longest)
+    // Nor may a line have nothing but spaces.
+    const isUnfoldable = /^[ -~]*$/.test(value) && new RegExp(`\\S{${longest}}| {60}`).test(value)
     return { key, value: isUnfoldable ? { prepared: true, foldLines: true, value: encodeWord(value, 'Q', 52) } : value }
   }
   // nodemailer writes "X-Myapp"; a header name leaves as it was typed.
@@ -91,75 +92,4 @@ function calendarPart(calendar: string): { contentType: string; content: string 
 
 function attachmentPart({ filename, content, cid }: Attachment): MailComposerAttachment {
   return { filename, content, contentDisposition: cid ? 'inline' : 'attachment', ...(cid ? { cid } : {}) }
-}
-
-/** A message that is sent as it is, and what its header says. */
-export interface PreparedMessage extends Message {
-  /** Of Sender, else of From. */
-  from: Mailbox[]
-  /** Of To, Cc and Bcc. */
-  to: Mailbox[]
-  /** What stands before the header and is sent with it, such as "an mbox line"; undefined where nothing does. */
-  before: string | undefined
-}
-
-/** What text editors and mailboxes put before a header. Line ends are those that leave: a lone CR becomes one as well. */
-const BEFORE: [string, RegExp][] = [
-  ['a byte order mark', /^\xef\xbb\xbf/],
-  ['an mbox line ("From ...")', /^>?From [^\r\n]*(?:\r\n|\r|\n)/],
-  ['a blank line', /^[ \t]*(?:\r\n|\r|\n)/],
-]
-const FIELD = /(?<![^\r\n])([!-9;-~]+)[ \t]*:([^\r\n]*(?:(?:\r\n|\r|\n)[ \t][^\r\n]*)*)(?:\r\n|\r|\n|$)/g
-
-/**
- * Prepares the bytes of a message for sending: they stay as they are, but for the Bcc and Resent-Bcc fields, which no
- * recipient may see (RFC 5322 sections 3.6.3 and 3.6.6). `readEnvelope` says whether the addresses in the header are
- * wanted. Throws an Error that names the field when an address in it is none.
- */
-export function prepareEml(bytes: Buffer, readEnvelope: { sender: boolean; recipients: boolean }): PreparedMessage {
-  // One character for each byte, so that positions and bytes stay what they are.
-  let rest = bytes.toString('latin1')
-  const found = new Set<string>()
-  for (let known = BEFORE[0]; known; ) {
-    known = BEFORE.find(([, pattern]) => pattern.test(rest))
-    if (known) found.add(known[0])
-    rest = known ? rest.replace(known[1], '') : rest
-  }
-  const begin = bytes.length - rest.length
-  const end = /(\r\n|\r(?!\n)|\n)(?:\r\n|\r|\n)/.exec(rest)
-  const header = end ? rest.slice(0, end.index + (end[1] ?? '').length) : rest
-  const fields = [...header.matchAll(FIELD)].map(({ 0: all, 1: name = '', 2: value = '', index }) => {
-    return { name: name.toLowerCase(), value: unfold(value), from: begin + index, to: begin + index + all.length }
-  })
-  const mailboxesOf = (...names: string[]) =>
-    names.flatMap((name) =>
-      fields.flatMap((field) => {
-        try {
-          return field.name === name ? parseAddressList(field.value) : []
-        } catch (error) {
-          throw new Error(`its ${name[0]?.toUpperCase()}${name.slice(1)} field has ${(error as Error).message}`)
-        }
-      }),
-    )
-  const senders = readEnvelope.sender ? mailboxesOf('sender') : []
-  const kept: Buffer[] = []
-  let at = 0
-  for (const field of fields.filter(({ name }) => name === 'bcc' || name === 'resent-bcc')) {
-    kept.push(bytes.subarray(at, field.from))
-    at = field.to
-  }
-  return {
-    bytes: at === 0 ? bytes : Buffer.concat([...kept, bytes.subarray(at)]),
-    messageId: fields.find(({ name }) => name === 'message-id')?.value ?? null,
-    from: readEnvelope.sender && senders.length === 0 ? mailboxesOf('from') : senders,
-    to: readEnvelope.recipients ? mailboxesOf('to', 'cc', 'bcc') : [],
-    before: found.size > 0 ? [...found].join(' and ') : undefined,
-  }
-}
-
-/** A field's value on one line, as text: internationalised headers are UTF-8 (RFC 6532). */
-function unfold(value: string): string {
-  return Buffer.from(value.replace(/[\r\n]/g, ''), 'latin1')
-    .toString('utf8')
-    .trim()
 }

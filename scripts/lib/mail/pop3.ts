@@ -168,16 +168,20 @@ class WholeReplies extends Pop3Command {
   #take(chunk: Buffer): void {
     this.lastHeard = Date.now()
     if (this.#begin === this.#end) this.#begin = this.#end = this.#searched = 0
+    const size = this.#end - this.#begin + chunk.length
     if (this.#end + chunk.length > this.#room.length) {
-      const unread = this.#room.subarray(this.#begin, this.#end)
-      this.#room = Buffer.allocUnsafe(Math.max(AHEAD, 2 * (unread.length + chunk.length)))
-      unread.copy(this.#room)
-      this.#searched -= this.#begin
-      this.#begin = 0
-      this.#end = unread.length
+      this.#move(this.#room.subarray(this.#begin, this.#end), Math.max(AHEAD, Math.ceil(1.5 * size)))
     }
     this.#end += chunk.copy(this.#room, this.#end)
     this.#deliver()
+  }
+
+  /** What no reply has taken yet goes on in another room of `size` bytes. */
+  #move(unread: Buffer, size: number): void {
+    this.#room = Buffer.allocUnsafe(size)
+    this.#searched -= this.#begin
+    this.#begin = 0
+    this.#end = unread.copy(this.#room)
   }
 
   /** Hands over the whole replies that are there. */
@@ -195,11 +199,12 @@ class WholeReplies extends Pop3Command {
         this.#searched = this.#end - terminator.length + 1
         return
       }
-      const reply = Buffer.from(room.subarray(this.#begin, found + terminator.length))
-      this.#begin = found + terminator.length
-      this.#searched = this.#begin
+      const reply = room.subarray(this.#begin, found + terminator.length)
+      this.#begin = this.#searched = found + terminator.length
       this.#asked.shift()
-      asked.resolve(reply)
+      // A large one takes the room with it, and the bytes behind it move.
+      if (reply.length > AHEAD) this.#move(this.#room.subarray(this.#begin, this.#end), AHEAD)
+      asked.resolve(reply.length > AHEAD ? reply : Buffer.from(reply))
     }
   }
 }

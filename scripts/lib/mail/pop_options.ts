@@ -115,5 +115,5 @@ function caughtAddress({ account, to = [] }: PopValues): string | undefined {
 }
 
 function mailboxOf(account: string, login: Login): Mailbox {
-  return { account, login, verdicts: new Map() }
+  return { account, login, verdicts: new Map(), messages: [] }
 }

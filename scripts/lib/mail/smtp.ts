@@ -1,7 +1,4 @@
-/**
- * An SMTP client (RFC 5321) on nodemailer's SMTPConnection: sessions that carry any number of messages, each reply within
- * a deadline, and for each message what became of it.
- */
+/** An SMTP client (RFC 5321) on nodemailer's SMTPConnection: a deadline for each reply, an outcome for each message. */
 import { isAscii } from 'node:buffer'
 import { connect } from 'node:net'
 import SMTPConnection, { type SMTPEnvelope } from 'nodemailer/lib/smtp-connection'
@@ -26,7 +23,8 @@ interface SmtpError extends Error {
   reason?: string
 }
 
-type Books = SMTPEnvelope & { accepted?: string[]; rejectedErrors?: SmtpError[] }
+type Done<T> = (error?: Error | null, result?: T) => void
+type Books = SMTPEnvelope & { mailError?: SmtpError; accepted?: string[]; rejectedErrors?: SmtpError[] }
 
 /** A message slower than this on average is given up, in bytes per millisecond (100 kB/s). */
 const SLOWEST = 100
@@ -35,7 +33,6 @@ const FAREWELL = 1_000
 /** nodemailer's own limits, out of the way: they count silence, and a server that sends a byte now and then is not silent. */
 const NEVER = 2 ** 31 - 1
 const COMMAND = /^(?:EHLO|HELO|STARTTLS|AUTH|MAIL FROM|RCPT TO|DATA|RSET|QUIT)\b/
-const ASK = 'RECIPIENT'
 /** The reply that a refused command gets names the phase that failed. */
 const PHASES: Record<string, ExitName> = {
   STARTTLS: 'tls',
@@ -104,7 +101,7 @@ export class SmtpSession {
       maxResponseSize: 65_536,
       // Beside sending, nodemailer has one door for commands of one's own: a kind of login that it does not know.
       customAuth: {
-        [ASK]: async ({ auth, sendCommand }) => {
+        ASK: async ({ auth, sendCommand }) => {
           await sendCommand('MAIL FROM:<>')
           await sendCommand(`RCPT TO:<${auth.user}>`)
         },
@@ -133,8 +130,7 @@ export class SmtpSession {
       ...{ from, to, size: bytes.length, use8BitMime: !isAscii(bytes) },
       ...(notify ? { dsn: { notify } } : {}),
     }
-    const refusals = () =>
-      (envelope.rejectedErrors ?? []).map(({ recipient = '', response = '' }) => refusalOf(recipient, response))
+    const refusals = () => (envelope.rejectedErrors ?? []).map((each) => refusalOf(each.recipient, each.response))
     this.#messageSize = bytes.length
     this.#waiting = []
     this.#answered = ''
@@ -147,9 +143,8 @@ export class SmtpSession {
       }
       // Clears what a refused message left behind.
       if (this.#needsReset) await this.#step((done) => this.#connection.reset(done))
-      const { response } = await this.#step<{ response: string }>((done) =>
-        this.#connection.send(envelope, bytes, done),
-      )
+      const send = (done: Done<{ response: string }>) => this.#connection.send(envelope, bytes, done)
+      const { response } = await this.#step(send)
       this.#needsReset = false
       const refused = refusals()
       const some = `${this.#where}: ${refused.length} of ${to.length} recipients were refused.`
@@ -162,7 +157,11 @@ export class SmtpSession {
         problem: refused.length > 0 ? some : null,
         untaken: false,
       }
-    } catch (error) {
+    } catch (thrown) {
+      // What was refused stays refused when the connection breaks behind it.
+      const { mailError, rejectedErrors = [] } = envelope
+      const verdict = mailError ?? (rejectedErrors.length === to.length ? rejectedErrors.at(-1) : undefined)
+      const error = (thrown as SmtpError).response ? thrown : (verdict ?? thrown)
       const { response } = error as SmtpError
       const { exit, message } = this.#explain(error as SmtpError)
       const handedOver = [this.#waiting[0], this.#answered].includes('the message')
@@ -185,7 +184,7 @@ export class SmtpSession {
 
   /** Whether the server takes mail of the null envelope sender for a recipient: 2xx to RCPT TO. Nothing is sent. */
   async accepts(recipient: string): Promise<boolean> {
-    await this.#step((done) => this.#connection.login({ method: ASK, user: recipient, pass: '' }, done))
+    await this.#step((done) => this.#connection.login({ method: 'ASK', user: recipient, pass: '' }, done))
     this.#needsReset = true
     return String(this.#connection.lastServerResponse).startsWith('2')
   }
@@ -200,7 +199,6 @@ export class SmtpSession {
       })
     }
     this.#connection.close()
-    clearTimeout(this.#timer)
   }
 
   async #login({ user, password }: NonNullable<Client['login']>): Promise<void> {
@@ -215,7 +213,7 @@ export class SmtpSession {
   }
 
   /** One step of nodemailer's. It ends as well when the connection breaks or a reply is late. */
-  #step<T>(begin: (done: (error?: Error | null, result?: T) => void) => void): Promise<T> {
+  #step<T>(begin: (done: Done<T>) => void): Promise<T> {
     this.#expectReply(this.#server.timeout)
     return new Promise<T>((resolve, reject) => {
       this.#fail = reject
@@ -238,6 +236,7 @@ export class SmtpSession {
   }
 
   #heard(reply: string): void {
+    if (!this.usable) return
     const lines = reply.split('\n')
     for (const line of lines) this.#tell?.(`< ${visibleLine(line)}`)
     this.#answered = this.#waiting.shift() ?? 'nothing'
@@ -253,8 +252,8 @@ export class SmtpSession {
       this.#tell?.(`> (the message, ${this.#messageSize} bytes)`)
     }
     // A login of many questions has one deadline for all of them.
-    if (reply.startsWith('334')) return
-    this.#expectReply(this.#server.timeout + (isMessageNext ? this.#messageSize / SLOWEST : 0))
+    const more = isMessageNext ? this.#messageSize / SLOWEST : 0
+    if (!reply.startsWith('334')) this.#expectReply(this.#server.timeout + more)
   }
 
   /** The parameters behind an extension's keyword, an empty string where it has none, undefined where it is missing. */
@@ -278,10 +277,10 @@ export class SmtpSession {
     if (this.#isConnected && this.#connection.upgrading) {
       return this.#failure('tls', `TLS (${this.#server.tls}) failed: ${reason ?? message}`)
     }
-    const waiting = this.#isConnected ? this.#waiting[0] : undefined
-    const isDuring = waiting !== undefined && waiting !== 'the connection'
+    const [waiting = 'the connection'] = this.#waiting
+    const before = waiting === 'the connection' ? '' : ` before the answer to ${waiting}`
     const fact = code && code !== 'ECONNECTION' ? message : 'the server closed the connection'
-    return this.#failure('connection', `${fact}${isDuring ? ` before the answer to ${waiting}` : ''}`)
+    return this.#failure('connection', fact + before)
   }
 
   #failure(exit: ExitName, reason: string): Failure {
