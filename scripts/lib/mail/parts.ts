@@ -2,6 +2,15 @@
 import PostalMime from 'postal-mime'
 import { type Decoding, decodeHeader, decodeText } from './decode.ts'
 
+/** A mail whose header was found. */
+export interface Opened {
+  bytes: Buffer
+  /** The header, one character a byte. */
+  head: string
+  /** Where the body begins. */
+  body: number
+}
+
 /** A part that is no multipart. */
 export interface Part {
   type: string
@@ -25,6 +34,7 @@ interface Node {
   childNodes: Node[]
   state: 'header' | 'body' | 'finished'
   headers: { key: string; value: string }[]
+  headerLines: string[]
   contentType: { value: string; parsed: Structured; multipart: string | false }
   contentDisposition: { value: string; parsed: Structured }
   contentTransferEncoding: { encoding: string }
@@ -52,15 +62,20 @@ const UNUSUAL = 1_000
  * The parts of a mail. postal-mime gets the lines of headers and what may be a delimiter alone, and the bodies stay where
  * they are: it would decode the text by itself, after UTF-8, and take 3 s for 20 MB.
  */
-export async function partsOf(raw: Buffer, decoding: Decoding): Promise<Part[]> {
+export async function partsOf({ bytes: raw, head, body }: Opened, decoding: Decoding): Promise<Part[]> {
   const limits = { maxNestingDepth: Number.MAX_SAFE_INTEGER, maxHeadersSize: Number.MAX_SAFE_INTEGER }
   const parser = new PostalMime(limits) as unknown as Parser
+  const { root } = parser
   const parts: Part[] = []
   let isTooDeep = false
-  const begins = new Map<Node, number>()
+  root.setupContentDecoder = () => {}
+  root.headerLines = head.split(/\r?\n(?![ \t])/).filter((line) => /^content-/i.test(line))
+  root.processHeaders()
+  root.state = 'body'
+  const begins = new Map([[root, body]])
   const ends = new Map<Node, number>()
   try {
-    for (let at = 0; at < raw.length; ) {
+    for (let at = root.contentType.multipart ? body : raw.length; at < raw.length; ) {
       const node = parser.currentNode
       node.setupContentDecoder = () => {}
       if (node.state !== 'header' && (raw[at] !== DASH || raw[at + 1] !== DASH)) {
