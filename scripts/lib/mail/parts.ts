@@ -194,23 +194,15 @@ function fromBase64(body: Buffer, { warnings }: Decoding): Buffer {
 /** "=E3" is a byte; "=" at a line's end joins it with the next; any other "=" is wrong and stands for itself. */
 function fromQuotedPrintable(body: Buffer, { warnings }: Decoding): Buffer {
   const decoded = Buffer.allocUnsafe(body.length)
-  let length = 0
-  for (let at = 0; at < body.length; ) {
-    const next = body.indexOf(0x3d, at)
-    const end = next < 0 ? body.length : next
-    length += body.copy(decoded, length, at, end)
-    if (next < 0) break
-    const code = body.toString('latin1', next + 1, next + 3)
-    if (/^[0-9a-f]{2}$/i.test(code)) {
-      decoded[length++] = Number.parseInt(code, 16)
-      at = next + 3
-      continue
-    }
-    const softBreak = /^[ \t]*(?:\r?\n|$)/.exec(body.toString('latin1', next + 1, next + 80))?.[0]
-    at = next + 1 + (softBreak?.length ?? 0)
+  let [length, behind] = [0, 0]
+  const matches = body.toString('latin1').matchAll(/=(?:([0-9a-f]{2})|([ \t]*(?:\r?\n|$)))?/gi)
+  for (const { 0: match, 1: hex, 2: softBreak, index } of matches) {
+    length += body.copy(decoded, length, behind, index)
+    behind = index + match.length
     if (softBreak !== undefined) continue
-    warnings.add('broken quoted-printable')
-    decoded[length++] = 0x3d
+    if (hex === undefined) warnings.add('broken quoted-printable')
+    decoded[length++] = hex === undefined ? 0x3d : Number.parseInt(hex, 16)
   }
+  length += body.copy(decoded, length, behind)
   return decoded.subarray(0, length)
 }
