@@ -21,6 +21,7 @@ interface SmtpError extends Error {
   recipient?: string
   /** OpenSSL's own words. */
   reason?: string
+  errors?: Error[]
 }
 
 type Done<T> = (error?: Error | null, result?: T) => void
@@ -273,14 +274,16 @@ export class SmtpSession {
       const what = name === 'AUTH' ? `login as ${this.#user}` : name
       return this.#failure(PHASES[name] ?? 'connection', `${what} refused: ${onOneLine(response)}`)
     }
-    if (code === 'EAUTH') return this.#failure('login', message)
+    if (code === 'EAUTH') return this.#failure('login', `login as ${this.#user}: ${message}`)
     if (this.#isConnected && this.#connection.upgrading) {
       return this.#failure('tls', `TLS (${this.#server.tls}) failed: ${reason ?? message}`)
     }
     const [waiting = 'the connection'] = this.#waiting
     const before = waiting === 'the connection' ? '' : ` before the answer to ${waiting}`
-    const fact = code && code !== 'ECONNECTION' ? message : 'the server closed the connection'
-    return this.#failure('connection', fact + before)
+    // A name with several addresses has an error for each, and none for all.
+    const facts = message || error.errors?.map((each) => each.message).join(', ')
+    const fact = code && code !== 'ECONNECTION' ? facts : 'the server closed the connection'
+    return this.#failure('connection', `${fact}${before}`)
   }
 
   #failure(exit: ExitName, reason: string): Failure {
