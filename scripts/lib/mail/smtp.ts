@@ -96,8 +96,7 @@ export class SmtpSession {
       secure: tls === 'implicit',
       requireTLS: tls === 'starttls',
       ignoreTLS: tls === 'none',
-      // A development server signs its own certificate.
-      tls: { rejectUnauthorized: false },
+      tls: { rejectUnauthorized: false }, // A development server signs its own certificate.
       ...{ connectionTimeout: NEVER, greetingTimeout: NEVER, socketTimeout: NEVER, socketCloseTimeout: FAREWELL },
       maxResponseSize: 65_536,
       // Beside sending, nodemailer has one door for commands of one's own: a kind of login that it does not know.
@@ -142,7 +141,6 @@ export class SmtpSession {
         const fact = `the message has ${bytes.length} bytes; the server takes ${largest} at most (SIZE)`
         throw this.#failure('message', fact)
       }
-      // Clears what a refused message left behind.
       if (this.#needsReset) await this.#step((done) => this.#connection.reset(done))
       const send = (done: Done<{ response: string }>) => this.#connection.send(envelope, bytes, done)
       const { response } = await this.#step(send)
