@@ -506,6 +506,9 @@ describe('structure', () => {
       [parts('mixed', ['', 'text']).slice(0, -1), 'text\n', ['cut off: a multipart has no end']],
       [encoded('base64', 'SGVsb!!!G8='), 'Hello', ['broken base64']],
       [encoded('base64', 'SGVsbG8'), 'Hello', ['broken base64']],
+      [encoded('base64', 'SGVsbG8=\r\n-- \r\nlist'), 'Hello', ['broken base64']],
+      [encoded('base64', 'SGVs\r\nbG8g\r\n\r\n____\r\nlist'), 'Hello ', ['broken base64']],
+      [encoded('base64', '-----\r\nSGVs'), 'Hel', ['broken base64']],
       [encoded('base64', '!SGVsbG8='), 'Hello', ['broken base64']],
       [encoded('quoted-printable', 'a=ZZb=E'), 'a=ZZb=E\n', ['broken quoted-printable']],
       [encoded('quoted-printable', '100% = all'), '100% = all\n', ['broken quoted-printable']],
@@ -582,6 +585,15 @@ describe('links', () => {
     assert.deepEqual(linksOf(mail), [...absolute, ...html])
     const others = ['ftp://f.example/', 'mailto:a@b.example', 'myapp://open?t=1', '/relative']
     assert.deepEqual(new Set(allLinksOf(mail)), new Set([...absolute, ...html, ...others]))
+  })
+
+  test('of text end where the sentence goes on', async () => {
+    const text =
+      'x (https://a.example/x_(y)), [https://b.example/?q=[1]]; "https://c.example/a,b"! http://localhost:3000/?t=a&u=1* http://[::1]:80/x'
+    assert.deepEqual(linksOf(await read('', text)), [
+      ...['https://a.example/x_(y)', 'https://b.example/?q=[1]', 'https://c.example/a,b'],
+      ...['http://localhost:3000/?t=a&u=1', 'http://[::1]:80/x'],
+    ])
   })
 
   test('the text of HTML', () => {

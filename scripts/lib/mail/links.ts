@@ -77,12 +77,17 @@ function linksIn(text: string): string[] {
 
 /** What follows a sentence's end is not part of a link; a bracket that opens within it is, as in "/wiki/Mail_(post)". */
 function withoutEnd(link: string): string {
-  let open = link.split('(').length - link.split(')').length
+  const count = (character: string) => link.split(character).length - 1
+  const unopened = new Map([
+    [')', count(')') - count('(')],
+    [']', count(']') - count('[')],
+  ])
   let end = link.length
-  for (; /[.,:;!?'*_)\]]/.test(link.charAt(end - 1)); end--) {
-    if (link.charAt(end - 1) !== ')') continue
-    if (open >= 0) break
-    open++
+  for (; end > 0; end--) {
+    const last = link.charAt(end - 1)
+    const surplus = unopened.get(last)
+    if (surplus === undefined ? !/[.,:;!?'*_]/.test(last) : surplus <= 0) break
+    if (surplus !== undefined) unopened.set(last, surplus - 1)
   }
   return link.slice(0, end)
 }
