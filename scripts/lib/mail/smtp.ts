@@ -21,6 +21,7 @@ interface SmtpError extends Error {
   recipient?: string
   /** OpenSSL's own words. */
   reason?: string
+  errors?: Error[]
 }
 
 type Done<T> = (error?: Error | null, result?: T) => void
@@ -95,8 +96,7 @@ export class SmtpSession {
       secure: tls === 'implicit',
       requireTLS: tls === 'starttls',
       ignoreTLS: tls === 'none',
-      // A development server signs its own certificate.
-      tls: { rejectUnauthorized: false },
+      tls: { rejectUnauthorized: false }, // A development server signs its own certificate.
       ...{ connectionTimeout: NEVER, greetingTimeout: NEVER, socketTimeout: NEVER, socketCloseTimeout: FAREWELL },
       maxResponseSize: 65_536,
       // Beside sending, nodemailer has one door for commands of one's own: a kind of login that it does not know.
@@ -141,7 +141,6 @@ export class SmtpSession {
         const fact = `the message has ${bytes.length} bytes; the server takes ${largest} at most (SIZE)`
         throw this.#failure('message', fact)
       }
-      // Clears what a refused message left behind.
       if (this.#needsReset) await this.#step((done) => this.#connection.reset(done))
       const send = (done: Done<{ response: string }>) => this.#connection.send(envelope, bytes, done)
       const { response } = await this.#step(send)
@@ -273,14 +272,16 @@ export class SmtpSession {
       const what = name === 'AUTH' ? `login as ${this.#user}` : name
       return this.#failure(PHASES[name] ?? 'connection', `${what} refused: ${onOneLine(response)}`)
     }
-    if (code === 'EAUTH') return this.#failure('login', message)
+    if (code === 'EAUTH') return this.#failure('login', `login as ${this.#user}: ${message}`)
     if (this.#isConnected && this.#connection.upgrading) {
       return this.#failure('tls', `TLS (${this.#server.tls}) failed: ${reason ?? message}`)
     }
     const [waiting = 'the connection'] = this.#waiting
     const before = waiting === 'the connection' ? '' : ` before the answer to ${waiting}`
-    const fact = code && code !== 'ECONNECTION' ? message : 'the server closed the connection'
-    return this.#failure('connection', fact + before)
+    // A name with several addresses has an error for each, and none for all.
+    const facts = message || error.errors?.map((each) => each.message).join(', ')
+    const fact = code && code !== 'ECONNECTION' ? facts : 'the server closed the connection'
+    return this.#failure('connection', `${fact}${before}`)
   }
 
   #failure(exit: ExitName, reason: string): Failure {
