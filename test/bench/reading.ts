@@ -2,6 +2,7 @@
 import { execFileSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { BAR, CATCHALL, masterLogin } from '../../scripts/lib/accounts/accounts.ts'
+import { say } from '../../scripts/lib/cli.ts'
 import { Pop3Session } from '../../scripts/lib/mail/pop3.ts'
 import type { Project } from '../harness.ts'
 import { fill } from './growth.ts'
@@ -9,6 +10,7 @@ import { type Add, cpuOf, emptyMailbox, HOST, quantile, readable, scriptSeconds,
 
 /** A large mail, in bytes; the server takes 10,240,000. */
 const LARGE = 10_000_000
+const ROUNDS = 5
 
 /** Reads a mailbox and prints the seconds that it took. */
 const POPLIB = `
@@ -20,29 +22,33 @@ for n in range(1, box.stat()[0] + 1): box.retr(n)
 box.quit()
 print(time.perf_counter() - begin)`
 
-/** Without the start-up of either language: Python's own clock, and what a full mailbox takes longer than an empty one. */
+/**
+ * Without the start-up of either language: Python's own clock, and what a full mailbox takes longer than an empty one.
+ * The shortest of the rounds counts, as what else the machine does can only lengthen one.
+ */
 export async function measureReading(project: Project, add: Add, mails: number): Promise<void> {
-  const mailbox = emptyMailbox()
+  const [mailbox, nobody] = [emptyMailbox(), emptyMailbox()]
   const sent = await project.run('send_email', '--count', String(mails), '--to', mailbox, '--text', 'x'.repeat(2_000))
   if (sent.code !== 0) throw new Error(sent.stderr)
   await readable(project, mailbox, mails, 25)
-  const nobody = emptyMailbox()
-  const python = [1, 2, 3].map(() => {
+  const python = Array.from({ length: ROUNDS }, () => {
     const args = ['-c', POPLIB, String(project.ports.pop3), mailbox]
     return Number(execFileSync('python3', args, { encoding: 'utf8' }))
   })
-  add(`a plain loop of Python's poplib, ${mails} mails`, mails / quantile(python), 'mails/s')
+  add(`a plain loop of Python's poplib, ${mails} mails`, mails / Math.min(...python), 'mails/s')
   for (const view of ['--raw', '--list', '--json', '']) {
     const options = view === '' ? [] : [view]
-    const longer: number[] = []
-    for (let round = 0; round < 3; round++) {
-      const empty = await scriptSeconds(project, 'pop_email', '--account', nobody, ...options)
-      longer.push((await scriptSeconds(project, 'pop_email', '--account', mailbox, ...options)) - empty)
+    const [empty, full]: [number[], number[]] = [[], []]
+    for (let round = 0; round < ROUNDS; round++) {
+      empty.push(await scriptSeconds(project, 'pop_email', '--account', nobody, ...options))
+      full.push(await scriptSeconds(project, 'pop_email', '--account', mailbox, ...options))
     }
-    add(`pop_email ${view}`.trim(), mails / quantile(longer), 'mails/s')
+    const longer = Math.min(...full) - Math.min(...empty)
+    if (longer > 0) add(`pop_email ${view}`.trim(), mails / longer, 'mails/s')
+    else say(`pop_email ${view}: the machine is too busy to tell.`)
   }
   const cpu: number[] = []
-  for (let round = 0; round < 5; round++)
+  for (let round = 0; round < ROUNDS; round++)
     cpu.push(await cpuOf(project, 'pop_email', '--account', mailbox, '--last', '1'))
   add('pop_email --last 1, start-up included', quantile(cpu), 'ms of CPU')
 }
@@ -61,7 +67,7 @@ export async function measureWait(project: Project, add: Add, many: number): Pro
       ['in vain, one look', 'nobody@gmail.com', '0'],
     ] as const) {
       const runs: number[] = []
-      for (let round = 0; round < 5; round++) {
+      for (let round = 0; round < ROUNDS; round++) {
         const args = ['--account', 'catchall', '--to', to, '--wait', seconds, '--list']
         runs.push((await timed(() => project.run('pop_email', ...args)))[0] * 1000)
       }
