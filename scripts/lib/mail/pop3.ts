@@ -1,19 +1,11 @@
-/**
- * A POP3 client (RFC 1939, STLS of RFC 2595) that gives every message byte for byte and never waits for ever.
- *
- * node-pop3 connects and speaks most commands with a one-line reply. Its reading of replies is not used: it decodes
- * bytes as UTF-8, keeps stuffed dots, and depends on how a reply is cut into chunks. Pop3Wire reads the socket, hands
- * node-pop3 whole status lines, and keeps the longer replies.
- */
-import { isIP, type Socket } from 'node:net'
-import { connect as connectTls } from 'node:tls'
-import Pop3Command from 'node-pop3'
+/** A POP3 client (RFC 1939) that gives every message byte for byte and never waits for ever: node-pop3, its reading mended. */
 import type { Login } from '../accounts/accounts.ts'
-import { Failure } from '../cli.ts'
-import { CRLF, isError, isOk, Pop3Refusal, type Pop3Server, Pop3Wire, textOf } from './pop3_wire.ts'
+import { type ExitName, Failure, messageOf } from '../cli.ts'
+import type { TlsMode } from './client_options.ts'
 import { visibleLine } from './visible.ts'
+import { type Pop3Server, quoted, unstuff, WholeReplies } from './whole_replies.ts'
 
-export { Pop3Refusal, type Pop3Server, type TlsMode } from './pop3_wire.ts'
+export type { Pop3Server, TlsMode }
 
 /** One message as the server lists it: its number in this session, its unique id (UIDL), its size in bytes. */
 export interface Pop3Message {
@@ -22,54 +14,64 @@ export interface Pop3Message {
   size: number
 }
 
+/** The server answered `-ERR`, in the words of `reply`. The session goes on. */
+export class Pop3Refusal extends Failure {
+  readonly reply: string
+
+  constructor(exit: ExitName, message: string, reply: string) {
+    super(exit, message)
+    this.reply = reply
+  }
+
+  /** Worth another try, by the response codes of RFC 2449 section 8 and RFC 3206. */
+  get isTemporary(): boolean {
+    return /^\[(IN-USE|LOGIN-DELAY|SYS\/TEMP)/i.test(this.reply)
+  }
+
+  /** The message was there at login, and another session has deleted it: "Message 1 expunged." as Dovecot says. */
+  get isGone(): boolean {
+    return !this.reply.startsWith('[') && /expunged|deleted|no such message/i.test(this.reply)
+  }
+}
+
+/** A reply slower than this on average is given up, in bytes per millisecond (100 kB/s). */
+const SLOWEST = 100
 /** From so many messages on it is worth a round trip to ask for PIPELINING. */
 const MANY = 20
 /** Up to so many of the newest messages are listed one by one. */
 const FEW = 100
-/** Bytes of messages that are asked for before they can be read; what they are kept in is memory of ours. */
+/** Bytes of messages that are asked for before they can be read. */
 const AHEAD = 262_144
-
-/** The parts of node-pop3 that its types leave out. */
-type Library = Pop3Command & {
-  _socket: Socket | null
-}
 
 export class Pop3Session {
   readonly #server: Pop3Server
-  readonly #wire: Pop3Wire
-  readonly #library: Library
-  /** node-pop3's own reader of the socket, which gets whole status lines. */
-  #toLibrary: (line: Buffer) => void = () => {}
+  readonly #pop3: WholeReplies
 
   private constructor(server: Pop3Server) {
     this.#server = server
-    this.#wire = new Pop3Wire(server)
-    this.#library = new Pop3Command({
-      user: '',
-      password: '',
-      host: server.host,
-      port: server.port,
-      tls: server.tls === 'implicit',
-      tlsOptions: { rejectUnauthorized: false },
-      servername: serverName(server),
-    }) as Library
-    // Refusals reach the caller as rejections; without a listener the event would end the process as well.
-    this.#library.on('error', () => {})
+    this.#pop3 = new WholeReplies(server, (exit, reason) => this.#failure(exit, reason))
   }
 
   /**
    * Connects and logs in. Throws a Failure: `connection`, `tls`, `timeout`, or `login` when the server refuses. The
-   * server's certificate is not verified: a development server signs its own.
+   * server's certificate is not verified.
    */
-  static async open(server: Pop3Server, login: Login): Promise<Pop3Session> {
-    for (const [name, value] of Object.entries(login)) {
-      if (/[\r\n\0]/.test(value)) throw new Failure('usage', `${name}: a line break or NUL cannot be sent over POP3.`)
+  static async open(server: Pop3Server, { user, password }: Login): Promise<Pop3Session> {
+    if (/[\r\n\0]/.test(user + password)) {
+      throw new Failure('usage', 'A line break or NUL cannot be part of a login over POP3.')
     }
     const session = new Pop3Session(server)
+    const pop3 = session.#pop3
     try {
-      await session.#connect()
-      if (server.tls === 'starttls') await session.#startTls()
-      await session.#login(login)
+      await session.#within(pop3.connect())
+      if (server.tls === 'starttls') {
+        await session.#accepted(pop3.command('STLS'), 'the server refuses STLS', 'tls')
+        await session.#within(pop3.secure())
+      }
+      // node-pop3 trims its commands, and a login may have spaces at its ends.
+      for (const command of [`USER ${user}`, `PASS ${password}`]) {
+        await session.#accepted(pop3.ask(command), `login refused for ${visibleLine(user)}`, 'login')
+      }
       return session
     } catch (error) {
       session.close()
@@ -77,212 +79,152 @@ export class Pop3Session {
     }
   }
 
+  /** The number of messages in the mailbox and their bytes (STAT). */
+  async stat(): Promise<{ count: number; bytes: number }> {
+    const text = await this.#line('STAT')
+    const [, count, bytes] = /^(\d+) (\d+)/.exec(text) ?? []
+    if (count) return { count: Number(count), bytes: Number(bytes) }
+    throw this.#failure('connection', `STAT is answered with ${quoted(text)}`)
+  }
+
   /**
    * The messages of the mailbox, oldest first (UIDL and LIST), or the newest `limit` of them. A few of many are asked for
    * by their numbers: the listing of 50,000 messages takes longer than all the rest of a short session.
    */
   async list(limit = Number.POSITIVE_INFINITY): Promise<Pop3Message[]> {
-    if (limit <= FEW) {
-      const { count } = await this.stat()
-      const first = Math.max(1, count - limit + 1)
-      if (first > 1) return this.#listOneByOne(first, count)
-    }
-    const sizes = new Map(this.#pairs(await this.#askBlock('LIST')))
-    return this.#pairs(await this.#askBlock('UIDL')).map(([number, uidl]) => {
+    const { count } = limit <= FEW ? await this.stat() : { count: 0 }
+    const few = count > limit ? Array.from({ length: limit }, (_, index) => count - limit + 1 + index) : []
+    const sizes = new Map(await this.#listed('LIST', few))
+    return (await this.#listed('UIDL', few)).map(([number, uidl]) => {
       const size = Number(sizes.get(number))
-      if (!Number.isSafeInteger(size)) throw this.#wire.strange(`LIST has no size for message ${number}`)
-      return { number: Number(number), uidl, size }
+      if (Number.isSafeInteger(size)) return { number, uidl, size }
+      throw this.#failure('connection', `LIST has no size for message ${number}`)
     })
   }
 
-  async #listOneByOne(first: number, last: number): Promise<Pop3Message[]> {
-    const messages: Pop3Message[] = []
-    for (let number = first; number <= last; number++) {
-      const size = Number(await this.#listed('LIST', number))
-      if (!Number.isSafeInteger(size)) throw this.#wire.strange(`LIST has no size for message ${number}`)
-      messages.push({ number, uidl: await this.#listed('UIDL', number), size })
-    }
-    return messages
-  }
-
-  /** What LIST or UIDL says of one message. */
-  async #listed(command: 'LIST' | 'UIDL', number: number): Promise<string> {
-    const line = await this.#send(`${command} ${number}`)
-    if (isError(line)) throw this.#wire.refusal('failed', `${command} refused`, line)
-    const [, same, value] = /^(\d+) +(\S+)/.exec(textOf(line)) ?? []
-    if (!isOk(line) || Number(same) !== number || !value) throw this.#wire.strange(textOf(line))
-    return value
-  }
-
-  /** The number of messages in the mailbox and their bytes (STAT). */
-  async stat(): Promise<{ count: number; bytes: number }> {
-    const [, count, bytes] = /^(\d+) (\d+)/.exec(await this.#ask('STAT', () => this.#library.STAT())) ?? []
-    if (!count) throw this.#wire.strange('STAT without numbers')
-    return { count: Number(count), bytes: Number(bytes) }
+  /** What LIST or UIDL says: of the messages with these numbers, or of all. */
+  async #listed(command: 'LIST' | 'UIDL', numbers: number[]): Promise<[number, string][]> {
+    const lines: string[] = []
+    for (const number of numbers) lines.push(await this.#line(command, number))
+    if (numbers.length === 0) lines.push(...(await this.#block(command)).toString('latin1').split('\r\n').slice(0, -1))
+    return lines.map((line, index) => {
+      const [, number, value] = /^(\d+) +(\S+)/.exec(line) ?? []
+      if (value && Number(number) === (numbers[index] ?? Number(number))) return [Number(number), value]
+      throw this.#failure('connection', `${command} lists ${quoted(line)}`)
+    })
   }
 
   /** A whole message, exactly the bytes that the server stores with CRLF line ends (RETR). */
-  async retrieve(message: Pop3Message): Promise<Buffer> {
-    return this.#askBlock(`RETR ${message.number}`, message.size)
+  retrieve({ number, size }: Pop3Message): Promise<Buffer> {
+    return this.#block(`RETR ${number}`, size)
   }
 
   /** The header and the first `lines` lines of the body (TOP), as bytes. */
-  async top(message: Pop3Message, lines = 0): Promise<Buffer> {
-    return this.#askBlock(`TOP ${message.number} ${lines}`, message.size)
+  top({ number, size }: Pop3Message, lines = 0): Promise<Buffer> {
+    return this.#block(`TOP ${number} ${lines}`, size)
   }
 
   /**
-   * Many whole messages (RETR) or headers (TOP), in the order given. Small ones are asked for before the ones in front of
-   * them have come, where the server knows PIPELINING (RFC 2449 section 6.6): that saves a round trip for each. No
-   * other command can be given until the loop over them is left.
+   * Many whole messages (RETR) or headers (TOP) in the order given; undefined for what another session has deleted. Small
+   * ones are asked for before the ones in front of them have come, where the server knows PIPELINING (RFC 2449 section
+   * 6.6): that saves a round trip for each. No other command can be given until the loop over them is left.
    */
-  async *each(messages: Pop3Message[], command: 'RETR' | 'TOP'): AsyncGenerator<[Pop3Message, Buffer]> {
+  async *each(messages: Pop3Message[], command: 'RETR' | 'TOP'): AsyncGenerator<[Pop3Message, Buffer | undefined]> {
     const mayPipeline = messages.length >= MANY && (await this.#knowsPipelining())
-    const asked: Pop3Message[] = []
+    const asked: { message: Pop3Message; block: Promise<Buffer> }[] = []
     let ahead = 0
     try {
       for (let next = 0; next < messages.length || asked.length > 0; ) {
-        let commands = ''
         for (; next < messages.length; next++) {
           const message = messages[next] as Pop3Message
           if (asked.length > 0 && !(mayPipeline && ahead + message.size <= AHEAD)) break
-          commands += `${command} ${message.number}${command === 'TOP' ? ' 0' : ''}\r\n`
-          asked.push(message)
+          const block = this.#pop3.ask(`${command} ${message.number}${command === 'TOP' ? ' 0' : ''}`, true)
+          // Nobody waits for it yet, and its failure is told when somebody does.
+          block.catch(() => {})
+          asked.push({ message, block })
           ahead += message.size
         }
-        if (commands !== '') this.#wire.write(commands)
-        const message = asked.shift() as Pop3Message
+        const { message, block } = asked.shift() as (typeof asked)[0]
         ahead -= message.size
-        yield [message, await this.#wire.readBlock(`${command} ${message.number}`, message.size)]
+        const refused = `${command} ${message.number} refused`
+        yield [message, await this.#accepted(block, refused, 'failed', message.size).then(unstuff, unlessGone)]
       }
     } finally {
       // Left early: what is still coming must not be taken for the reply to another command.
-      for (const message of asked) await this.#wire.readBlock(command, message.size).catch(() => {})
-    }
-  }
-
-  /** Marks a message for deletion; the server deletes it at `quit` and only then (DELE). */
-  async delete(message: Pop3Message): Promise<void> {
-    await this.#ask(`DELE ${message.number}`, () => this.#library.DELE(message.number))
-  }
-
-  /** Takes back every `delete` of this session (RSET). */
-  async reset(): Promise<void> {
-    await this.#ask('RSET', () => this.#library.RSET())
-  }
-
-  /** Ends the session; marked messages are deleted. Throws a Failure when the server does not confirm it. */
-  async quit(): Promise<void> {
-    try {
-      await this.#ask('QUIT', () => this.#library.QUIT())
-    } finally {
-      this.close()
-    }
-  }
-
-  /** Drops the connection; without `quit` before, the server keeps everything. */
-  close(): void {
-    this.#wire.close()
-  }
-
-  async #connect(): Promise<void> {
-    // node-pop3 makes the socket before its first await, so that no byte can come before this reader is in place.
-    const connecting = this.#library.connect()
-    connecting.catch(() => {})
-    const socket = this.#library._socket as Socket
-    const [reader] = socket.listeners('data')
-    if (reader) this.#toLibrary = (line) => reader.call(socket, line)
-    socket.removeAllListeners('data')
-    this.#wire.attach(socket)
-    if (this.#server.tls === 'implicit') {
-      // A TLSSocket reports the TCP connection first; what fails after it is TLS.
-      socket.once('connect', () => {
-        this.#wire.phase = 'tls'
-      })
-      socket.once('secureConnect', () => {
-        this.#wire.phase = 'connection'
-      })
-    }
-    const greeting = await this.#wire.readLine()
-    if (!isOk(greeting)) {
-      const words = visibleLine(greeting.toString('latin1', 0, 100))
-      throw this.#wire.failure('connection', `the server greets with "${words}"`)
-    }
-    this.#toLibrary(Buffer.concat([greeting, CRLF]))
-    await connecting
-  }
-
-  async #startTls(): Promise<void> {
-    const reply = await this.#send('STLS')
-    if (!isOk(reply)) throw this.#wire.failure('tls', `the server refuses STLS: ${textOf(reply)}`)
-    // Bytes behind the reply came unencrypted, perhaps from somebody in between (RFC 2595 section 2.4).
-    if (this.#wire.hasUnread) throw this.#wire.failure('tls', 'the server sent data between STLS and TLS')
-    const plain = this.#library._socket as Socket
-    plain.removeAllListeners('data')
-    this.#wire.phase = 'tls'
-    const socket = connectTls({ socket: plain, servername: serverName(this.#server), rejectUnauthorized: false })
-    this.#library._socket = socket
-    this.#wire.attach(socket)
-    await this.#wire.once('secureConnect')
-    this.#wire.phase = 'connection'
-  }
-
-  async #login({ user, password }: Login): Promise<void> {
-    // Not by node-pop3, which trims its commands: a password may end with a space.
-    for (const command of [`USER ${user}`, `PASS ${password}`]) {
-      const line = await this.#send(command)
-      if (isError(line)) throw this.#wire.refusal('login', `login refused for ${visibleLine(user)}`, line)
-      if (!isOk(line)) throw this.#wire.strange(textOf(line))
+      for (const { message, block } of asked) await this.#within(block, message.size).catch(() => {})
     }
   }
 
   async #knowsPipelining(): Promise<boolean> {
-    try {
-      return /^PIPELINING\r?$/im.test((await this.#askBlock('CAPA')).toString('latin1'))
-    } catch (error) {
-      if (error instanceof Pop3Refusal) return false
+    const capabilities = await this.#block('CAPA').catch((error) => {
+      if (error instanceof Pop3Refusal) return ''
       throw error
+    })
+    return /^PIPELINING\r?$/im.test(capabilities.toString('latin1'))
+  }
+
+  /** Marks a message for deletion; the server deletes it at `quit` and only then (DELE). */
+  async delete({ number }: Pop3Message): Promise<void> {
+    await this.#line('DELE', number)
+  }
+
+  /** Ends the session; marked messages are deleted. Throws a Failure when the server does not confirm it. */
+  async quit(): Promise<void> {
+    await this.#line('QUIT').finally(() => this.close())
+  }
+
+  /** Drops the connection; without `quit` before, the server keeps everything. */
+  close(): void {
+    this.#pop3.lose('connection', 'the connection is closed')
+  }
+
+  /** Gives a command with a reply of one line; what stands behind its status. */
+  async #line(...words: (string | number)[]): Promise<string> {
+    return (await this.#accepted(this.#pop3.command(...words), `${words.join(' ')} refused`))[0]
+  }
+
+  /** Gives a command with a reply of several lines; their bytes. */
+  async #block(command: string, size = 0): Promise<Buffer> {
+    return unstuff(await this.#accepted(this.#pop3.ask(command, true), `${command} refused`, 'failed', size))
+  }
+
+  /** Waits for a reply; throws a refusal, `what` happened and the server's words, where it is `-ERR`. */
+  async #accepted<T>(reply: Promise<T>, what: string, exit: ExitName = 'failed', size = 0): Promise<T> {
+    try {
+      return await this.#within(reply, size)
+    } catch (error) {
+      if (error instanceof Failure) throw error
+      const words = visibleLine(messageOf(error))
+      const advice = exit === 'login' ? '\nSee which accounts there are: npm run add-account -- --list' : ''
+      throw new Pop3Refusal(exit, `${this.#name}: ${what}: ${words}${advice}`, words)
     }
   }
 
-  async #send(command: string): Promise<Buffer> {
-    this.#wire.write(`${command}\r\n`)
-    return this.#wire.readLine()
+  /** Waits for something of `size` bytes; gives the connection up when the server is silent too long, or far too slow. */
+  #within<T>(reply: Promise<T>, size = 0): Promise<T> {
+    const { timeout } = this.#server
+    const begin = Date.now()
+    let timer: NodeJS.Timeout | undefined
+    const look = () => {
+      const silentSince = Math.max(begin, this.#pop3.lastHeard)
+      const left = Math.min(silentSince, begin + size / SLOWEST) + timeout - Date.now()
+      if (left > 0) timer = setTimeout(look, left)
+      else this.#pop3.lose('timeout', `no complete reply within ${timeout / 1000} s`)
+    }
+    look()
+    return reply.finally(() => clearTimeout(timer))
   }
 
-  /** Lets node-pop3 send a command with a one-line reply. Gives the reply without its status indicator. */
-  async #ask(command: string, send: () => Promise<unknown>): Promise<string> {
-    this.#wire.assertOpen()
-    const sent = send()
-    sent.catch(() => {})
-    const line = await this.#wire.readLine()
-    if (!isOk(line) && !isError(line)) throw this.#wire.strange(textOf(line))
-    this.#toLibrary(Buffer.concat([line, CRLF]))
-    await sent.catch(() => {})
-    if (isError(line)) throw this.#wire.refusal('failed', `${command} refused`, line)
-    return textOf(line)
+  get #name(): string {
+    return `POP3 on ${this.#server.host}:${this.#server.port}`
   }
 
-  /** Sends a command with a multi-line reply and gives its lines as bytes. */
-  async #askBlock(command: string, size = 0): Promise<Buffer> {
-    this.#wire.write(`${command}\r\n`)
-    return this.#wire.readBlock(command, size)
-  }
-
-  #pairs(block: Buffer): [string, string][] {
-    return block
-      .toString('latin1')
-      .split('\r\n')
-      .filter((line) => line !== '')
-      .map((line) => {
-        const [, number, value] = /^(\d+) +(\S+)/.exec(line) ?? []
-        if (!number || !value) throw this.#wire.strange(line)
-        return [number, value]
-      })
+  #failure(exit: ExitName, reason: string): Failure {
+    const advice = exit === 'connection' ? ' Is the server up? npm run status' : ''
+    return new Failure(exit, `${this.#name}: ${reason}.${advice}`)
   }
 }
 
-/** For SNI. TLS knows no addresses as server names (RFC 6066 section 3). */
-function serverName({ host }: Pop3Server): string {
-  return isIP(host) ? 'localhost' : host
+function unlessGone(error: unknown): undefined {
+  if (!(error instanceof Pop3Refusal && error.isGone)) throw error
 }
