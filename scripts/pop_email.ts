@@ -97,6 +97,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const names = mailboxes.map(({ account }) => visibleLine(account)).join(', ')
   const isForOne = wait?.expect === 1 && FOR_ONE.includes(view)
   const isHeader = HEADER_VIEWS.includes(view)
+  const isAsItIs = view === 'raw' || (view === 'save' && !attachmentFolder)
   // Where nothing else is asked for, only the newest of a large mailbox need be listed.
   const newest = wait || filters.matchesHeader || filters.matchesBody ? undefined : filters.last
   const listed: Listed[] = []
@@ -123,8 +124,9 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
       if (!raw) verdicts.set(message.uidl, false)
       if (!raw) continue
       counts.read++
-      const mail = (isHeader ? readHeaders(raw) : await readMail(raw)) as Mail
-      const output = await views[view]({ account, isOneOfMany: mailboxes.length > 1, message, raw, mail, wantsLink })
+      // A view gets as much of the mail as it shows.
+      const mail = (isAsItIs ? { warnings: [] } : isHeader ? readHeaders(raw) : await readMail(raw)) as unknown as Mail
+      const output = views[view]({ account, isOneOfMany: mailboxes.length > 1, message, raw, mail, wantsLink })
       if (output !== undefined) {
         await write(output)
         uidls.add(message.uidl)
@@ -209,13 +211,13 @@ function writer(io: Io) {
   let pending: Uint8Array[] = []
   let size = 0
   const flush = async () => {
-    const bytes = Buffer.concat(pending)
+    const [bytes = Buffer.alloc(0)] = pending.length > 1 ? [Buffer.concat(pending)] : pending
     pending = []
     size = 0
     if (bytes.length > 0) await io.write(bytes)
   }
   const write = async (output: string | Uint8Array) => {
-    const bytes = Buffer.from(output)
+    const bytes = typeof output === 'string' ? Buffer.from(output) : output
     pending.push(bytes)
     size += bytes.length
     if (size > 65_536) await flush()

@@ -31,6 +31,7 @@ const LABELS: [string, string, string][] = [
   ['windows-949', hex('8c63'), '똠'],
   ['gb2312', hex('d6ece946bbf9'), '朱镕基'],
   ['gbk', hex('8140'), '丂'],
+  ['gb2312', hex('8139ee39'), '㐀'],
   ['cp936', hex('d6ece946bbf9'), '朱镕基'],
   ['gb18030', hex('8139ee39'), '㐀'],
   ['shift_jis', hex('8740878aeee0'), '①㈱髙'],
@@ -39,6 +40,8 @@ const LABELS: [string, string, string][] = [
   ['MS932', hex('8740'), '①'],
   ['Windows-31J', hex('8740'), '①'],
   ['eucJP', hex('c6fc'), '日'],
+  ['euc-jp', hex('8fb0a1a1c1'), '丂～'],
+  ['shift_jis', hex('8160817c'), '～－'],
   ['eucJP-ms', hex('ada1'), '①'],
   ['CP51932', hex('c6fc'), '日'],
   ['iso-2022-jp', '\x1b$B-!\x1b(I6@\x1b(B', '①ｶﾀ'],
@@ -49,11 +52,14 @@ const LABELS: [string, string, string][] = [
   ['latin1', hex('93'), '“'],
   ['windows-1252', hex('8093e99485'), '€“é”…'],
   ['cp1252', hex('80'), '€'],
+  ['iso8859_1', hex('80'), '€'],
+  ['ansi', hex('80'), '€'],
   ['iso-8859-15', hex('a4'), '€'],
   ['iso-8859-9', hex('fe'), 'ş'],
   ['tis-620', hex('e4b7c2'), 'ไทย'],
   ['koi8-r', hex('f0d2c9d7c5d4'), 'Привет'],
   ['big5', hex('a4a4a4e5'), '中文'],
+  ['cp950', hex('f9d6a3e1'), '碁€'],
   ['x-big5', hex('a4a4'), '中'],
   ['cp437', hex('e1'), 'ß'],
   ['utf-7', '+ZeVnLA-', '日本'],
@@ -500,6 +506,9 @@ describe('structure', () => {
       [parts('mixed', ['', 'text']).slice(0, -1), 'text\n', ['cut off: a multipart has no end']],
       [encoded('base64', 'SGVsb!!!G8='), 'Hello', ['broken base64']],
       [encoded('base64', 'SGVsbG8'), 'Hello', ['broken base64']],
+      [encoded('base64', 'SGVsbG8=\r\n-- \r\nlist'), 'Hello', ['broken base64']],
+      [encoded('base64', 'SGVs\r\nbG8g\r\n\r\n____\r\nlist'), 'Hello ', ['broken base64']],
+      [encoded('base64', '-----\r\nSGVs'), 'Hel', ['broken base64']],
       [encoded('base64', '!SGVsbG8='), 'Hello', ['broken base64']],
       [encoded('quoted-printable', 'a=ZZb=E'), 'a=ZZb=E\n', ['broken quoted-printable']],
       [encoded('quoted-printable', '100% = all'), '100% = all\n', ['broken quoted-printable']],
@@ -578,6 +587,15 @@ describe('links', () => {
     assert.deepEqual(new Set(allLinksOf(mail)), new Set([...absolute, ...html, ...others]))
   })
 
+  test('of text end where the sentence goes on', async () => {
+    const text =
+      'x (https://a.example/x_(y)), [https://b.example/?q=[1]]; "https://c.example/a,b"! http://localhost:3000/?t=a&u=1* http://[::1]:80/x'
+    assert.deepEqual(linksOf(await read('', text)), [
+      ...['https://a.example/x_(y)', 'https://b.example/?q=[1]', 'https://c.example/a,b'],
+      ...['http://localhost:3000/?t=a&u=1', 'http://[::1]:80/x'],
+    ])
+  })
+
   test('the text of HTML', () => {
     const cases: [string, string][] = [
       ['a<br>b<br/>c', 'a\nb\nc'],
@@ -586,7 +604,7 @@ describe('links', () => {
       ['<head><title>t</title><style>x</style></head><body>a<script>1<2</script>b', 'ab'],
       ['1 < 2 && 3 > 2 &amp;&#38;&#x26; &nope;', '1 < 2 && 3 > 2 &&& &nope;'],
       ["<p title=it's>one</p> it's", "one\n\nit's"],
-      ['<h1>Title</h1><table><tr><td>a</td><td>b</td></tr></table>', 'Title\n\nab'],
+      ['<h1>Title</h1><table><tr><td>a</td><td>b</td></tr></table>', 'Title\n\na b'],
       ['<a href="https://x.example/">go</a>', 'go'],
       ['a <!-- never closed', 'a'],
       ['\ufdd0a\ufdd1b\ufdd2', 'ab'],

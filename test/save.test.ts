@@ -9,7 +9,7 @@ import { Folder, safeFileName } from '../scripts/lib/mail/save.ts'
 
 describe('names of attachments', () => {
   test('stay in the folder and are no devices', () => {
-    const cases: [string | null, string][] = [
+    const cases: [string, string][] = [
       ['report.pdf', 'report.pdf'],
       ['日本語 の 名前.txt', '日本語 の 名前.txt'],
       ['../../etc/passwd', 'passwd'],

@@ -29,26 +29,34 @@ const ALIASES: [RegExp, string][] = [
   [/^(?:cs)?iso[-_]?2022[-_]?jp|^cp5022[012]$|^junet$/, 'iso-2022-jp'],
   [/^uhc$|^(?:x-)?euc[-_]?kr$/, 'euc-kr'],
   [/^utf8mb[34]$/, 'utf-8'],
+  [/^(?:cs)?(?:iso[-_ ]?)?8859[-_ ]?(\d+)$/, 'iso-8859-$1'],
+  [/^ansi$/, 'cp1252'],
 ]
 const CODE_PAGES = new Map([
   ['cp932', 'shift_jis'],
   ['cp936', 'gbk'],
   ['cp949', 'euc-kr'],
   ['cp950', 'big5'],
+  ['cp20932', 'euc-jp'],
+  ['cp65001', 'utf-8'],
 ])
 /** What Node decodes by a smaller table than the label's senders (nodejs/node issue 56542), by iconv-lite. */
 const WIDER = new Map([
   ['windows-1252', 'cp1252'],
   ['euc-kr', 'cp949'],
   ['big5', 'big5-hkscs'],
+  ['gbk', 'gb18030'],
 ])
 
 const decoders = new Map<string, { name: string; decode: Decoder } | undefined>()
 
 /** The decoder of a label and one name for all the labels of its charset; undefined for an unknown one. */
 function decoderOf(label: string): { name: string; decode: Decoder } | undefined {
-  if (!decoders.has(label) && decoders.size < 1_000) decoders.set(label, findDecoder(label))
-  return decoders.get(label)
+  if (decoders.has(label)) return decoders.get(label)
+  const decoder = findDecoder(label)
+  // A mail may make up any number of labels.
+  if (decoders.size < 1_000) decoders.set(label, decoder)
+  return decoder
 }
 
 function findDecoder(label: string) {

@@ -1,7 +1,9 @@
 /** A mail as it is shown: who, when, what, with which attachments (RFC 5322, 2045 to 2047, 2183, 2231). */
 import { addressParser } from 'postal-mime'
 import { type Decoding, decodeHeader, decodeText } from './decode.ts'
+import { beginningOf, textOfHtml } from './links.ts'
 import { CUT_OFF, contentOf, type Part, partsOf } from './parts.ts'
+import { withLineFeeds } from './replace.ts'
 
 export interface Address {
   /** Display name, or an empty string. */
@@ -86,7 +88,7 @@ export async function readMail(raw: Uint8Array): Promise<Mail> {
     ...header,
     text: plain.length === 0 ? null : isBlank ? '' : plain.map(({ text }) => text).join('\n'),
     html: html.length === 0 ? null : html.map(({ text }) => text).join('\n'),
-    readableText: await readable(texts, decoding),
+    readableText: readable(texts, decoding),
     attachments,
     warnings: warningsOf(decoding),
   }
@@ -193,7 +195,7 @@ function isText({ type, disposition, name, slot }: Part, isAlone: boolean): bool
 
 /** The text of a text part, with the line breaks as LF. */
 function textOf(part: Part, decoding: Decoding): string {
-  const text = decodeText(contentOf(part, decoding), part.charset, decoding).replaceAll('\r\n', '\n')
+  const text = withLineFeeds(decodeText(contentOf(part, decoding), part.charset, decoding))
   if (!part.flowed || part.type !== 'text/plain' || text.length > 2_000_000) return text
   // Joins the lines that were broken behind a space (RFC 3676 section 4), but for quoted ones and "-- ".
   const soft = part.flowed === 'delsp' ? /(^>.*\n|^-- \n)| \n ?/gm : /(^>.*\n|^-- \n)|(?<= )\n ?/gm
@@ -207,7 +209,7 @@ interface Text {
 }
 
 /** The texts in their order; of an alternative the plain one, unless a template left it blank. */
-async function readable(texts: Text[], { warnings }: Decoding): Promise<string> {
+function readable(texts: Text[], { warnings }: Decoding): string {
   const has = (slot: object | undefined, isWanted: (text: Text) => boolean) =>
     slot !== undefined && texts.some((text) => text.slot === slot && isWanted(text))
   const isBlank = ({ text }: Text) => !/\S/.test(text)
@@ -216,8 +218,6 @@ async function readable(texts: Text[], { warnings }: Decoding): Promise<string> 
       ? !has(text.slot, (other) => !other.isHtml && !isBlank(other))
       : !(isBlank(text) && has(text.slot, ({ isHtml }) => isHtml)),
   )
-  if (!shown.some(({ isHtml }) => isHtml)) return shown.map(({ text }) => text).join('\n')
-  const { beginningOf, textOfHtml } = await import('./links.ts')
   const isLong = shown.some(({ isHtml, text }) => isHtml && beginningOf(text).length < text.length)
   if (isLong) warnings.add('very long HTML, of which the beginning is shown as text')
   return shown.map(({ isHtml, text }) => (isHtml ? textOfHtml(text) : text)).join('\n')

@@ -13,6 +13,8 @@ export interface Mailbox {
   login: Login
   /** Which messages match, by UIDL: each is fetched once to find out. */
   verdicts: Map<string, boolean>
+  /** The messages at the last visit. */
+  messages: Pop3Message[]
 }
 
 /** Milliseconds from the beginning of one look at a mailbox to the next: a mail is found well within 250 ms of being readable. */
@@ -25,19 +27,31 @@ const AT_ONCE = 10
 /** Opens a mailbox, does some work with the messages that are there, or the newest `limit` of them, and leaves. */
 export async function visit<T>(
   server: Pop3Server,
-  { login }: Mailbox,
+  mailbox: Mailbox,
   work: (session: Pop3Session, messages: Pop3Message[]) => Promise<T>,
-  limit?: number,
+  limit = Number.POSITIVE_INFINITY,
 ): Promise<T> {
-  const session = await Pop3Session.open(server, login)
+  const session = await Pop3Session.open(server, mailbox.login)
   try {
-    const result = await work(session, await session.list(limit))
+    const messages = limit < Number.POSITIVE_INFINITY ? await session.list(limit) : await listAll(session, mailbox)
+    const result = await work(session, messages)
     // Nothing is deleted by this session, so nothing depends on the server's answer.
     await session.quit().catch(() => {})
     return result
   } finally {
     session.close()
   }
+}
+
+/** Lists a mailbox; where all messages of the last visit are still in it, only those that came since are asked for. */
+async function listAll(session: Pop3Session, mailbox: Mailbox): Promise<Pop3Message[]> {
+  const known = mailbox.messages
+  const { count } = known.length > 0 ? await session.stat() : { count: 0 }
+  const [last, ...newer] = count >= known.length && count > 0 ? await session.list(count - known.length + 1) : []
+  // A message that is gone from in front of it would have moved another to its place.
+  const isSame = last !== undefined && last.uidl === known.at(-1)?.uidl
+  mailbox.messages = isSame ? [...known, ...newer] : await session.list()
+  return mailbox.messages
 }
 
 /**

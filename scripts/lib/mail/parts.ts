@@ -166,8 +166,12 @@ export function contentOf({ encoding, body }: Pick<Part, 'encoding' | 'body'>, d
 }
 
 function fromBase64(body: Buffer, { warnings }: Decoding): Buffer {
-  const digits = body.toString('latin1').replace(/\s+/g, '')
-  if (digits.length % 4 !== 0 || /[^A-Za-z0-9+/=]/.test(digits)) warnings.add('broken base64')
+  const text = body.toString('latin1')
+  // Mailing lists add their lines in plain text.
+  const end = text.search(/(?<=(?:=|\n)[ \t]*\r?\n)(?=[^\n]{0,200}[^A-Za-z0-9+/=\s])/)
+  const encoded = end < 0 ? text : text.slice(0, end)
+  const digits = encoded.replace(/[^A-Za-z0-9+/=]+/g, '')
+  if (end >= 0 || digits.length % 4 !== 0 || /[^A-Za-z0-9+/=\s]/.test(encoded)) warnings.add('broken base64')
   // "=" ends a unit; some programs write several units one after the other.
   return Buffer.concat(digits.split(/=+/).map((unit) => Buffer.from(unit, 'base64')))
 }

@@ -1,8 +1,11 @@
 /** The options of pop_email: what they mean together, which mailboxes they name, and for how long it waits. */
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import type { Login } from '../accounts/accounts.ts'
 import { CATCHALL, findAccount, masterLogin, readAccounts } from '../accounts/accounts.ts'
+import { parseAliases } from '../accounts/tables.ts'
 import { Failure, type Io } from '../cli.ts'
-import { setting } from '../settings.ts'
+import { CONFIG_DIR, setting } from '../settings.ts'
 import { CLIENT_OPTIONS, resolveClient } from './client_options.ts'
 import { FILTER_OPTIONS, parseCount } from './filters.ts'
 import type { Mailbox } from './mailbox.ts'
@@ -107,13 +110,17 @@ export async function chooseMailboxes(
 /** The whole address that --account or else --to names, when it belongs to nobody here and mail for it is caught. */
 function caughtAddress({ account, to = [] }: PopValues): string | undefined {
   const address = account ?? (to.length === 1 ? to[0] : undefined)
-  if (address === undefined || !/^[^\s@<>"/]+@[^\s@<>"/]+$/.test(address)) return undefined
-  const lower = address.toLowerCase()
-  const domains = readAccounts().flatMap((one) => (one.address === CATCHALL ? [] : [one.address.split('@')[1]]))
-  // An unknown name of a virtual mailbox domain is refused, not caught.
-  return lower === CATCHALL || domains.includes(lower.split('@')[1]) ? undefined : address
+  const [, domain] = /^[^\s@<>"/]+@([^\s@<>"/]+)$/.exec(address?.toLowerCase() ?? '') ?? []
+  if (!address || !domain || address.toLowerCase() === CATCHALL) return undefined
+  // An unknown name of a virtual mailbox domain is refused, and an alias leads to an account.
+  const isVirtual = readAccounts().some((one) => one.address !== CATCHALL && one.address.endsWith(`@${domain}`))
+  const file = join(CONFIG_DIR, 'postfix-virtual.cf')
+  const isAlias = parseAliases(existsSync(file) ? readFileSync(file, 'utf8') : '').some(
+    ({ alias, recipients }) => [address.toLowerCase(), `@${domain}`].includes(alias) && !recipients.includes(CATCHALL),
+  )
+  return isVirtual || isAlias ? undefined : address
 }
 
 function mailboxOf(account: string, login: Login): Mailbox {
-  return { account, login, verdicts: new Map() }
+  return { account, login, verdicts: new Map(), messages: [] }
 }

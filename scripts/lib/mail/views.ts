@@ -1,5 +1,7 @@
 /** What pop_email shows of one mail, by the option that asks for it. Nothing here reaches a terminal unescaped but --raw. */
 import { columnsOf, style, table } from '../cli.ts'
+import { codesOf } from './codes.ts'
+import { linksOf } from './links.ts'
 import type { Headers, Mail } from './mail.ts'
 import type { Pop3Message } from './pop3.ts'
 import { jsonLine, visible, visibleLine } from './visible.ts'
@@ -22,7 +24,7 @@ export type Listed = Pick<Source, 'account' | 'isOneOfMany' | 'message'> & { mai
 export const HEADER_VIEWS: readonly string[] = ['list', 'headers']
 
 /** What stdout gets, with its line end; undefined where the mail has nothing of the kind. */
-export type View = (source: Source) => string | Uint8Array | undefined | Promise<string | undefined>
+export type View = (source: Source) => string | Uint8Array | undefined
 
 export const VIEWS: Record<'text' | 'headers' | 'html' | 'links' | 'code' | 'raw' | 'json', View> = {
   text: ({ account, isOneOfMany, mail }) => {
@@ -41,17 +43,10 @@ export const VIEWS: Record<'text' | 'headers' | 'html' | 'links' | 'code' | 'raw
   },
   headers: ({ mail }) => `${mail.headers.map(({ name, value }) => field(name, value)).join('')}\n`,
   html: ({ mail }) => lines(mail.html === null ? [] : [visible(mail.html).trimEnd()]),
-  links: async ({ mail, wantsLink }) => {
-    const { linksOf } = await import('./links.ts')
-    return lines(linksOf(mail).filter(wantsLink).map(visibleLine))
-  },
-  code: async ({ mail }) => {
-    const { codeOf } = await import('./codes.ts')
-    const code = codeOf(mail)
-    return lines(code === undefined ? [] : [visibleLine(code)])
-  },
+  links: ({ mail, wantsLink }) => lines(linksOf(mail).filter(wantsLink).map(visibleLine)),
+  code: ({ mail }) => lines(codesOf(mail).slice(0, 1).map(visibleLine)),
   raw: ({ raw }) => raw,
-  json: async (source) => `${jsonLine(await toJson(source))}\n`,
+  json: (source) => `${jsonLine(toJson(source))}\n`,
 }
 
 /** Characters of a field in a line of --list. */
@@ -101,8 +96,7 @@ function cut(text: string, columns: number): string {
 }
 
 /** The documented shape of --json. Everything is there in every mail; what a mail has not is null or empty. */
-async function toJson({ account, message, mail }: Source) {
-  const { linksOf } = await import('./links.ts')
+function toJson({ account, message, mail }: Source) {
   return {
     account,
     uidl: message.uidl,
