@@ -69,13 +69,13 @@ async function main(args: string[]): Promise<ExitName | undefined> {
     if (values.peers) await measureMailDev(project, figures, mails, rounds)
     figures.group = 'Heavier loads'
     await measureHeavyLoad(project, figures, quick ? 1_000 : 10_000, quick ? 10 : 100)
-    figures.group = `${mails} mails of 2 kB read`
-    await measureReading(project, figures, mails, rounds)
+    figures.group = `${5 * mails} mails of 2 kB read`
+    await measureReading(project, figures, 5 * mails, rounds)
     figures.group = 'One run of a program'
     await measureOneRun(project, figures, rounds)
     await measureLarge(project, figures, rounds)
     for (const size of quick ? [1, 1_000] : [1, 10_000]) {
-      figures.group = `${size} mails in the catchall`
+      figures.group = `Mails in the catchall: ${size}`
       await measureCatchall(project, figures, size, rounds)
     }
   } catch (error) {
@@ -148,7 +148,7 @@ async function measureOneRun(project: Project, figures: Figures, rounds: number)
         ]),
       ),
     ),
-    status: scriptOf('status'),
+    [`${FORMS[0]?.join(' ')} status`]: scriptOf('status'),
     'swaks, one mail': ['swaks', '--server', HOST, '--port', smtp, '--from', FOO, '--to', BAR],
     "Python's smtplib, one mail": ['python3', '-c', python],
   }
