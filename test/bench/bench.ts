@@ -2,54 +2,57 @@
  * npm run bench: the server's speed and the scripts', side by side with what else is on this machine, on a server of
  * its own. Prints one table.
  */
-import { appendFileSync, writeFileSync } from 'node:fs'
+import { appendFileSync, chownSync, mkdirSync, writeFileSync } from 'node:fs'
 import { cpus, totalmem } from 'node:os'
-import { BAR, CATCHALL } from '../../scripts/lib/accounts/accounts.ts'
-import { EXIT, type ExitName, parse, print, run, say, table } from '../../scripts/lib/cli.ts'
+import { BAR, CATCHALL, FOO } from '../../scripts/lib/accounts/accounts.ts'
+import { EXIT, type ExitName, parse, print, run } from '../../scripts/lib/cli.ts'
+import { VMAIL_ID } from '../../scripts/lib/server/native_configuration.ts'
+import { smtpClient } from '../deliveries.ts'
 import { Project } from '../harness.ts'
-import { deliveryTimes, type Growth, measureGrowth } from './growth.ts'
-import { measureHeavyLoad, measureLoad, measureMailDev, measureOneMail } from './load.ts'
-import { type Add, EMPTY_ACCOUNTS, memoryOf, quantile, scriptSeconds, timed } from './measure.ts'
+import { measureHeavyLoad, measureMailDev, measureReading, measureSending } from './load.ts'
+import {
+  countOf,
+  EMPTY_ACCOUNTS,
+  Figures,
+  FORMS,
+  HOST,
+  inTurns,
+  memoryOf,
+  quantile,
+  readable,
+  scriptOf,
+  secondsOf,
+  timed,
+} from './measure.ts'
 import { plot } from './plot.ts'
-import { measureLarge, measureReading, measureWait } from './reading.ts'
 
 const HELP = `Usage: npm run bench [-- options]
 
-Measures start, delivery, sending, reading and growth on a server of its own, next to smtp-source and Python's smtplib
-and poplib, and swaks where it is installed. Takes about 4 minutes; the machine should do nothing else.
+Measures start, delivery, sending, reading and large mailboxes on a server of its own, next to smtp-source, Python's
+smtplib and poplib, and swaks, as far as they are installed. A script is measured as a user types it: "node scripts/..."
+with Node 22.18 and newer, else "npx tsx scripts/...", from the start of its process to the end. Takes about 5 minutes;
+the machine should do nothing else.
 
-  --quick       fewer mails and rounds: about a minute
-  --peers       the same load on MailDev, which npx fetches from the npm registry
-  --plot FILE   writes latency and throughput against the size of a mailbox as an SVG
-  --json        one JSON object: {machine, rows: [{what, value, unit}], growth: [{mails, newest, delivery, accepted, readable}]}`
+  --quick       fewer mails and rounds: about a minute and a half
+  --peers       the same loads on MailDev, which npx fetches from the npm registry
+  --plot FILE   writes the rates side by side as an SVG
+  --json        one JSON object: {machine, figures: [{group, what, unit, median, least, most}]}`
 
-interface Row {
-  what: string
-  value: number
-  unit: string
-}
+/** The largest mail that the server takes by default has 10,240,000 bytes. */
+const LARGE = 10_000_000
 
 async function main(args: string[]): Promise<ExitName | undefined> {
   const { values } = parse(args, {
-    quick: { type: 'boolean' },
-    peers: { type: 'boolean' },
+    ...{ quick: { type: 'boolean' }, peers: { type: 'boolean' }, json: { type: 'boolean' } },
     plot: { type: 'string' },
-    json: { type: 'boolean' },
   })
   if (values.help) {
     print(HELP)
     return
   }
   const { quick } = values
-  const rows: Row[] = []
-  const add = (what: string, exact: number, unit: string) => {
-    const value = Number(exact.toPrecision(3))
-    rows.push({ what, value, unit })
-    say(`${what}: ${value} ${unit}`)
-  }
-  const mails = quick ? 200 : 1_000
-  const rounds = quick ? 1 : 3
-  let growth: Growth[] = []
+  const [mails, rounds] = quick ? [200, 3] : [1_000, 5]
+  const figures = new Figures()
   const project = await Project.create()
   let isInterrupted = false
   process.once('SIGINT', () => {
@@ -58,22 +61,23 @@ async function main(args: string[]): Promise<ExitName | undefined> {
   })
   try {
     appendFileSync(project.config('postfix-accounts.cf'), EMPTY_ACCOUNTS.join(''))
-    await project.start()
-    await measureStart(project, add)
-    await measureDelivery(project, add, quick ? 20 : 60)
-    await measureLoad(project, add, mails, rounds)
-    if (values.peers) await measureMailDev(project, add, mails, rounds)
-    await measureHeavyLoad(project, add, quick ? 1_000 : 10_000, quick ? 10 : 100)
-    await measureOneMail(project, add)
-    // Fewer are read within the noise of a start-up.
-    await measureReading(project, add, 1_000)
-    await project.run('reset', '--yes')
-    growth = await measureGrowth(project, add, quick ? [100, 1_000] : [1_000, 10_000, 50_000])
-    await project.run('reset', '--yes')
-    await measureWait(project, add, quick ? 1_000 : 10_000)
-    await project.run('reset', '--yes')
-    await measureLarge(project, add)
-    await measureScripts(project, add)
+    figures.group = 'The server'
+    await measureStart(project, figures, rounds)
+    await measureDelivery(project, figures, quick ? 20 : 60)
+    figures.group = `${mails} mails of 2 kB sent, 10 at a time`
+    await measureSending(project, figures, mails, rounds)
+    if (values.peers) await measureMailDev(project, figures, mails, rounds)
+    figures.group = 'Heavier loads'
+    await measureHeavyLoad(project, figures, quick ? 1_000 : 10_000, quick ? 10 : 100)
+    figures.group = `${5 * mails} mails of 2 kB read`
+    await measureReading(project, figures, 5 * mails, rounds)
+    figures.group = 'One run of a program'
+    await measureOneRun(project, figures, rounds)
+    await measureLarge(project, figures, rounds)
+    for (const size of quick ? [1, 1_000] : [1, 10_000]) {
+      figures.group = `Mails in the catchall: ${size}`
+      await measureCatchall(project, figures, size, rounds)
+    }
   } catch (error) {
     // Ctrl-C ends the program as well that is being measured.
     if (!isInterrupted) throw error
@@ -82,53 +86,159 @@ async function main(args: string[]): Promise<ExitName | undefined> {
     await project.remove()
   }
   const machine = `${cpus().length} × ${cpus()[0]?.model.trim()}, ${Math.round(totalmem() / 2 ** 30)} GiB, Node ${process.version}`
-  if (values.plot !== undefined) writeFileSync(values.plot, plot(growth, `npm run bench on ${machine}`))
-  if (values.json) print(JSON.stringify({ machine, rows, growth }))
-  else {
-    print(machine)
-    print(table(rows.map(({ what, value, unit }) => [what, String(value).padStart(8), unit])))
-  }
+  if (values.plot !== undefined) writeFileSync(values.plot, plot(figures.all, `npm run bench on ${machine}`))
+  print(values.json ? JSON.stringify({ machine, figures: figures.all }) : `${machine}\n\n${figures.table()}`)
 }
 
-async function measureStart(project: Project, add: Add): Promise<void> {
+async function measureStart(project: Project, figures: Figures, rounds: number): Promise<void> {
   const healthy: number[] = []
   const whole: number[] = []
-  for (let n = 0; n < 5; n++) {
+  for (let n = 0; n < rounds; n++) {
     await project.run('stop')
     const [seconds, { stdout }] = await timed(() => project.run('start'))
     healthy.push(Number(/up after ([\d.]+) s/.exec(stdout)?.[1]))
     whole.push(seconds)
   }
-  add('start to healthy, native engine', quantile(healthy), 's')
-  add('the whole npm start', quantile(whole), 's')
-  add('memory of all processes, idle', memoryOf(project), 'MB')
+  figures.addAll('start to healthy, native engine', healthy, 's')
+  figures.addAll('the whole npm start', whole, 's')
+  figures.add('memory of all processes, idle', memoryOf(project), 'MB')
 }
 
-async function measureDelivery(project: Project, add: Add, samples: number): Promise<void> {
-  for (const [what, to, mailbox] of [
-    ['a virtual mailbox', BAR, BAR],
-    ['the catchall', 'someone@gmail.com', CATCHALL],
+async function measureDelivery(project: Project, figures: Figures, samples: number): Promise<void> {
+  for (const [to, mailbox] of [
+    [BAR, BAR],
+    ['someone@gmail.com', CATCHALL],
   ] as const) {
     const milliseconds = await deliveryTimes(project, to, mailbox, samples)
-    add(`send to readable, ${what}, median`, quantile(milliseconds), 'ms')
-    add(`send to readable, ${what}, 95 %`, quantile(milliseconds, 0.95), 'ms')
+    const what = `one mail from sending to readable, ${mailbox === BAR ? 'a virtual mailbox' : 'the catchall'}`
+    figures.addAll(what, milliseconds, 'ms')
+    figures.add(`${what}, 95 of 100`, quantile(milliseconds, 0.95), 'ms')
   }
 }
 
-async function measureScripts(project: Project, add: Add): Promise<void> {
-  writeFileSync(project.path('scripts', 'empty.ts'), '')
-  for (const [name, ...args] of [
-    ['empty'],
-    ['send_email', '--help'],
-    ['pop_email', '--help'],
-    ['add_account', '--help'],
-    ['doctor', '--help'],
-    ['status'],
-  ]) {
-    const runs: number[] = []
-    for (let n = 0; n < 5; n++) runs.push((await scriptSeconds(project, name ?? '', ...args)) * 1000)
-    add(name === 'empty' ? 'an empty script run by tsx' : [name, ...args].join(' '), quantile(runs), 'ms')
+/** Milliseconds from the begin of the SMTP dialogue until POP3 shows the mail, `samples` times. */
+async function deliveryTimes(project: Project, to: string, mailbox: string, samples: number): Promise<number[]> {
+  const milliseconds: number[] = []
+  for (let n = 0; n < samples; n++) {
+    const before = await countOf(project, mailbox)
+    const [seconds] = await timed(async () => {
+      const connection = await smtpClient({ host: HOST, ports: project.ports })
+      const message = `From: ${FOO}\r\nSubject: ${n}\r\n\r\n${'x'.repeat(1_000)}\r\n`
+      await new Promise<void>((resolve, reject) => {
+        connection.send({ from: FOO, to: [to] }, message, (error) => (error ? reject(error) : resolve()))
+      })
+      connection.quit()
+      await readable(project, mailbox, before + 1, 2)
+    })
+    milliseconds.push(seconds * 1000)
   }
+  return milliseconds
+}
+
+async function measureOneRun(project: Project, figures: Figures, rounds: number): Promise<void> {
+  const smtp = `${project.ports.smtp}`
+  const python = `import smtplib; smtplib.SMTP('${HOST}', ${smtp}).sendmail('${FOO}', ['${BAR}'], 'Subject: one')`
+  const scripts = [['send_email', '--help'], ['send_email'], ['pop_email', '--last', '1']]
+  const programs: Record<string, string[]> = {
+    ...Object.fromEntries(
+      FORMS.flatMap((form) =>
+        scripts.map(([name, ...args]) => [
+          [...form, name, ...args].join(' '),
+          [...form, `scripts/${name}.ts`, ...args],
+        ]),
+      ),
+    ),
+    [`${FORMS[0]?.join(' ')} status`]: scriptOf('status'),
+    'swaks, one mail': ['swaks', '--server', HOST, '--port', smtp, '--from', FOO, '--to', BAR],
+    "Python's smtplib, one mail": ['python3', '-c', python],
+  }
+  for (const [name, seconds] of Object.entries(await inTurns(project, rounds, programs))) {
+    if (seconds.length > 0)
+      figures.addAll(
+        name,
+        seconds.map((each) => each * 1_000),
+        'ms',
+      )
+  }
+}
+
+/** One mail of the largest size, sent and read, plain and over TLS. */
+async function measureLarge(project: Project, figures: Figures, rounds: number): Promise<void> {
+  const line = `${'x'.repeat(76)}\n`
+  writeFileSync(project.path('large.eml'), `Subject: large\n\n${line.repeat(LARGE / line.length)}`)
+  const programs: Record<string, string[]> = {}
+  for (const tls of ['none', 'implicit']) {
+    programs[`send_email, a mail of 10 MB, --tls ${tls}`] = scriptOf(
+      'send_email',
+      '--eml',
+      'large.eml',
+      '--to',
+      BAR,
+      '--tls',
+      tls,
+    )
+    programs[`pop_email --raw, a mail of 10 MB, --tls ${tls}`] = scriptOf(
+      'pop_email',
+      '--raw',
+      '--last',
+      '1',
+      '--tls',
+      tls,
+    )
+  }
+  await secondsOf(project, programs['send_email, a mail of 10 MB, --tls none'] ?? [])
+  await readable(project, BAR, 1, 25)
+  for (const [name, seconds] of Object.entries(await inTurns(project, rounds, programs))) {
+    figures.addAll(
+      name,
+      seconds.map((each) => each * 1_000),
+      'ms',
+    )
+  }
+}
+
+/** A catchall of so many mails: the newest one read, a mail that is waited for found, one mail delivered. */
+async function measureCatchall(project: Project, figures: Figures, mails: number, rounds: number): Promise<void> {
+  await project.run('reset', '--yes')
+  await fill(project, CATCHALL, mails)
+  const last = `number-${mails - 1}@bench.example`
+  const programs = {
+    'pop_email --last 1': scriptOf('pop_email', '--account', 'catchall', '--last', '1'),
+    'pop_email --to ADDRESS --wait 10, which is there': scriptOf(
+      'pop_email',
+      '--account',
+      'catchall',
+      '--to',
+      last,
+      '--wait',
+      '10',
+    ),
+  }
+  for (const [name, seconds] of Object.entries(await inTurns(project, rounds, programs))) {
+    figures.addAll(
+      name,
+      seconds.map((each) => each * 1_000),
+      'ms',
+    )
+  }
+  const milliseconds = await deliveryTimes(project, 'someone@gmail.com', CATCHALL, 3 * rounds)
+  figures.addAll('one more mail from sending to readable', milliseconds, 'ms')
+}
+
+/** Brings a mailbox to so many mails: put where Dovecot finds new ones, as over SMTP it would take minutes. */
+async function fill(project: Project, mailbox: string, mails: number): Promise<void> {
+  const folder = `${project.stateDir}/mail/${mailbox.split('@').reverse().join('/')}/new`
+  mkdirSync(folder, { recursive: true })
+  for (let n = 0; n < mails; n++) {
+    const to = `number-${n}@bench.example`
+    const fields = `Return-Path: <${FOO}>\nX-Original-To: ${to}\nDelivered-To: ${mailbox}\nSubject: ${n}\nFrom: ${FOO}\nTo: ${to}\n`
+    const mail = `${fields}\n${`${'x'.repeat(70)}\n`.repeat(27)}`
+    const file = `${folder}/${1_700_000_000 + n}.M0P${n}.bench,S=${mail.length},W=${mail.length + mail.split('\n').length - 1}`
+    writeFileSync(file, mail)
+    chownSync(file, VMAIL_ID, VMAIL_ID)
+  }
+  // The first session after that reads them all; the second is as every later one.
+  await readable(project, mailbox, mails, 100)
 }
 
 await run(import.meta.url, main)

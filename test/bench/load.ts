@@ -1,43 +1,54 @@
-/** Many mails at once: who hands them over, and to which server. */
+/** Many mails at once, by whom and to whom: each figure is the whole run of a program, from its start to its end. */
 import { spawn } from 'node:child_process'
 import { createServer } from 'node:net'
-import { BAR, CATCHALL, FOO } from '../../scripts/lib/accounts/accounts.ts'
-import { say } from '../../scripts/lib/cli.ts'
+import { CATCHALL, FOO } from '../../scripts/lib/accounts/accounts.ts'
 import { type Project, until } from '../harness.ts'
 import {
-  type Add,
   countOf,
   emptyMailbox,
+  type Figures,
   HOST,
+  inTurns,
   isInstalled,
   memoryOf,
-  quantile,
   readable,
+  runOf,
+  scriptOf,
   secondsOf,
   timed,
 } from './measure.ts'
 
 /** Sizes of a usual and of a large mail, in bytes. */
-const USUAL = 2_048
-const LARGE = 5_242_880
+const [USUAL, LARGE] = [2_048, 5_242_880]
 /** Connections at the same time. */
 const PARALLEL = 10
 /** Milliseconds between two looks at a mailbox under load: looking costs the server time as well. */
 const PAUSE = 25
 
-/** Threads that each send over a connection of their own; prints the seconds from the first to the last. */
+/** Threads that send over a connection each, or over a new one for each mail. */
 const SMTPLIB = `
-import smtplib, sys, threading, time
-port, mails, size, to, threads = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], ${PARALLEL}
+import smtplib, sys, threading
+port, mails, size, to, kept = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5] == 'kept'
 text = 'Subject: smtplib\\r\\n\\r\\n' + ('x' * 70 + '\\r\\n') * (size // 72)
-def work():
+def send(count):
     with smtplib.SMTP('${HOST}', port) as smtp:
-        for n in range(mails // threads): smtp.sendmail('${FOO}', [to], text)
-begin = time.perf_counter()
-crowd = [threading.Thread(target=work) for n in range(threads)]
+        for n in range(count): smtp.sendmail('${FOO}', [to], text)
+def work():
+    count = mails // ${PARALLEL}
+    if kept: send(count)
+    else:
+        for n in range(count): send(1)
+crowd = [threading.Thread(target=work) for n in range(${PARALLEL})]
 for thread in crowd: thread.start()
-for thread in crowd: thread.join()
-print(time.perf_counter() - begin)`
+for thread in crowd: thread.join()`
+
+/** Reads a mailbox, and does nothing with it. */
+const POPLIB = `
+import poplib, sys
+box = poplib.POP3('${HOST}', int(sys.argv[1]))
+box.user(sys.argv[2]); box.pass_('empty')
+for n in range(1, box.stat()[0] + 1): box.retr(n)
+box.quit()`
 
 interface Load {
   port: number
@@ -46,152 +57,143 @@ interface Load {
   to: string
 }
 
-/** Hands the mails over and gives the seconds until the last was accepted. */
-type Sender = (project: Project, load: Load) => Promise<number>
+const smtpSource = ({ port, mails, size, to }: Load, ...options: string[]) => [
+  ...['smtp-source', '-s', `${PARALLEL}`, ...options],
+  ...['-m', `${mails}`, '-l', `${size}`, '-f', FOO, '-t', to, `${HOST}:${port}`],
+]
+const smtplib = ({ port, mails, size, to }: Load, how: string) => [
+  ...['python3', '-c', SMTPLIB, `${port}`, `${mails}`, `${size}`, to, how],
+]
 
-const source =
-  (...options: string[]): Sender =>
-  async (project, { port, mails, size, to }) => {
-    const what = ['-m', String(mails), '-l', String(size), '-f', FOO, '-t', to]
-    const [seconds] = await secondsOf(project, 'smtp-source', [...options, ...what, `${HOST}:${port}`])
-    return seconds
-  }
-
-const ANEW = `smtp-source -s ${PARALLEL}, a connection for each mail`
-const KEPT = `smtp-source -s ${PARALLEL} -d, connections kept`
-
-const SENDERS: Record<string, Sender> = {
-  [ANEW]: source('-s', String(PARALLEL)),
-  [KEPT]: source('-s', String(PARALLEL), '-d'),
-  [`Python's smtplib, ${PARALLEL} threads`]: async (project, { port, mails, size, to }) => {
-    const [, stdout] = await secondsOf(project, 'python3', ['-c', SMTPLIB, ...[port, mails, size].map(String), to])
-    return Number(stdout)
-  },
-  [`send_email --count --concurrency ${PARALLEL}`]: async (project, { mails, size, to }) => {
-    const text = `${'x'.repeat(70)}\n`.repeat(Math.floor((size - 400) / 71))
-    const args = ['--count', String(mails), '--concurrency', String(PARALLEL), '--to', to, '--text', text]
-    const { stdout, stderr } = await project.run('send_email', ...args)
-    const rate = /([\d.]+) messages per second/.exec(stdout)?.[1]
-    if (!rate) throw new Error(`send_email: ${stdout}${stderr}`)
-    return mails / Number(rate)
-  },
+/** Who hands mails over; each with connections that are kept, or with a new one for each mail. */
+const SENDERS: Record<string, (load: Load) => string[]> = {
+  'smtp-source, connections kept': (load) => smtpSource(load, '-d'),
+  'smtp-source, a connection for each mail': (load) => smtpSource(load),
+  "Python's smtplib, connections kept": (load) => smtplib(load, 'kept'),
+  "Python's smtplib, a connection for each mail": (load) => smtplib(load, 'anew'),
 }
 
-/** The senders of this machine. */
-function senders(): [string, Sender][] {
-  return Object.entries(SENDERS).filter(([name]) => {
-    const program = /^smtp-source/.test(name) ? 'smtp-source' : /^Python/.test(name) ? 'python3' : 'sh'
-    if (isInstalled(program)) return true
-    say(`${name}: left out, ${program} is not on this machine.`)
-    return false
-  })
+const CAUGHT = 'smtp-source to the catchall, connections kept'
+
+function sendEmail({ mails, size, to }: Load): string[] {
+  const text = `${'x'.repeat(70)}\n`.repeat(Math.floor((size - 400) / 71))
+  return scriptOf('send_email', '--count', `${mails}`, '--concurrency', `${PARALLEL}`, '--to', to, '--text', text)
 }
 
-/** Sends to a mailbox: seconds until all is accepted, and until all is readable. */
-async function burst(project: Project, mailbox: string, send: Sender, load: Omit<Load, 'port'>) {
+/** Sends to a mailbox: seconds until the sender is done, and until all is readable over POP3. */
+async function burst(project: Project, mailbox: string, mails: number, command: string[]) {
   const before = await countOf(project, mailbox)
-  const accepted = await send(project, { ...load, port: project.ports.smtp })
-  const [more] = await timed(() => readable(project, mailbox, before + load.mails, PAUSE))
-  return { accepted, whole: accepted + more }
+  const [accepted, stdout] = await runOf(project, command)
+  const [more] = await timed(() => readable(project, mailbox, before + mails, PAUSE))
+  const own = /([\d.]+) messages per second/.exec(stdout)?.[1]
+  return { accepted, whole: accepted + more, own: own && Number(own) }
 }
 
-/** Rates of all senders, in turns, each to an empty mailbox. */
-export async function measureLoad(project: Project, add: Add, mails: number, rounds: number): Promise<void> {
-  const all = senders()
-  const runs = new Map(all.map(([name]) => [name, [] as { accepted: number; whole: number }[]]))
+/** Rates of all senders, in turns, each to an empty mailbox, and of mail to foreign addresses. */
+export async function measureSending(project: Project, figures: Figures, mails: number, rounds: number) {
+  const all: typeof SENDERS = {
+    ...SENDERS,
+    [CAUGHT]: SENDERS['smtp-source, connections kept'] as () => string[],
+    'send_email --count --concurrency 10': sendEmail,
+  }
+  const results = new Map<string, number[]>()
+  const note = (name: string, rate: number) => results.set(name, [...(results.get(name) ?? []), rate])
   for (let round = 0; round < rounds; round++) {
-    for (const [name, send] of all) {
-      const to = emptyMailbox()
-      runs.get(name)?.push(await burst(project, to, send, { mails, size: USUAL, to }))
+    for (const [name, commandOf] of Object.entries(all)) {
+      const isCaught = name === CAUGHT
+      const [mailbox, to] = isCaught ? [CATCHALL, 'someone@gmail.com'] : Array(2).fill(emptyMailbox())
+      const command = commandOf({ port: project.ports.smtp, mails, size: USUAL, to })
+      if (!isInstalled(command[0] ?? '')) continue
+      const { accepted, whole, own } = await burst(project, mailbox, mails, command)
+      note(`${name}: accepted`, mails / accepted)
+      if (own) note(`${name}: accepted, without the start of the script`, own)
+      note(`${name}: readable over POP3`, mails / whole)
     }
   }
-  for (const [name, list] of runs) addRates(add, `${mails} mails of 2 kB, ${name}`, mails, list)
-  if (!isInstalled('smtp-source')) return
-  const caught = []
-  const send = SENDERS[KEPT] as Sender
-  for (let round = 0; round < rounds; round++) {
-    caught.push(await burst(project, CATCHALL, send, { mails, size: USUAL, to: 'someone@gmail.com' }))
-  }
-  addRates(add, `${mails} mails of 2 kB to the catchall, connections kept`, mails, caught)
+  for (const [name, rates] of results) figures.addAll(name, rates, 'mails/s')
 }
 
 /** Longer and larger loads, once each, and what the server needs of memory meanwhile. */
-export async function measureHeavyLoad(project: Project, add: Add, mails: number, large: number): Promise<void> {
+export async function measureHeavyLoad(project: Project, figures: Figures, mails: number, large: number) {
   if (!isInstalled('smtp-source')) return
   let most = 0
   const look = setInterval(() => {
     most = Math.max(most, memoryOf(project))
   }, 250)
   try {
-    const send = SENDERS[KEPT] as Sender
-    const to = emptyMailbox()
-    const many = await burst(project, to, send, { mails, size: USUAL, to })
-    addRates(add, `${mails} mails of 2 kB, connections kept`, mails, [many])
-    const heavy = await burst(project, BAR, send, { mails: large, size: LARGE, to: BAR })
-    addRates(add, `${large} mails of 5 MB, connections kept`, large, [heavy])
+    for (const [what, count, size] of [
+      [`${mails} mails of 2 kB`, mails, USUAL],
+      [`${large} mails of 5 MB`, large, LARGE],
+    ] as const) {
+      const to = emptyMailbox()
+      const command = smtpSource({ port: project.ports.smtp, mails: count, size, to }, '-d')
+      const { accepted, whole } = await burst(project, to, count, command)
+      figures.add(`${what}, smtp-source, connections kept: accepted`, count / accepted, 'mails/s')
+      figures.add(`${what}: readable over POP3`, count / whole, 'mails/s')
+    }
   } finally {
     clearInterval(look)
   }
-  add('memory of all processes under these loads, at most', most, 'MB')
+  figures.add('memory of all processes meanwhile, at most', most, 'MB')
 }
 
-function addRates(add: Add, what: string, mails: number, runs: { accepted: number; whole: number }[]): void {
-  add(`${what}: accepted`, quantile(runs.map(({ accepted }) => mails / accepted)), 'mails/s')
-  add(`${what}: readable`, quantile(runs.map(({ whole }) => mails / whole)), 'mails/s')
-  add(`${what}: readable after`, quantile(runs.map(({ accepted, whole }) => whole / accepted)), '× that time')
-}
-
-/** One mail from nothing: the whole run of a program. */
-export async function measureOneMail(project: Project, add: Add): Promise<void> {
-  const programs: [string, string, string[]][] = [
-    ['send_email', process.execPath, ['--import', 'tsx', 'scripts/send_email.ts']],
-    ['swaks', 'swaks', ['--server', HOST, '--port', String(project.ports.smtp), '--from', FOO, '--to', BAR]],
-  ]
-  for (const [name, program, args] of programs) {
-    if (!isInstalled(program)) {
-      say(`${name}: left out, it is not on this machine.`)
-      continue
-    }
-    const runs = []
-    for (let n = 0; n < 5; n++) runs.push((await secondsOf(project, program, args))[0] * 1000)
-    add(`one mail by ${name}, start-up included`, quantile(runs), 'ms')
+/** A mailbox of so many mails read by a plain loop of Python's poplib, and by pop_email. */
+export async function measureReading(project: Project, figures: Figures, mails: number, rounds: number) {
+  const to = emptyMailbox()
+  await secondsOf(project, sendEmail({ port: project.ports.smtp, mails, size: USUAL, to }))
+  await readable(project, to, mails, PAUSE)
+  const views = [['--raw'], ['--json'], ['--list'], []].map((options) => {
+    return [`pop_email ${options}`.trim(), scriptOf('pop_email', '--account', to, ...options)]
+  })
+  const poplib = ['python3', '-c', POPLIB, `${project.ports.pop3}`, to]
+  const programs = { "Python's poplib, a plain loop": poplib, ...Object.fromEntries(views) }
+  for (const [name, seconds] of Object.entries(await inTurns(project, rounds, programs))) {
+    figures.addAll(
+      name,
+      seconds.map((each) => mails / each),
+      'mails/s',
+    )
   }
 }
 
-/** MailDev from the npm registry, on the same machine and under the same load. It keeps mail in memory and on the disk. */
-export async function measureMailDev(project: Project, add: Add, mails: number, rounds: number): Promise<void> {
-  const [port, web] = [await freePort(), await freePort()]
-  const options = [
-    '--ip',
-    HOST,
-    '--smtp',
-    String(port),
-    '--web',
-    String(web),
-    '--mail-directory',
-    project.path('maildev'),
-  ]
-  const child = spawn('npx', ['--yes', 'maildev', ...options], {
-    cwd: project.dir,
-    env: project.env,
-    stdio: 'ignore',
-    // A process group of its own: npx does not hand signals on.
-    detached: true,
-  })
+/** Does something while MailDev from the npm registry runs. It keeps mail in memory and on the disk. */
+export async function withMailDev(project: Project, work: (ports: { smtp: number; web: number }) => Promise<void>) {
+  const [smtp, web] = [await freePort(), await freePort()]
+  const options = ['--ip', HOST, '--smtp', `${smtp}`, '--web', `${web}`, '--mail-directory', project.path('maildev')]
+  // A process group of its own: npx does not hand signals on.
+  const child = spawn('npx', ['--yes', 'maildev', ...options], { cwd: project.dir, stdio: 'ignore', detached: true })
   try {
     const answers = () => fetch(`http://${HOST}:${web}/healthz`, { signal: AbortSignal.timeout(1_000) }).catch(() => {})
-    await until('MailDev answers (npx fetches it from the registry)', answers, 120_000)
-    for (const name of [ANEW, KEPT]) {
-      const seconds = []
-      for (let round = 0; round < rounds; round++) {
-        seconds.push((await SENDERS[name]?.(project, { port, mails, size: USUAL, to: BAR })) ?? Number.NaN)
-      }
-      add(`${mails} mails of 2 kB to MailDev, ${name}: accepted`, mails / quantile(seconds), 'mails/s')
-    }
+    await until('MailDev answers (npx fetches it from the registry)', answers, 180_000)
+    await work({ smtp, web })
   } finally {
     if (child.pid) process.kill(-child.pid, 'SIGTERM')
     await until('MailDev has ended', () => child.exitCode !== null || child.signalCode !== null)
   }
+}
+
+/** The same loads on MailDev. */
+export function measureMailDev(project: Project, figures: Figures, mails: number, rounds: number): Promise<void> {
+  return withMailDev(project, async ({ smtp: port, web }) => {
+    const load = { port, mails, size: USUAL, to: 'someone@gmail.com' }
+    const names = Object.entries(SENDERS).map(([name, commandOf]) => [`MailDev, by ${name}`, commandOf(load)])
+    for (const [name, seconds] of Object.entries(await inTurns(project, rounds, Object.fromEntries(names)))) {
+      figures.addAll(
+        `${name}: accepted`,
+        seconds.map((each) => mails / each),
+        'mails/s',
+      )
+    }
+    const url = `http://${HOST}:${web}/email`
+    for (const connection of ['keep-alive', 'close']) {
+      const list = async () =>
+        (await timed(async () => (await fetch(url, { headers: { connection } })).text()))[0] * 1_000
+      const milliseconds: number[] = []
+      for (let round = 0; round < rounds; round++) milliseconds.push(await list())
+      const how = connection === 'close' ? 'a connection for each question' : 'connections kept'
+      figures.addAll(`MailDev's API, its list of mails, ${how}`, milliseconds, 'ms')
+    }
+  })
 }
 
 /** A port that nobody listens on. */

@@ -1,67 +1,40 @@
-/** The growth of a mailbox as a picture: latency on the left, throughput on the right, both against the mails in it. */
-import type { Growth } from './growth.ts'
+/** Rates side by side, as a picture: a bar for each, and a thin line for the spread of its repetitions. */
+import { type Figure, readably } from './measure.ts'
 
-interface Line {
-  name: string
-  colour: string
-  value: (growth: Growth) => number
-}
+/** Pixels of a row, of the names, and of the longest bar. */
+const [ROW, NAMES, BARS] = [20, 400, 340]
 
-const LATENCY: Line[] = [
-  { name: 'the newest 10 read over POP3', colour: '#0b6e99', value: ({ newest }) => newest },
-  { name: 'one mail, sent to readable', colour: '#c4530a', value: ({ delivery }) => delivery },
-]
-const THROUGHPUT: Line[] = [
-  { name: 'accepted', colour: '#0b6e99', value: ({ accepted }) => accepted },
-  { name: 'readable', colour: '#c4530a', value: ({ readable }) => readable },
-]
-
-/** Pixels of one panel, its frame left out. */
-const WIDTH = 300
-const HEIGHT = 180
-/** Where the frames begin, below title and legend. */
-const TOP = 62
-
-/** An SVG document of two panels; `caption` says where the figures are from. */
-export function plot(growth: Growth[], caption: string): string {
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 780 320" font-family="sans-serif" font-size="12">
-<rect width="780" height="320" fill="#fff"/>
-${panel(growth, LATENCY, 'milliseconds (median)', 60)}
-${panel(growth, THROUGHPUT, 'mails a second', 450)}
-<text x="390" y="308" text-anchor="middle" fill="#666">${xml(caption)}</text>
+/** An SVG document with the groups of figures that are rates; `caption` says where they are from. */
+export function plot(figures: Figure[], caption: string): string {
+  const rates = figures.filter(({ unit }) => unit === 'mails/s')
+  const groups = [...new Set(rates.map(({ group }) => group))]
+  const rows = groups.flatMap((group) => {
+    const figures = rates.filter((figure) => figure.group === group)
+    const scale = BARS / Math.max(...figures.map(({ most }) => most))
+    return [group, ...figures.map((figure) => ({ figure, scale }))]
+  })
+  const drawn = rows.map((each, index) => {
+    const y = 8 + index * ROW
+    if (typeof each === 'string') return `<text x="8" y="${y + 15}" font-weight="bold">${xml(each)}</text>`
+    return bar(each.figure, each.scale, y)
+  })
+  const [width, height] = [NAMES + BARS + 110, 8 + (rows.length + 2) * ROW]
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" font-family="sans-serif" font-size="12">
+<rect width="${width}" height="${height}" fill="#fff"/>
+${drawn.join('\n')}
+<text x="8" y="${height - 8}" fill="#666">${xml(caption)}</text>
 </svg>
 `
 }
 
-function panel(growth: Growth[], lines: Line[], title: string, left: number): string {
-  const sizes = growth.map(({ mails }) => Math.log10(mails))
-  const [least = 0, most = 1] = [Math.min(...sizes), Math.max(...sizes)]
-  const top = niceTop(Math.max(...lines.flatMap(({ value }) => growth.map(value))))
-  const x = (mails: number) => left + ((Math.log10(mails) - least) / (most - least || 1)) * WIDTH
-  const y = (value: number) => TOP + HEIGHT - (value / top) * HEIGHT
-  const grid = [0, 0.25, 0.5, 0.75, 1].map((part) => {
-    const at = y(part * top)
-    return `<line x1="${left}" x2="${left + WIDTH}" y1="${at}" y2="${at}" stroke="#ddd"/><text x="${left - 6}" y="${at + 4}" text-anchor="end">${part * top}</text>`
-  })
-  const ticks = growth.map(
-    ({ mails }) =>
-      `<text x="${x(mails)}" y="${TOP + HEIGHT + 18}" text-anchor="middle">${mails.toLocaleString('en')}</text>`,
-  )
-  const curves = lines.map(({ name, colour, value }, index) => {
-    const points = growth.map((one) => `${x(one.mails).toFixed(1)},${y(value(one)).toFixed(1)}`)
-    const dots = points.map((point) => `<circle cx="${point.replace(',', '" cy="')}" r="3" fill="${colour}"/>`).join('')
-    const legend = `<text x="${left}" y="${36 + index * 15}" fill="${colour}">${xml(name)}</text>`
-    return `<polyline points="${points.join(' ')}" fill="none" stroke="${colour}" stroke-width="2"/>${dots}${legend}`
-  })
-  const heading = `<text x="${left}" y="18" font-weight="bold">${xml(title)}</text>`
-  const below = `<text x="${left + WIDTH / 2}" y="${TOP + HEIGHT + 36}" text-anchor="middle">mails in the mailbox</text>`
-  return [heading, ...grid, ...ticks, below, ...curves].join('\n')
-}
-
-/** The next round number above: 1, 2 or 4 and its like, so that a quarter of it is round too. */
-function niceTop(value: number): number {
-  const unit = 10 ** Math.floor(Math.log10(value || 1))
-  return ([1, 2, 4, 8, 10].find((factor) => factor * unit >= value) ?? 10) * unit
+function bar({ what, median, least, most }: Figure, scale: number, y: number): string {
+  const isPeer = !/send_email|pop_email/.test(what)
+  const middle = y + ROW / 2
+  const end = NAMES + most * scale
+  return `<text x="${NAMES - 8}" y="${middle + 4}" text-anchor="end">${xml(what)}</text>
+<rect x="${NAMES}" y="${y + 3}" width="${(median * scale).toFixed(1)}" height="${ROW - 6}" fill="${isPeer ? '#8fb8cc' : '#0b6e99'}"/>
+<line x1="${(NAMES + least * scale).toFixed(1)}" x2="${end.toFixed(1)}" y1="${middle}" y2="${middle}" stroke="#c4530a"/>
+<text x="${(end + 6).toFixed(1)}" y="${middle + 4}">${readably(median)} mails/s</text>`
 }
 
 function xml(text: string): string {
