@@ -16,7 +16,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
     return
   }
   const { readSettings } = await import('./lib/settings.ts')
-  const { serveInbox } = await import('./lib/inbox/api.ts')
+  const { serveInbox } = await import('./lib/inbox/http.ts')
   const settings = readSettings()
   if (settings.inboxPort === 0) throw new Failure('usage', 'INBOX_PORT=0 turns the inbox off. Give it a port in .env.')
   const inbox = await serveInbox(settings, settings.inboxPort)
