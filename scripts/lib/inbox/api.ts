@@ -204,12 +204,13 @@ export function routesOf(settings: Settings, index: Index): Routes {
     return { entry, mail }
   }
 
-  /** The messages that a body names: by IDs, by Search, or all where it names none. */
+  /** The messages that a body names: by IDs, by Search, or all where it names none; of the mailbox that the request names. */
   async function named({ body: { IDs = [], Search }, params }: Call): Promise<Entry[]> {
-    const query = Search ? parseQuery(Search, params.get('tz') ?? undefined) : undefined
+    const query = Search ? parseQuery(Search, params.get('tz') ?? undefined) : []
+    const isWanted = mailboxTest(params)
     await current()
     if (IDs.length > 0) return IDs.flatMap((id) => index.find(id) ?? [])
-    return query ? search(index, query) : index.list()
+    return search(index, query, index.list().filter(isWanted))
   }
 
   async function tagged(tag: string): Promise<Entry[]> {

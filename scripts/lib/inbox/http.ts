@@ -29,11 +29,9 @@ const HEADERS = {
 }
 
 const HERE = dirname(fileURLToPath(import.meta.url))
+/** Files beside those of page/. */
 const FILES: Record<string, string> = {
   '/': join(HERE, 'page/index.html'),
-  '/page.js': join(HERE, 'page/page.js'),
-  '/words.js': join(HERE, 'page/words.js'),
-  '/style.css': join(HERE, 'page/style.css'),
   '/vendor/htm-preact.js': join(ROOT, 'node_modules/htm/preact/standalone.module.js'),
   '/api/v1/openapi.json': join(HERE, 'openapi.json'),
 }
@@ -76,7 +74,7 @@ export async function serveInbox(settings: Settings, port: number): Promise<Inbo
     // cypress-mailpit asks for //view/ID.html.
     const { pathname, searchParams: params } = new URL(`http://inbox/${(request.url ?? '').replace(/^\/+/, '')}`)
     guard(request, hosts, method === 'GET' && !pathname.startsWith('/api/'))
-    const file = FILES[pathname]
+    const file = FILES[pathname] ?? (/^\/\w+\.(js|css)$/.test(pathname) && join(HERE, 'page', pathname))
     if (file && method === 'GET') return fileOf(file)
     const matching = routes.filter(({ pattern }) => pattern.test(pathname))
     const route = matching.find((one) => one.method === method)
