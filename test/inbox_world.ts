@@ -1,6 +1,7 @@
 /** For the tests of the inbox: a real server, the inbox in this process, and mails to it. */
 import SMTPConnection from 'nodemailer/lib/smtp-connection'
 import { serveInbox } from '../scripts/lib/inbox/http.ts'
+import type { Index } from '../scripts/lib/inbox/index.ts'
 import { readSettings, type Settings } from '../scripts/lib/settings.ts'
 import { Project } from './harness.ts'
 
@@ -27,6 +28,7 @@ export class InboxWorld {
   readonly project: Project
   readonly settings: Settings
   url = ''
+  index!: Index
   close: () => void = () => {}
 
   private constructor(project: Project) {
@@ -52,7 +54,7 @@ export class InboxWorld {
     const inbox = await serveInbox(this.settings, 0)
     this.url = inbox.url.slice(0, -1)
     this.close = inbox.close
-    await inbox.index.refresh()
+    this.index = inbox.index
     while (!inbox.index.isUp) await new Promise((resolve) => setTimeout(resolve, 10))
     await inbox.index.filled
   }
