@@ -12,6 +12,7 @@ import { check } from './check.ts'
 import { isRead, SEEN, tagsOf } from './entry.ts'
 import { guard, HttpError, hostsOf, isForeign, refuse } from './guard.ts'
 import { Index } from './index.ts'
+import { urlOf } from './service.ts'
 
 /** Bytes of a request's body: twice the attachments of the largest mail that the server takes, in base64. */
 const LARGEST_BODY = 30_000_000
@@ -117,11 +118,6 @@ export async function serveInbox(settings: Settings, port: number): Promise<Inbo
     throw error
   }
   return { url: urlOf(settings, (server.address() as AddressInfo).port), index, close }
-}
-
-/** The page's address, for a browser on this machine. */
-export function urlOf({ host }: Settings, port: number): string {
-  return `http://${host.includes(':') ? `[${host}]` : host}:${port}/`
 }
 
 /** "GET /view/ID.html" as a method and a pattern. */

@@ -29,6 +29,10 @@ interface Events {
 }
 
 export class Index extends EventEmitter<Events> implements Listener {
+  /** Whether the mail server answers. */
+  isUp = false
+  /** The `arrival` of the newest message. */
+  arrivals = 0
   readonly #settings: Settings
   readonly #boxes = new Map<string, Mailbox>()
   readonly #byKey = new Map<string, Entry>()
@@ -37,8 +41,6 @@ export class Index extends EventEmitter<Events> implements Listener {
   readonly #expected = new Map<string, { username: string; recipients: string[] }>()
   #sorted: Entry[] | undefined
   #totals: { unread: number; tags: string[] } | undefined
-  #arrivals = 0
-  #isUp = false
   #accountsChanged = 0
   #users = { waiting: new Set(), watching: new Set() }
   #pause = new AbortController()
@@ -59,16 +61,6 @@ export class Index extends EventEmitter<Events> implements Listener {
     clearInterval(this.#timer)
     for (const box of this.#boxes.values()) box.close()
     this.#pause.abort()
-  }
-
-  /** Whether the mail server answers. */
-  get isUp(): boolean {
-    return this.#isUp
-  }
-
-  /** The `arrival` of the newest message. */
-  get arrivals(): number {
-    return this.#arrivals
   }
 
   get mailboxes(): string[] {
@@ -226,8 +218,8 @@ export class Index extends EventEmitter<Events> implements Listener {
 
   turned(): void {
     const isUp = [...this.#boxes.values()].some(({ isOpen }) => isOpen)
-    if (isUp === this.#isUp) return
-    this.#isUp = isUp
+    if (isUp === this.isUp) return
+    this.isUp = isUp
     this.emit('server', isUp)
   }
 
@@ -245,7 +237,7 @@ export class Index extends EventEmitter<Events> implements Listener {
   }
 
   #show(entry: Entry, isNews: boolean): void {
-    entry.arrival = ++this.#arrivals
+    entry.arrival = ++this.arrivals
     clearTimeout(entry.timer)
     this.#sorted = undefined
     this.emit('new', entry, isNews)
