@@ -1,0 +1,298 @@
+/** Mailpit's API over the real mailboxes: its routes, and what a test wants beside them. */
+import { createHash } from 'node:crypto'
+import { codeOf } from '../mail/codes.ts'
+import { linksOf } from '../mail/links.ts'
+import { type Address, type Mail, readMail } from '../mail/mail.ts'
+import type { Settings } from '../settings.ts'
+import { bccOf, type Entry, envelopeOf, flagOf, isRead, mailboxesOf, SEEN, TAG, tagsOf, unreadOf } from './entry.ts'
+import { refuse } from './guard.ts'
+import type { Index } from './index.ts'
+import { FIRST } from './mailbox.ts'
+import { parseQuery, search } from './search.ts'
+import { type SendRequest, sendMail } from './send.ts'
+import { htmlOf, MAIL_POLICY, safeName, safeType } from './view.ts'
+import { parseWait, waitFor } from './wait.ts'
+
+/** The Mailpit whose API this is. */
+export const VERSION = 'v1.30.5-compatible'
+
+export interface Call {
+  /** What the path has in the place of ID or TAG, and of PART. */
+  id: string
+  part: string
+  params: URLSearchParams
+  /** The request's JSON, as openapi.json wants it. */
+  body: { IDs?: string[]; Search?: string; Read?: boolean; Tags?: string[]; Name?: string } & Partial<SendRequest>
+  /** The name of HTTP authentication; any is welcome. */
+  user: string
+  /** Whether the page of another site caused the request, which may change nothing then. */
+  isForeign: boolean
+  /** Aborted when the client goes away. */
+  signal: AbortSignal
+}
+
+/** An answer: a text, a value for JSON, or bytes with their headers. */
+export type Answer = string | object | Bytes
+export class Bytes {
+  readonly type: string
+  readonly bytes: Uint8Array | string
+  readonly headers: Record<string, string>
+
+  constructor(type: string, bytes: Uint8Array | string, headers: Record<string, string> = {}) {
+    this.type = type
+    this.bytes = bytes
+    this.headers = headers
+  }
+}
+
+export type Routes = Record<string, (call: Call) => Answer | Promise<Answer>>
+
+export function routesOf(settings: Settings, index: Index): Routes {
+  const chaos = () => refuse(400, 'Chaos is off. Addresses fail on demand here: anything+fail-550@example.com')
+  return {
+    'GET /api/v1/messages': async ({ params }) => {
+      const isWanted = mailboxTest(params)
+      await current(countOf(params, 'start', 0) + (countOf(params, 'limit', 50) || Number.POSITIVE_INFINITY))
+      return listed(params.has('mailbox') ? index.list().filter(isWanted) : index.list(), params)
+    },
+    'PUT /api/v1/messages': async (call) => {
+      await index.flag(await named(call), SEEN, call.body.Read ?? false)
+      return 'ok'
+    },
+    'DELETE /api/v1/messages': async (call) => {
+      await index.delete(await named(call))
+      if (index.list().length === 0) index.emit('truncate')
+      return 'ok'
+    },
+    'GET /api/v1/search': async (call) => listed(await searched(call), call.params),
+    'DELETE /api/v1/search': async (call) => {
+      await index.delete(await searched(call))
+      return 'ok'
+    },
+    'GET /api/v1/message/ID': async (call) => {
+      const { entry, mail } = await opened(call)
+      return messageOf(entry, mail)
+    },
+    'GET /api/v1/message/ID/headers': async (call) => {
+      const headers: Record<string, string[]> = {}
+      for (const { name, value } of (await read(call)).mail.headers) {
+        const key = name.toLowerCase().replace(/(?<![a-z])[a-z]/g, (letter) => letter.toUpperCase())
+        headers[key] = [...(headers[key] ?? []), value]
+      }
+      return headers
+    },
+    'GET /api/v1/message/ID/raw': async (call) => {
+      const { entry, raw } = await read(call)
+      const download = call.params.get('dl') === '1' ? disposition('attachment', `${entry.id}.eml`) : {}
+      return new Bytes('text/plain; charset=utf-8', raw, download)
+    },
+    'GET /api/v1/message/ID/part/PART': async (call) => {
+      const { attachments } = (await read(call)).mail
+      const { type, name, bytes } =
+        attachments.find(({ part }) => part === call.part) ?? refuse(404, 'There is no such part')
+      // Whatever its sender calls it, a browser shows nothing but pictures here.
+      const kind = /^image\/(png|jpeg|gif|webp)$/.test(type) ? 'inline' : 'attachment'
+      const policy = { 'content-security-policy': "sandbox; default-src 'none'" }
+      return new Bytes(safeType(type), bytes, { ...disposition(kind, safeName(name)), ...policy })
+    },
+    'POST /api/v1/send': async ({ body, user }) => {
+      await current()
+      return sendMail(settings, index, body as SendRequest, user)
+    },
+    'GET /api/v1/tags': async () => {
+      await current()
+      return index.totals.tags
+    },
+    'PUT /api/v1/tags': async (call) => {
+      const [entries, wanted] = [await named(call), call.body.Tags ?? []]
+      for (const tag of index.totals.tags) if (!wanted.includes(tag)) await index.flag(entries, flagOf(tag), false)
+      for (const tag of wanted) await index.flag(entries, flagOf(tag), true)
+      return 'ok'
+    },
+    'PUT /api/v1/tags/TAG': async ({ id, body: { Name = '' } }) => {
+      const entries = await tagged(id)
+      await index.flag(entries, flagOf(Name), true)
+      if (Name.toLowerCase() !== id.toLowerCase()) await index.flag(entries, flagOf(id), false)
+      return 'ok'
+    },
+    'DELETE /api/v1/tags/TAG': async ({ id }) => {
+      await index.flag(await tagged(id), flagOf(id), false)
+      return 'ok'
+    },
+    'GET /api/v1/mailboxes': async () => {
+      await current()
+      return index.mailboxes.map((name) => {
+        const entries = index.inMailbox(name)
+        return { Name: name, Total: entries.length, Unread: unreadOf(entries) }
+      })
+    },
+    'GET /api/v1/info': () => {
+      const entries = index.list()
+      const counts = index.totals.tags.map((tag) => [
+        tag,
+        entries.filter((entry) => tagsOf(entry).includes(tag)).length,
+      ])
+      const nothing = { MessagesDeleted: 0, SMTPAcceptedSize: 0, SMTPRejected: 0, SMTPIgnored: 0 }
+      const [Uptime, Memory] = [Math.round(process.uptime()), process.memoryUsage.rss()]
+      return {
+        ...{ Version: VERSION, LatestVersion: VERSION, Database: 'imap' },
+        DatabaseSize: entries.reduce((sum, { size }) => sum + size, 0),
+        ...{ Messages: entries.length, Unread: index.totals.unread, Tags: Object.fromEntries(counts) },
+        RuntimeStats: { Uptime, Memory, SMTPAccepted: index.arrivals, ...nothing },
+      }
+    },
+    'GET /api/v1/webui': () => {
+      const off = { SpamAssassin: false, ChaosEnabled: false, DuplicatesIgnored: false, HideDeleteAllButton: false }
+      const recipients = { AllowedRecipients: '', BlockedRecipients: '', RecipientAllowlist: '' }
+      const relay = { Enabled: false, SMTPServer: '', ReturnPath: '', OverrideFrom: '', PreserveMessageIDs: false }
+      return { Label: '', ...off, MessageRelay: { ...relay, ...recipients } }
+    },
+    'GET /api/v1/chaos': chaos,
+    'PUT /api/v1/chaos': chaos,
+    'GET /view/ID.html': async (call) => {
+      const { mail } = await opened(call)
+      const html = htmlOf(mail.html ?? refuse(404, 'This message has no HTML'), mail, call.params.get('embed') === '1')
+      const headers = { 'content-security-policy': MAIL_POLICY, 'x-dns-prefetch-control': 'off' }
+      return new Bytes('text/html; charset=utf-8', html, headers)
+    },
+    'GET /view/ID.txt': async (call) => {
+      const { mail } = await opened(call)
+      return mail.text ?? mail.readableText
+    },
+  }
+
+  /** Has what came a moment ago in the list; and older mail than the newest `count` where the mailboxes are just being read. */
+  async function current(count = Number.POSITIVE_INFINITY): Promise<void> {
+    await index.refresh()
+    if (!index.isUp) refuse(503, 'The mail server is away. Start it: npm start')
+    if (count > FIRST) await index.filled
+  }
+
+  /** Tests whether a message is in the mailbox that the request names, if any. */
+  function mailboxTest(params: URLSearchParams): (entry: Entry) => boolean {
+    const wanted = params.get('mailbox')?.toLowerCase()
+    if (!wanted) return () => true
+    const name = index.mailboxes.find((one) => one.toLowerCase() === wanted)
+    if (!name) return refuse(400, `mailbox=${wanted}: there is no such mailbox. See /api/v1/mailboxes`)
+    return (entry) => mailboxesOf(entry).includes(name)
+  }
+
+  /** The messages that a request's query finds, or waits for. */
+  async function searched({ params, signal }: Call, standard = ''): Promise<Entry[]> {
+    const query = parseQuery(params.get('query') || standard, params.get('tz') ?? undefined)
+    const isInMailbox = mailboxTest(params)
+    parseWait(params, index)
+    await current()
+    const { seconds, isNew } = parseWait(params, index)
+    const isWanted = (entry: Entry) => isNew(entry) && isInMailbox(entry)
+    if (seconds > 0) return waitFor(index, query, seconds, isWanted, (entry) => summaryOf(entry, true), signal)
+    return search(index, query, index.list().filter(isWanted))
+  }
+
+  /** The message that the path names: by its ID, or the newest of those that match. */
+  async function found(call: Call): Promise<Entry> {
+    const none = () => refuse(404, `There is no message ${call.id}`)
+    if (call.id === 'latest') return (await searched(call, 'larger:0'))[0] ?? none()
+    if (!index.isUp || !index.find(call.id)) await current()
+    return index.find(call.id) ?? none()
+  }
+
+  async function read(call: Call): Promise<{ entry: Entry; raw: Buffer; mail: Mail }> {
+    const entry = await found(call)
+    const raw = (await index.source(entry)) ?? refuse(404, `The message ${entry.id} is gone`)
+    return { entry, raw, mail: await readMail(raw) }
+  }
+
+  /** `read`, which marks the message as read. */
+  async function opened(call: Call): Promise<{ entry: Entry; mail: Mail }> {
+    const { entry, mail } = await read(call)
+    if (!call.isForeign) await index.flag([entry], SEEN, true)
+    return { entry, mail }
+  }
+
+  /** The messages that a body names: by IDs, by Search, or all where it names none; of the mailbox that the request names. */
+  async function named({ body: { IDs = [], Search }, params }: Call): Promise<Entry[]> {
+    const query = Search ? parseQuery(Search, params.get('tz') ?? undefined) : []
+    const isWanted = mailboxTest(params)
+    await current()
+    if (IDs.length > 0) return IDs.flatMap((id) => index.find(id) ?? [])
+    return search(index, query, index.list().filter(isWanted))
+  }
+
+  async function tagged(tag: string): Promise<Entry[]> {
+    if (!TAG.test(tag)) refuse(404, `There is no tag ${tag}`)
+    await current()
+    return index.list().filter((entry) => tagsOf(entry).includes(tag))
+  }
+
+  async function listed(entries: Entry[], params: URLSearchParams): Promise<object> {
+    const [start, limit] = [countOf(params, 'start', 0), countOf(params, 'limit', 50)]
+    const shown = entries.slice(start, limit > 0 ? start + limit : undefined)
+    await index.readSnippets(shown)
+    return {
+      ...{ total: index.list().length, ...index.totals, count: shown.length, start },
+      ...{ messages_count: entries.length, messages_unread: unreadOf(entries) },
+      messages: shown.map((entry) => summaryOf(entry, params.get('envelope') === '1')),
+    }
+  }
+}
+
+const personOf = ({ name, address }: Address) => ({ Name: name, Address: address })
+
+/** Mailpit's Summary, and beside it on demand whom the envelope named and which mailboxes have a copy. */
+export function summaryOf(entry: Entry, withEnvelope: boolean) {
+  const Created = new Date(entry.created).toISOString()
+  const Snippet = entry.snippet ?? ''
+  const facts = { Read: isRead(entry), Created, Attachments: entry.attachments, Snippet }
+  return { ...headOf(entry), ...facts, ...(withEnvelope && envelopeJson(entry)) }
+}
+
+const envelopeJson = (entry: Entry) => ({ EnvelopeTo: envelopeOf(entry), Mailboxes: mailboxesOf(entry) })
+
+/** What Summary and Message have in common. */
+function headOf(entry: Entry) {
+  return {
+    ...{ ID: entry.id, MessageID: entry.messageId, Subject: entry.subject, Size: entry.size, Username: entry.username },
+    From: personOf(entry.from[0] ?? { name: '', address: '' }),
+    ...{ To: entry.to.map(personOf), Cc: entry.cc.map(personOf), Bcc: bccOf(entry).map(personOf) },
+    ...{ ReplyTo: entry.replyTo.map(personOf), Tags: tagsOf(entry) },
+  }
+}
+
+/** Mailpit's Message, with what a test looks for: links and the one-time code, null where there is none. */
+function messageOf(entry: Entry, mail: Mail) {
+  const headerOf = (wanted: string) => mail.headers.find(({ name }) => name.toLowerCase() === wanted)?.value ?? ''
+  const [Header, HeaderPost] = [headerOf('list-unsubscribe'), headerOf('list-unsubscribe-post')]
+  const Links = [...Header.matchAll(/<([^>]+)>/g)].map(([, link]) => link)
+  return {
+    ...headOf(entry),
+    Date: (mail.date ?? new Date(entry.created)).toISOString(),
+    ReturnPath: headerOf('return-path').replace(/^<|>$/g, ''),
+    ListUnsubscribe: { Header, Links, Errors: '', HeaderPost },
+    ...{ Text: mail.text ?? mail.readableText, HTML: mail.html ?? '' },
+    Inline: mail.attachments.filter(({ inline }) => inline).map(attachmentOf),
+    Attachments: mail.attachments.filter(({ inline }) => !inline).map(attachmentOf),
+    ...{ Links: linksOf(mail), Code: codeOf(mail) ?? null, ...envelopeJson(entry) },
+  }
+}
+
+function attachmentOf({ part, name, type, contentId, bytes }: Mail['attachments'][number]) {
+  const sumOf = (kind: string) => createHash(kind).update(bytes).digest('hex')
+  const Checksums = { MD5: sumOf('md5'), SHA1: sumOf('sha1'), SHA256: sumOf('sha256') }
+  const names = { FileName: safeName(name), ContentType: type, ContentID: contentId }
+  return { PartID: part, ...names, Size: bytes.length, Checksums }
+}
+
+function disposition(kind: string, name: string): Record<string, string> {
+  // RFC 8187: what encodeURIComponent leaves and a parameter may not have.
+  const text = encodeURIComponent(Buffer.from(name).toString()).replace(
+    /['()*]/g,
+    (one) => `%${one.charCodeAt(0).toString(16)}`,
+  )
+  return { 'content-disposition': name ? `${kind}; filename*=UTF-8''${text}` : kind }
+}
+
+function countOf(params: URLSearchParams, name: string, standard: number): number {
+  const text = params.get(name) || String(standard)
+  return /^\d{1,9}$/.test(text) ? Number(text) : refuse(400, `${name}=${text}: a number is wanted`)
+}

@@ -1,0 +1,235 @@
+/**
+ * One account's INBOX, held open over IMAP as the master user: tells of what comes, changes and goes, and connects again
+ * until it is closed. The mail itself stays in Dovecot.
+ */
+import { createHash } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type FetchMessageObject, ImapFlow } from 'imapflow'
+import { masterLogin } from '../accounts/accounts.ts'
+import type { Settings } from '../settings.ts'
+
+/** Milliseconds that the server may stay silent, and until the next attempt to connect. */
+const PATIENCE = { answer: 5_000, retry: 250 }
+/** How many of the newest mails a mailbox is open with; the others follow in portions. */
+export const FIRST = 200
+const PORTION = 500
+const HEADERS = 'received x-original-to from to cc bcc reply-to subject message-id'.split(' ')
+const QUERY = { uid: true, flags: true, internalDate: true, size: true, bodyStructure: true, headers: HEADERS } as const
+const BY_UID = { uid: true } as const
+
+/** A stored mail. */
+export interface Copy {
+  box: Mailbox
+  uid: number
+  flags: Set<string>
+}
+
+/** Who hears of a mailbox. */
+export interface Listener {
+  arrived(copy: Copy, message: FetchMessageObject): void
+  flagged(copy: Copy): void
+  gone(copy: Copy): void
+  /** The mailbox was opened or lost. */
+  turned(): void
+  /** Settled when it is time for the next look. */
+  pause(): Promise<void>
+}
+
+export class Mailbox {
+  readonly address: string
+  /** Begins the IDs of this mailbox: letters and digits, others when Dovecot makes the mailbox anew. */
+  key = ''
+  /** Whether what arrives is news; what is there at the start is not. */
+  isNews: boolean
+  /** Settled when the mailbox is open, and when all is read that it was opened with; or when that failed. */
+  opened: Promise<unknown> = Promise.resolve()
+  filled: Promise<unknown> = Promise.resolve()
+  isOpen = false
+  wasOpen = false
+  readonly copies = new Map<number, Copy>()
+  readonly #settings: Settings
+  readonly #listener: Listener
+  #client: ImapFlow | undefined
+  #isClosed = false
+  #hasNews = false
+  /** The highest UID that was read. */
+  #last = 0
+  #look: Promise<void> = Promise.resolve()
+  #nextLook: Promise<void> | undefined
+
+  constructor(settings: Settings, address: string, isNews: boolean, listener: Listener) {
+    this.address = address
+    this.isNews = isNews
+    this.#settings = settings
+    this.#listener = listener
+    void this.#live()
+  }
+
+  close(): void {
+    this.#isClosed = true
+    this.#client?.close()
+    this.#forget([...this.copies.keys()])
+  }
+
+  /**
+   * Looks for news now: Dovecot tells a client in IDLE half a second late. Those who ask while a look is under way share
+   * the next one. Rejects when the server is away.
+   */
+  look(): Promise<void> {
+    this.#nextLook ??= this.#look.then(async () => {
+      this.#nextLook = undefined
+      const client = this.#connection()
+      await client.noop()
+      while (this.#hasNews) {
+        this.#hasNews = false
+        await this.#read(`${this.#last + 1}:*`)
+      }
+      // imapflow keeps to itself what a NOOP meets.
+      this.#connection()
+    })
+    this.#look = this.#nextLook.catch(() => {})
+    return this.#nextLook
+  }
+
+  /** The bytes of a mail; undefined where it is gone. */
+  async source(uid: number): Promise<Buffer | undefined> {
+    const found = await this.#connection().fetchOne(String(uid), { source: true }, BY_UID)
+    return found ? found.source : undefined
+  }
+
+  /** The first words of mails by UID, which Dovecot keeps in its cache (RFC 8970). */
+  async previews(uids: number[]): Promise<Map<number, string>> {
+    const previews = new Map<number, string>()
+    // imapflow's fetch() knows no PREVIEW. Its exec() stands in no type; it would wait for an IDLE to end, and here is none.
+    const client = this.#connection() as unknown as { exec(...words: unknown[]): Promise<{ next(): void }> }
+    const atom = (value: string) => ({ type: 'ATOM', value })
+    const FETCH = async ({ attributes: [, list] }: { attributes: [unknown, ({ value: string } | null)[]] }) => {
+      const at = (name: string) => list[list.findIndex((item) => item?.value === name) + 1]?.value ?? ''
+      previews.set(Number(at('UID')), at('PREVIEW').replace(/\s+/g, ' ').trim())
+    }
+    for (const value of portionsOf(uids)) {
+      const words = [{ type: 'SEQUENCE', value }, [atom('UID'), atom('PREVIEW')]]
+      const response = await client.exec('UID FETCH', words, { untagged: { FETCH } })
+      response.next()
+    }
+    return previews
+  }
+
+  /** Which of the mails have a text anywhere; Dovecot reads them. */
+  async containing(uids: number[], text: string): Promise<number[]> {
+    const uid = uids.length < 100 ? uids.join() : '1:*'
+    return (await this.#connection().search({ uid, text }, BY_UID)) || []
+  }
+
+  async flag(uids: number[], flag: string, on: boolean): Promise<void> {
+    const client = this.#connection()
+    const options = { uid: true, silent: true }
+    for (const range of portionsOf(uids)) {
+      await (on ? client.messageFlagsAdd(range, [flag], options) : client.messageFlagsRemove(range, [flag], options))
+    }
+  }
+
+  async delete(uids: number[]): Promise<void> {
+    for (const range of portionsOf(uids)) {
+      await this.#connection().messageDelete(range, BY_UID)
+      this.#forget(range.split(',').map(Number))
+    }
+  }
+
+  #connection(): ImapFlow {
+    if (!this.#client?.usable) throw new Error(`${this.address} cannot be read: the mail server is away`)
+    return this.#client
+  }
+
+  async #live(): Promise<void> {
+    while (!this.#isClosed) {
+      // Away, being restarted, or an account that Dovecot does not know yet: the next attempt tells.
+      let isOpen = () => {}
+      this.opened = new Promise<void>((resolve) => {
+        isOpen = resolve
+      })
+      this.filled = this.#connect(isOpen).catch(() => this.#client?.close())
+      await this.filled.finally(isOpen)
+      while (this.isOpen) {
+        await this.look().catch(() => this.#client?.close())
+        await this.#listener.pause()
+      }
+      await sleep(PATIENCE.retry)
+    }
+  }
+
+  async #connect(isOpen: () => void): Promise<void> {
+    const { user, password } = masterLogin(this.address)
+    const { host, ports } = this.#settings
+    const client = new ImapFlow({
+      ...{ host, port: ports.imap, secure: false, doSTARTTLS: false, auth: { user, pass: password }, logger: false },
+      ...{ connectionTimeout: PATIENCE.answer, greetingTimeout: PATIENCE.answer, socketTimeout: PATIENCE.answer },
+      // With QRESYNC news of flags and of mail that is gone come with the UID.
+      ...{ qresync: true, disableAutoIdle: true },
+    })
+    this.#client = client
+    client.on('error', () => {})
+    client.on('close', () => this.#turn(false))
+    await client.connect()
+    const { uidValidity } = await client.mailboxOpen('INBOX')
+    const key = createHash('sha1').update(`${this.address} ${uidValidity}`).digest('hex').slice(0, 12)
+    const uids = new Set((await client.search({ all: true }, BY_UID)) || [])
+    this.#forget([...this.copies.keys()].filter((uid) => key !== this.key || !uids.has(uid)))
+    if (key !== this.key) this.#last = 0
+    this.key = key
+    if (this.copies.size > 0) {
+      for await (const { uid, flags } of client.fetch('1:*', { uid: true, flags: true })) this.#flagged(uid, flags)
+    }
+    client.on('exists', () => {
+      this.#hasNews = true
+    })
+    client.on('flags', ({ uid, flags }) => this.#flagged(uid, flags))
+    client.on('expunge', ({ uid }) => this.#forget([uid ?? 0]))
+    const unknown = [...uids].filter((uid) => !this.copies.has(uid)).sort((a, b) => b - a)
+    if (unknown.length > 0) await this.#read(unknown.slice(0, FIRST).join())
+    this.#turn(true)
+    isOpen()
+    for (const range of portionsOf(unknown.slice(FIRST))) await this.#read(range)
+    this.isNews = true
+  }
+
+  async #read(range: string): Promise<void> {
+    for await (const message of this.#connection().fetch(range, QUERY, BY_UID)) {
+      const { uid, flags = new Set() } = message
+      // "9:*" always has the last mail in it.
+      if (this.copies.has(uid)) continue
+      const copy = { box: this, uid, flags }
+      this.#last = Math.max(this.#last, uid)
+      this.copies.set(uid, copy)
+      this.#listener.arrived(copy, message)
+    }
+  }
+
+  #flagged(uid: number | undefined, flags: Set<string> | undefined): void {
+    const copy = this.copies.get(uid ?? 0)
+    if (!copy || !flags || (copy.flags.size === flags.size && [...flags].every((flag) => copy.flags.has(flag)))) return
+    copy.flags.clear()
+    for (const flag of flags) copy.flags.add(flag)
+    this.#listener.flagged(copy)
+  }
+
+  #forget(uids: number[]): void {
+    for (const uid of uids) {
+      const copy = this.copies.get(uid)
+      if (copy && this.copies.delete(uid)) this.#listener.gone(copy)
+    }
+  }
+
+  #turn(isOpen: boolean): void {
+    if (this.isOpen === isOpen) return
+    this.isOpen = isOpen
+    this.wasOpen ||= isOpen
+    this.#listener.turned()
+  }
+}
+
+/** UIDs as lists of a length that any command takes, and that leaves room for others' commands between them. */
+function portionsOf(uids: number[]): string[] {
+  const count = Math.ceil(uids.length / PORTION)
+  return Array.from({ length: count }, (_, n) => uids.slice(n * PORTION, (n + 1) * PORTION).join())
+}
