@@ -201,7 +201,7 @@ export class NativeEngine implements Engine {
   async #untilDovecotHasRead(marker: string): Promise<void> {
     const [account] = readAccounts()
     if (!account || this.#processes.masters('Dovecot').length === 0) return
-    for (const deadline = Date.now() + RELOAD_PATIENCE; Date.now() < deadline; await sleep(20)) {
+    for (const deadline = Date.now() + RELOAD_PATIENCE; Date.now() < deadline; await sleep(50)) {
       const asked = await $({
         timeout: RELOAD_PATIENCE,
       })`doveadm -c ${this.#dovecotConf} user -f marker ${account.address}`
