@@ -143,14 +143,11 @@ export class DockerEngine implements Engine {
     const at = address.lastIndexOf('@')
     const [user, domain] = [address.slice(0, at), address.slice(at + 1)]
     if ([user, domain].some((part) => /^\.{0,2}$|\//.test(part))) return
-    const remove = ['rm', '-rf', '--', `/var/mail/${domain}/${user}`]
+    const remove = ['-rf', '--', `/var/mail/${domain}/${user}`]
     // A stopped server has its mail in the volume, which any container of the image opens.
     const { exitCode, stderr } = (await this.isRunning())
-      ? await this.exec(remove)
-      : await docker(
-          [...COMPOSE, 'run', '--rm', '--no-deps', '--entrypoint', remove[0] ?? '', CONTAINER, ...remove.slice(1)],
-          COMMAND,
-        )
+      ? await this.exec(['rm', ...remove])
+      : await docker([...COMPOSE, 'run', '--rm', '--no-deps', '--entrypoint', 'rm', CONTAINER, ...remove], COMMAND)
     if (exitCode !== 0) throw new Failure('failed', `The mail of ${address} could not be removed: ${lastWords(stderr)}`)
   }
 
@@ -193,11 +190,8 @@ export class DockerEngine implements Engine {
     const project = label['com.docker.compose.project'] ?? 'none'
     const own = setting('COMPOSE_PROJECT_NAME') ?? CONTAINER
     if (project !== own && label['com.docker.compose.project.working_dir'] !== ROOT) {
-      throw new Failure(
-        'failed',
-        `A container ${CONTAINER} is there that this project did not make (Compose project: ${project}). ` +
-          `Remove it, its volumes stay: docker rm --force ${CONTAINER}`,
-      )
+      const fact = `A container ${CONTAINER} is there that this project did not make (Compose project: ${project})`
+      throw new Failure('failed', `${fact}. Remove it, its volumes stay: docker rm --force ${CONTAINER}`)
     }
     return { running: running === 'true', created: new Date(created), id }
   }
@@ -215,11 +209,9 @@ async function pull(image: string): Promise<void> {
   const present = await docker(['image', 'inspect', '--format', '{{.Id}}', image])
   if (present.exitCode === 0) return
   say(`Pulling ${image}`)
-  if (
-    (await foreground('docker', ['pull', image], { stdio: ['ignore', process.stderr, 'inherit'], timeout: PULL })) !== 0
-  ) {
-    throw new Failure('failed', `${image} could not be pulled. Check DMS_VERSION and the network, then: npm start`)
-  }
+  const streams = { stdio: ['ignore', process.stderr, 'inherit'] as ['ignore', typeof process.stderr, 'inherit'] }
+  if ((await foreground('docker', ['pull', image], { ...streams, timeout: PULL })) === 0) return
+  throw new Failure('failed', `${image} could not be pulled. Check DMS_VERSION and the network, then: npm start`)
 }
 
 /**
@@ -230,10 +222,8 @@ async function docker(args: string[], timeout = ANSWER, text?: string) {
   const output = await $({ timeout, ...(text === undefined ? {} : input(text)) })`docker ${args}`
   // A program that was killed has no exit code.
   if (output.exitCode !== null) return output
-  throw new Failure(
-    'failed',
-    `docker ${args.join(' ')} was not done after ${timeout / 1000} s. Does the engine answer? docker info`,
-  )
+  const fact = `docker ${args.join(' ')} was not done after ${timeout / 1000} s`
+  throw new Failure('failed', `${fact}. Does the engine answer? docker info`)
 }
 
 /** The last line that a program wrote, as a sentence. Above it stands what went well. */

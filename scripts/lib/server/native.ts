@@ -99,7 +99,6 @@ export class NativeEngine implements Engine {
     for (const name of readdirSync(this.#path('run'))) rmSync(this.#path(`run/${name}`), { recursive: true })
     removeLocks(this.#path('mail'))
     this.#write(configuration)
-    await this.#compileAliases()
     await this.#log.begin(idOf('passwd', 'postfix'))
     this.#processes.keep(this.#addresses)
     const commands = [['postfix', '-c', this.#path('postfix'), 'start']]
@@ -138,12 +137,12 @@ export class NativeEngine implements Engine {
     if (users.length > 0) await this.#untilDovecotHasRead(configuration.userdbMarker)
     const changed = [...users, ...this.#write(configuration)]
     if (changed.length === 0) return
-    await this.#compileAliases()
     // Dovecot sees new accounts by itself, and a reload takes its sockets away for a moment: only for new settings.
-    const newSettings =
-      configuration.dovecot && changed.some((name) => /dovecot[^/]*\.(cf|conf)$|config\/ssl\//.test(name))
+    const isSetting = (name: string) => /dovecot[^/]*\.(cf|conf)$|config\/ssl\//.test(name)
+    const newSettings = configuration.dovecot && changed.some(isSetting)
     if (newSettings) await this.#reloadDovecot()
-    await this.#mustPass(this.#postfix('postfix', 'reload'))
+    const { exitCode, stderr } = await $({ timeout: LAUNCH })`postfix -c ${this.#path('postfix')} reload`
+    if (exitCode !== 0) throw new Failure('failed', this.#log.traced(stderr).join('\n'))
     if (newSettings) await this.#flush()
   }
 
@@ -201,33 +200,17 @@ export class NativeEngine implements Engine {
   async #untilDovecotHasRead(marker: string): Promise<void> {
     const [account] = readAccounts()
     if (!account || this.#processes.masters('Dovecot').length === 0) return
-    for (const deadline = Date.now() + RELOAD_PATIENCE; Date.now() < deadline; await sleep(20)) {
-      const asked = await $({
-        timeout: RELOAD_PATIENCE,
-      })`doveadm -c ${this.#dovecotConf} user -f marker ${account.address}`
-      if (asked.stdout.trim() === marker) return
+    const ask = $({ timeout: RELOAD_PATIENCE })
+    for (const deadline = Date.now() + RELOAD_PATIENCE; Date.now() < deadline; await sleep(50)) {
+      const { stdout } = await ask`doveadm -c ${this.#dovecotConf} user -f marker ${account.address}`
+      if (stdout.trim() === marker) return
     }
     throw new Failure('failed', 'Dovecot does not read its accounts again. See: npm run logs')
   }
 
   /** Has Postfix try waiting mail now: what met a Dovecot that was away would else wait five minutes or more. */
   async #flush(): Promise<void> {
-    await this.#postfix('postqueue', '-f')
-  }
-
-  /** hash: tables are read from a compiled form. */
-  async #compileAliases(): Promise<void> {
-    const aliases = this.#path('postfix/aliases')
-    if (existsSync(aliases)) await this.#mustPass(this.#postfix('postalias', `hash:${aliases}`))
-  }
-
-  #postfix(program: string, ...args: string[]) {
-    return $({ timeout: LAUNCH })`${program} -c ${this.#path('postfix')} ${args}`
-  }
-
-  async #mustPass(run: PromiseLike<ExecResult>): Promise<void> {
-    const { exitCode, stderr } = await run
-    if (exitCode !== 0) throw new Failure('failed', this.#log.traced(stderr).join('\n'))
+    await $({ timeout: LAUNCH })`postqueue -c ${this.#path('postfix')} -f`
   }
 
   /**

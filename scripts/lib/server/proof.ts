@@ -30,18 +30,15 @@ export function greetingOf(host: string, port: number, timeout = GREETING): Prom
   return new Promise((resolve) => {
     const socket = connect({ host, port, timeout })
     let text = ''
-    const end = (greeting?: string) => {
+    const end = () => {
       socket.destroy()
-      resolve(greeting)
+      resolve(/^(.*)\r\n/.exec(text)?.[1])
     }
     socket.on('data', (chunk) => {
       text += chunk.toString('latin1')
-      if (text.includes('\r\n')) end(text.split('\r\n')[0])
+      if (text.includes('\r\n')) end()
     })
-    socket
-      .once('timeout', () => end())
-      .once('error', () => end())
-      .once('close', () => end())
+    for (const event of ['timeout', 'error', 'close']) socket.once(event, end)
   })
 }
 
@@ -119,7 +116,7 @@ export async function waitUntilHealthy(engine: Engine, settings: Settings, patie
 
 /**
  * `roundTrip`, with the number of messages on their way where the mail has not arrived when patience ends. Throws a Failure
- * that has the daemons' own words behind it.
+ * that has the daemons' own words behind it: their lines reach the log a moment after a client has seen the failure.
  */
 export async function testMail(engine: Engine, settings: Settings): Promise<{ milliseconds?: number; behind: number }> {
   try {
@@ -127,17 +124,11 @@ export async function testMail(engine: Engine, settings: Settings): Promise<{ mi
     return milliseconds === undefined ? { behind: await backlog(engine) } : { milliseconds, behind: 0 }
   } catch (error) {
     if (!(error instanceof Failure)) throw error
-    throw new Failure('failed', [error.message, ...(await complaintsAfter(engine))].join('\n'))
-  }
-}
-
-/** What the daemons complained about. Their lines reach the log a moment after a client has seen the failure. */
-async function complaintsAfter(engine: Engine): Promise<string[]> {
-  const deadline = Date.now() + LOGGED
-  for (;;) {
-    const complaints = await engine.complaints()
-    if (complaints.length > 0 || Date.now() > deadline) return complaints
-    await sleep(50)
+    let complaints: string[] = []
+    for (const deadline = Date.now() + LOGGED; complaints.length === 0 && Date.now() < deadline; await sleep(50)) {
+      complaints = await engine.complaints()
+    }
+    throw new Failure('failed', [error.message, ...complaints].join('\n'))
   }
 }
 
@@ -203,11 +194,10 @@ async function uidlsOf(server: Pop3Server, login: Login): Promise<Set<string>> {
 }
 
 function sourceOf(messageId: string): string {
-  const date = new Date().toUTCString().replace('GMT', '+0000')
   return `From: ${FOO}
 To: ${BAR}
 Subject: Test mail of npm start
-Date: ${date}
+Date: ${new Date().toUTCString().replace('GMT', '+0000')}
 Message-ID: ${messageId}
 
 This mail is deleted as soon as it was read.

@@ -53,8 +53,7 @@ async function bySudo(script: string, args: string[], typed: string): Promise<st
 async function assertSudo(typed: string): Promise<void> {
   const { exitCode, stderr } = await $({ timeout: 10_000 })`sudo -n true`
   if (exitCode === 0) return
-  const reason = /not found/.test(stderr)
-    ? `The native engine needs root, and sudo is not installed. As root type: ${typed}`
-    : `The native engine needs root, and sudo wants a password. Type: sudo ${typed}`
-  throw new Failure('failed', reason)
+  const isMissing = /not found/.test(stderr)
+  const way = isMissing ? `sudo is not installed. As root type: ${typed}` : `sudo wants a password. Type: sudo ${typed}`
+  throw new Failure('failed', `The native engine needs root, and ${way}`)
 }
