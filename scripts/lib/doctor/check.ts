@@ -57,14 +57,9 @@ export function settle(results: Result[], explains: (check: string) => readonly 
 const SHOWN = 5
 
 export function shorten(findings: Finding[]): Finding[] {
-  const more = findings.length - SHOWN
-  return findings.slice(0, SHOWN).map((finding, index) => {
-    const evidence = oneLine(finding.evidence)
-    return {
-      ...finding,
-      evidence: more > 0 && index === SHOWN - 1 ? `${evidence} (and ${more} more of the kind)` : evidence,
-    }
-  })
+  const more = findings.length > SHOWN ? ` (and ${findings.length - SHOWN} more of the kind)` : ''
+  const lines = findings.map((finding) => ({ ...finding, evidence: oneLine(finding.evidence) })).slice(0, SHOWN)
+  return lines.map((line, index) => (index === SHOWN - 1 ? { ...line, evidence: line.evidence + more } : line))
 }
 
 /** One printable line: log lines and server replies may hold anything, terminal escape sequences included. */

@@ -38,6 +38,9 @@ export const VIRTUAL = inConfig('postfix-virtual.cf')
 export const CAUGHT = inConfig('postfix-regexp.cf')
 export const MAP = inConfig('postfix-transport_maps')
 
+/** Debian's own master.cf. */
+const MASTER_DIST = '/usr/share/postfix/master.cf.dist'
+
 /** Milliseconds for one question to a program. */
 export const ANSWER = 10_000
 /** Milliseconds for Docker to answer; one that is wedged never does. */
@@ -58,8 +61,8 @@ export class Facts {
   /** A file's text by its path from the project's root, less what "line-ends" reports; empty where it cannot be read. */
   read(name: string): string {
     return this.raw(name)
-      .replace(/^\ufeff/, '')
-      .replace(/\r\n?/g, '\n')
+      .replace(/^\ufeff|\r(?=\n)/g, '')
+      .replaceAll('\r', '\n')
   }
 
   raw(name: string): string {
@@ -148,12 +151,6 @@ export class Facts {
     return this.once(`ask ${command.join(' ')}`, async () => (await this.server()).exec(command, { timeout: ANSWER }))
   }
 
-  /** What a program prints where the server's files are: in the container, or on this machine. */
-  async run(...command: string[]): Promise<ExecResult> {
-    if ((await this.engine()).name === 'docker') return this.ask(...command)
-    return $({ timeout: ANSWER })`${command}`
-  }
-
   /** Whether Postfix is asked in the container. Throws `Skipped` where that would be before its first start. */
   async isInContainer(): Promise<boolean> {
     const engine = await this.engine().catch(() => undefined)
@@ -164,13 +161,11 @@ export class Facts {
 
   /** What Postfix answers for keys in one of the project's PCRE tables, and what it says against the table. */
   async lookUp(name: string, keys: string[]): Promise<{ answers: Map<string, string>; said: string }> {
-    const ask = { input: `${keys.join('\n')}\n`, timeout: ANSWER }
+    const asked = { ...input(`${keys.join('\n')}\n`), timeout: ANSWER }
+    const [here, there] = [join(ROOT, name), name.replace(CONFIG, IN_CONTAINER)]
     const { stdout, stderr, exitCode } = (await this.isInContainer())
-      ? await (await this.engine()).exec(['postmap', '-q', '-', `pcre:${name.replace(CONFIG, IN_CONTAINER)}`], ask)
-      : await $({
-          ...input(ask.input),
-          timeout: ANSWER,
-        })`postmap -c ${this.postfix('empty', '')} -q - ${`pcre:${join(ROOT, name)}`}`
+      ? await (await this.engine()).exec(['postmap', '-q', '-', `pcre:${there}`], asked)
+      : await $(asked)`postmap -c ${this.postfix('empty', '')} -q - ${`pcre:${here}`}`
     if (exitCode === 127) throw new Skipped('Postfix is not installed yet')
     return { answers: new Map(stdout.split('\n').map((line) => line.split('\t') as [string, string])), said: stderr }
   }
@@ -181,8 +176,7 @@ export class Facts {
       const folder = join(this.#scratchFolder(), name)
       mkdirSync(folder)
       writeFileSync(join(folder, 'main.cf'), main)
-      if (existsSync('/usr/share/postfix/master.cf.dist'))
-        cpSync('/usr/share/postfix/master.cf.dist', join(folder, 'master.cf'))
+      if (existsSync(MASTER_DIST)) cpSync(MASTER_DIST, join(folder, 'master.cf'))
       // Programs wait until main.cf is two seconds old, lest they read half a file.
       const past = new Date(Date.now() - 10_000)
       utimesSync(join(folder, 'main.cf'), past, past)
@@ -198,12 +192,8 @@ export class Facts {
         await tryConfiguration(folder, await makeConfiguration(this.settings(), folder))
         return { folder }
       } catch (error) {
-        return {
-          folder,
-          refusal: messageOf(error)
-            .replaceAll(`${folder}/config`, CONFIG)
-            .replaceAll(/\/\S*\/\.\.\/config(?=\/)/g, CONFIG),
-        }
+        // Named as the user has them, and not as the copies that were tried.
+        return { folder, refusal: messageOf(error).replace(/\/\S*\/made\/(\w+\/\.\.\/)?config(?=\/)/g, CONFIG) }
       }
     })
   }
@@ -253,14 +243,13 @@ export function filesIn(folder: string): string[] {
   return existsSync(folder) ? (readdirSync(folder, { recursive: true }) as string[]) : []
 }
 
-const linesOf = ({ lines }: Pick<Entry, 'lines'>) =>
-  lines.length > 1 ? `lines ${lines[0]}-${lines.at(-1)}` : `line ${lines[0]}`
+type At = Pick<Entry, 'lines'>
+const linesOf = ({ lines }: At) => (lines.length > 1 ? `lines ${lines[0]}-${lines.at(-1)}` : `line ${lines[0]}`)
 
 /** Where an entry stands, as a finding begins. */
-export const placeOf = (file: string, { lines }: Pick<Entry, 'lines'>) => `${file} line ${lines[0]}`
+export const placeOf = (file: string, { lines }: At) => `${file} line ${lines[0]}`
 
 /** Fixes as they are printed: each can be typed as it stands. */
-export const deleteLine = (file: string, at: Pick<Entry, 'lines'>) => `Delete ${linesOf(at)} of ${file}`
-export const writeLine = (file: string, at: Pick<Entry, 'lines'>, text: string) =>
-  `Write ${linesOf(at)} of ${file} as: ${text}`
+export const deleteLine = (file: string, at: At) => `Delete ${linesOf(at)} of ${file}`
+export const writeLine = (file: string, at: At, text: string) => `Write ${linesOf(at)} of ${file} as: ${text}`
 export const addLine = (file: string, text: string) => `Write into ${file}: ${text}`

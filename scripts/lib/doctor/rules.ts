@@ -7,6 +7,7 @@ import { OWN_FILES } from './files.ts'
 export interface Rule {
   /** The names that it is about: a pattern for the whole of a name, or plain names with "|" between. */
   names: string
+  pattern: RegExp
   right: RegExp | ((value: string, facts: Facts) => boolean)
   why: string | ((value: string, facts: Facts) => string)
   level: 'failure' | 'warning'
@@ -20,6 +21,7 @@ const rule =
   (level: Rule['level']) =>
   (names: string, right: Rule['right'], why: Rule['why'], write?: Rule['write']): Rule => ({
     names,
+    pattern: new RegExp(`^(${names})$`),
     right,
     why,
     level,
@@ -30,8 +32,8 @@ const need = (one: Rule): Rule => ({ ...one, needed: true })
 
 /** The first rule that a value breaks, with its words for this value; an undefined value is one that is not set. */
 export function broken(rules: readonly Rule[], name: string, value: string | undefined, facts: Facts) {
-  const found = rules.find(({ names, right, needed }) => {
-    if (!new RegExp(`^(${names})$`).test(name)) return false
+  const found = rules.find(({ pattern, right, needed }) => {
+    if (!pattern.test(name)) return false
     if (value === undefined) return needed
     return right instanceof RegExp ? !right.test(value) : !right(value, facts)
   })
@@ -206,10 +208,8 @@ export const DOVECOT_RULES: Rule[] = [
 
 /** A table in a value that cannot be read, and why. Those that come with the project are the matter of "files". */
 function badTable(value: string, facts: Facts): string | undefined {
-  const tables = [...value.matchAll(/\b[a-z]+:\/tmp\/docker-mailserver\/([^\s,}]+)/g)].map(([, name = '']) =>
-    inConfig(name),
-  )
-  const bad = tables.find((name) => !OWN_FILES.includes(name) && facts.problem(name))
+  const tables = value.match(/(?<=\b[a-z]+:\/tmp\/docker-mailserver\/)[^\s,}]+/g) ?? []
+  const bad = tables.map(inConfig).find((name) => !OWN_FILES.includes(name) && facts.problem(name))
   return bad && `${bad} ${facts.problem(bad)?.[0]}`
 }
 
@@ -250,9 +250,7 @@ export function domainsOf(facts: Facts): string[] {
 function hasMailbox(address: string, facts: Facts): boolean {
   if (address === CATCHALL) return true
   const [, domain] = address.toLowerCase().split('@')
-  return (
-    addressesOf(facts).includes(address.toLowerCase()) || (domain !== undefined && !domainsOf(facts).includes(domain))
-  )
+  return addressesOf(facts).includes(address.toLowerCase()) || (domain ? !domainsOf(facts).includes(domain) : false)
 }
 
 function hasCertificate(facts: Facts): boolean {
@@ -274,7 +272,6 @@ function trusts(value: string, host: string): boolean {
 }
 
 function messageLimit(facts: Facts): number {
-  return Number(
-    facts.settingsOf(MAIN_CF).get('message_size_limit')?.value ?? facts.environment().POSTFIX_MESSAGE_SIZE_LIMIT ?? 0,
-  )
+  const { value } = facts.settingsOf(MAIN_CF).get('message_size_limit') ?? {}
+  return Number(value ?? facts.environment().POSTFIX_MESSAGE_SIZE_LIMIT ?? 0)
 }

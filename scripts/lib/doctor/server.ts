@@ -1,6 +1,6 @@
 /** The running server: that it may start, runs, holds its ports, is what the files describe, and has room for mail. */
 import { createPrivateKey, X509Certificate } from 'node:crypto'
-import { existsSync, readFileSync, statSync } from 'node:fs'
+import { existsSync, lstatSync, readdirSync, readFileSync, type Stats, statfsSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { CATCHALL, parseAccounts } from '../accounts/accounts.ts'
 import { messageOf } from '../cli.ts'
@@ -180,19 +180,40 @@ export async function certificate(facts: Facts): Promise<Finding[]> {
 /** The owner of all mail, in docker-mailserver and natively. */
 const OWNER = 5000
 
+/** A path and all below it, so many folders deep. What goes away meanwhile is left out. */
+function below(path: string, depth: number): { path: string; found: Stats }[] {
+  const found = lstatSync(path, { throwIfNoEntry: false })
+  const names = depth > 0 && found?.isDirectory() ? readdirSync(path) : []
+  return found ? [{ path, found }, ...names.flatMap((name) => below(join(path, name), depth - 1))] : []
+}
+
 export async function mailboxes(facts: Facts): Promise<Finding[]> {
-  const { name } = await facts.server()
-  const folder = name === 'docker' ? '/var/mail' : join(facts.settings().stateDir, 'mail')
-  // Dovecot makes files that nobody may write.
-  const what = `( ! -uid ${OWNER} -o ( -type d ! -perm -u=rwx -o -type f ! -perm -u=r ) ) -printf %U:%y:%p -quit`
-  const { stdout } = await facts.run('find', folder, '-maxdepth', '3', ...what.split(' '))
-  const [, uid, type, path] = /^(\d+):(\w):(.*)/.exec(stdout) ?? []
-  const typed = name === 'docker' ? `docker exec ${CONTAINER} ` : ''
-  if (!path) return verdict([], `${folder} belongs to Dovecot`)
-  if (Number(uid) !== OWNER)
-    return [failure(`${path} belongs to user ${uid}, not to Dovecot's`, `${typed}chown -R ${OWNER}:${OWNER} ${path}`)]
-  const [right, verb] = type === 'd' ? ['u+rwx', 'enter'] : ['u+r', 'read']
-  return [failure(`${path}: its owner may not ${verb} it`, `${typed}chmod ${right} ${path}`)]
+  // A domain, a mailbox in it, and what lies there.
+  if ((await facts.server()).name === 'docker') {
+    const { stdout } = await facts.ask(
+      'find',
+      '/var/mail',
+      '-maxdepth',
+      '3',
+      '!',
+      '-uid',
+      `${OWNER}`,
+      '-print',
+      '-quit',
+    )
+    const fix = `docker exec ${CONTAINER} chown -R ${OWNER}:${OWNER} ${stdout.trim()}`
+    return verdict(stdout ? [failure(`${stdout.trim()} belongs to another user than Dovecot's`, fix)] : [], '/var/mail')
+  }
+  const paths = below(join(facts.settings().stateDir, 'mail'), 3)
+  for (const { path, found } of paths) {
+    const { uid, mode } = found
+    const is = `${path} belongs to user ${uid}, and Dovecot writes as ${OWNER}`
+    if (uid !== OWNER) return [failure(is, `chown -R ${OWNER}:${OWNER} ${path}`)]
+    // Dovecot makes files that nobody may write.
+    const [needed, right, verb] = found.isDirectory() ? [0o700, 'u+rwx', 'enter'] : [0o400, 'u+r', 'read']
+    if ((mode & needed) !== needed) return [failure(`${path}: its owner may not ${verb} it`, `chmod ${right} ${path}`)]
+  }
+  return verdict([], `${paths.length} files and folders belong to Dovecot`)
 }
 
 /** Per cent of a quota from which on there is a warning. */
@@ -218,21 +239,25 @@ export async function mailboxQuotas(facts: Facts): Promise<Finding[]> {
   return verdict(problems, `${rows.length} mailboxes`)
 }
 
-/** Kilobytes of free space below which there is a warning. */
-const LITTLE_SPACE = 500_000
+/** Bytes of free space below which there is a warning. */
+const LITTLE_SPACE = 500_000_000
 
 export async function disk(facts: Facts): Promise<Finding[]> {
-  const isNative = (await facts.engine()).name === 'native'
-  let folder = isNative ? facts.settings().stateDir : '/var/mail'
-  while (isNative && !existsSync(folder)) folder = dirname(folder)
-  const { stdout } = await facts.run('df', '--output=avail,itotal,iavail', '-k', folder)
-  const [kilobytes = 0, allInodes = 0, inodes = 0] = stdout.split('\n')[1]?.trim().split(/\s+/).map(Number) ?? []
-  const megabytes = `${Math.floor(kilobytes * 1.024e-3)} MB free in ${folder}`
+  let [folder, free, inodes] = ['/var/mail', 0, 1]
+  if ((await facts.engine()).name === 'docker') {
+    const { stdout } = await facts.ask('df', '-Pk', folder)
+    free = Number(stdout.trim().split('\n').at(-1)?.split(/\s+/)[3]) * 1_024
+  } else {
+    for (folder = facts.settings().stateDir; !existsSync(folder); ) folder = dirname(folder)
+    const { bavail, bsize, files, ffree } = statfsSync(folder)
+    ;[free, inodes] = [bavail * bsize, files === 0 ? 1 : ffree]
+  }
+  const megabytes = `${Math.floor(free / 1_000_000)} MB free in ${folder}`
   // Postfix's own rule (queue_minfree).
-  if (kilobytes * 1_024 < 1.5 * Number(facts.environment().POSTFIX_MESSAGE_SIZE_LIMIT || 10_240_000))
+  if (free < 1.5 * Number(facts.environment().POSTFIX_MESSAGE_SIZE_LIMIT || 10_240_000))
     return [failure(`${megabytes}: Postfix refuses mail with 452; npm run reset deletes all mail`)]
-  if (allInodes > 0 && inodes === 0) return [failure(`no inode is free in ${folder}: no file can be made`)]
-  return verdict(kilobytes < LITTLE_SPACE ? [warning(megabytes)] : [], megabytes)
+  if (inodes === 0) return [failure(`no inode is free in ${folder}: no file can be made`)]
+  return verdict(free < LITTLE_SPACE ? [warning(megabytes)] : [], megabytes)
 }
 
 /** What `docker container inspect` says about the container; an empty text where there is none. */

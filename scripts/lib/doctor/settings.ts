@@ -170,10 +170,13 @@ const MADE =
 const OWN_PROGRAM = /^(local|lmtp|error|cleanup|qmgr|rewrite)$/
 
 export async function wayOut(facts: Facts): Promise<Finding[]> {
-  const [services, parameters] = await Promise.all([facts.ask('postconf', '-M'), facts.ask('postconf', '-n')])
+  const engine = await facts.server()
+  const folder = engine.name === 'docker' ? '/etc/postfix' : `${facts.settings().stateDir}/postfix`
+  const services = ((await engine.readFile(`${folder}/master.cf`)) ?? '').match(/^\w.*/gm) ?? []
+  const parameters = await facts.ask('postconf', '-n')
   const restart = 'npm stop && npm start'
-  const problems = services.stdout.split('\n').flatMap((line) => {
-    const [name = '', type = '', , , , , , program = ''] = line.trim().split(/\s+/)
+  const problems = services.flatMap((line) => {
+    const [name = '', type = '', , , , , , program = ''] = line.split(/\s+/)
     const is = `the running Postfix: the service ${name}/${type} runs ${program}`
     if (program === 'smtp' && !/amavis/.test(name)) return [failure(`${is}, an SMTP client: mail could leave`, restart)]
     const isOther = OWN_PROGRAM.test(name) && program !== name.replace(/^rewrite$/, 'trivial-rewrite')
