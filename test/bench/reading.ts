@@ -68,7 +68,7 @@ export async function measureWait(project: Project, add: Add, many: number): Pro
     ] as const) {
       const runs: number[] = []
       for (let round = 0; round < ROUNDS; round++) {
-        const args = ['--account', 'catchall', '--to', to, '--wait', seconds, '--list']
+        const args = ['--account', 'catchall', '--to', to, '--wait', seconds, '--raw']
         runs.push((await timed(() => project.run('pop_email', ...args)))[0] * 1000)
       }
       add(`${mails} mails in the catchall: pop_email --to --wait ${what}`, quantile(runs), 'ms')

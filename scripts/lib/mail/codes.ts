@@ -27,7 +27,7 @@ const LONGEST = 100_000
 const NAME = String.raw`(?<![a-z])(?:(?:[a-zäöüß]{1,30}-?)?codes?|code?|c[óo]digo|codice|(?:[a-zäöü]{1,20}-?)?pin|otp|(?:sms|push|photo|chip|[mi])?-?tan|token|(?:one-?\s?time|temporary)\s(?:password|passcode)|einmal-?(?:passwort|kennwort)|(?:verification|confirmation|security|access|authentication|authorization)\s(?:number|key)|(?:bestätigungs|sicherheits|prüf|verifizierungs)(?:nummer|zahl|ziffern))(?![a-z])|コード|(?:認証|確認|暗証|検証|照合|承認|ログイン|セキュリティ)(?:番号|キー|用番号)|(?:ワンタイム|仮|一時)パスワード|验证码|驗證碼|인증\s?(?:번호|코드)`
 /** What is called like a code and is none. */
 const OTHER_NAME =
-  /(?:zip|postal|post|promo(?:tion(?:al)?)?|discount|coupon|voucher|gift|qr|bar|error|status|exit|dress|source|country|area|tracking|booking|product|item|order|reference|referral|sort|swift|bank|tax|colou?r|morse|rabatt|gutschein|fehler|aktions|länder|vorwahl|artikel|bestell|buchungs)[-\s]?codes?|(?:レ|バー|QR|エラー|クーポン|商品|割引|紹介|国|ソース|銘柄|証券|店舗|銀行|支店|文字|キャンペーン)[-\s]?コード/gi
+  /(?:zip|postal|post|promo(?:tion(?:al)?)?|discount|coupon|voucher|gift|qr|bar|error|status|exit|dress|source|country|area|tracking|booking|product|item|order|reference|referral|sort|swift|bank|routing|tax|colou?r|morse|rabatt|gutschein|fehler|aktions|länder|vorwahl|artikel|bestell|buchungs)[-\s]?codes?|(?:レ|バー|QR|エラー|クーポン|商品|割引|紹介|国|ソース|銘柄|証券|店舗|銀行|支店|文字|キャンペーン)[-\s]?コード/gi
 /** What a number is called that is no code. */
 const NUMBERS =
   'orders?|transaction|invoice|ticket|case|ref(?:erence|\\.)?|customer|client|account|member(?:ship)?|booking|reservation|tracking|shipment|parcel|package|delivery|policy|contract|serial|model|flight|room|floor|suite|street|phone|tel|fax|mobile|card|iban|vat|version|build|part|item|sku|id|amount|total|balance|zip|po box|ending(?:\\sin)?|' +

@@ -63,18 +63,28 @@ const utf8 = new TextDecoder()
 /** ESC $ B and the like switch to kanji in ISO-2022-JP (RFC 1468); in other text nobody writes them. */
 const KANJI = /\x1b\$(?:[@B]|\(D)/
 const isKanji = (bytes: Uint8Array) => bytes.includes(0x1b) && isAscii(bytes) && KANJI.test(binaryOf(bytes))
-const SHIFTED = /\x1b(?:\$(?:[@B]|\([@BD])|\([BJIH])([^\x1b]*)/g
 
 /** ISO-2022-JP is EUC-JP with the high bits taken away; that has the characters of its supersets as well. */
 function fromIso2022jp(bytes: Uint8Array): string {
-  const high = (text: string) => text.replace(/[\x21-\x7e]/g, (c) => String.fromCharCode(c.charCodeAt(0) | 0x80))
-  const binary = binaryOf(bytes).replace(SHIFTED, (all, text: string) => {
-    const sequence = all.slice(0, all.length - text.length)
-    if (sequence === '\x1b(I') return high(text).replace(/[\x80-\xff]/g, '\x8e$&')
-    if (sequence === '\x1b$(D') return high(text).replace(/[\x80-\xff]{2}/g, '\x8f$&')
-    return sequence.startsWith('\x1b$') ? high(text) : text
-  })
-  return decodeAs('euc-jp', Buffer.from(binary, 'latin1'))
+  const eucJp = Buffer.allocUnsafe(bytes.length * 2)
+  let [length, behind, charset] = [0, 0, '(B']
+  const convert = (end: number) => {
+    const isAsciiSet = /^\([BJH]/.test(charset)
+    for (let at = behind; at < end; at++) {
+      const byte = bytes[at] as number
+      const isShifted = !isAsciiSet && byte > 0x20 && byte < 0x7f
+      if (isShifted && charset === '(I') eucJp[length++] = 0x8e
+      if (isShifted && charset === '$(D' && (at - behind) % 2 === 0) eucJp[length++] = 0x8f
+      eucJp[length++] = isShifted ? byte | 0x80 : byte
+    }
+  }
+  for (const { 0: sequence, 1: next = '', index } of binaryOf(bytes).matchAll(/\x1b(\$[@B]|\$\([@BD]|\([BJIH])/g)) {
+    convert(index)
+    charset = next
+    behind = index + sequence.length
+  }
+  convert(bytes.length)
+  return decodeAs('euc-jp', eucJp.subarray(0, length))
 }
 
 /**

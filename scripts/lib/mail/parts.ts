@@ -151,6 +151,7 @@ function endOfLineBefore(raw: Buffer, at: number): number {
  * words in quotes, which RFC 2047 forbids and mail has.
  */
 function fileName(field: string, decoding: Decoding): string {
+  if (!/name/i.test(field)) return ''
   let plain: string | undefined
   let [label, binary] = ['', '']
   const sections: [number, boolean, string][] = []
