@@ -11,80 +11,25 @@ import { compose, type Draft } from '../scripts/lib/mail/message.ts'
 fc.configureGlobal({ seed: Number(process.env.FUZZ_SEED ?? 20_250_701) })
 
 test('address lists are read as people and header fields write them', () => {
-  const cases: [string, [string, string][]][] = [
-    ['a@b', [['', 'a@b']]],
-    ['名前 <a@b>', [['名前', 'a@b']]],
-    [
-      '"Doe, \\"J\\"" <j@x>, c@d',
-      [
-        ['Doe, "J"', 'j@x'],
-        ['', 'c@d'],
-      ],
-    ],
-    [
-      'a@b (comment, with comma), <c@d>',
-      [
-        ['comment, with comma', 'a@b'],
-        ['', 'c@d'],
-      ],
-    ],
-    [
-      'friends: a@b, "x; y" <c@d>;, e@f',
-      [
-        ['', 'a@b'],
-        ['x; y', 'c@d'],
-        ['', 'e@f'],
-      ],
-    ],
-    ['undisclosed-recipients:;', []],
-    [
-      'root, user@[1.2.3.4], user@[IPv6:::1]',
-      [
-        ['', 'root'],
-        ['', 'user@[1.2.3.4]'],
-        ['', 'user@[IPv6:::1]'],
-      ],
-    ],
-    [
-      '"a b"@c, a..b.@docomo.ne.jp',
-      [
-        ['', '"a b"@c'],
-        ['', 'a..b.@docomo.ne.jp'],
-      ],
-    ],
-    [' , ,', []],
-  ]
-  for (const [list, expected] of cases) {
-    assert.deepEqual(
-      parseAddressList(list),
-      expected.map(([name, address]) => ({ name, address })),
-      list,
-    )
+  for (const [list, expected] of Object.entries({
+    'a@b': '|a@b',
+    '名前 <a@b>': '名前|a@b',
+    '"Doe, \\"J\\"" <j@x>, c@d': 'Doe, "J"|j@x  |c@d',
+    'a@b (comment, with comma), <c@d>': 'comment, with comma|a@b  |c@d',
+    'friends: a@b, "x; y" <c@d>;, e@f': '|a@b  x; y|c@d  |e@f',
+    'undisclosed-recipients:;': '',
+    'root, user@[1.2.3.4], user@[IPv6:::1]': '|root  |user@[1.2.3.4]  |user@[IPv6:::1]',
+    '"a b"@c, a..b.@docomo.ne.jp': '|"a b"@c  |a..b.@docomo.ne.jp',
+    ' , ,': '',
+  })) {
+    const found = parseAddressList(list).map(({ name, address }) => `${name}|${address}`)
+    assert.equal(found.join('  '), expected, list)
   }
 })
 
 test('what is no address is refused with its own words', () => {
-  for (const list of [
-    'a b@c',
-    'a@b@c',
-    '<a@b',
-    'a@b>',
-    '<>',
-    '名前',
-    'a@',
-    '@b',
-    'a@b:c',
-    'a@b c',
-    'a\0b@c',
-    'a@"b"',
-    '"<"@x',
-  ]) {
-    assert.throws(
-      () => parseAddressList(list),
-      (error: Error) => error.message.startsWith('"'),
-      list,
-    )
-  }
+  const lists = 'a b@c;a@b@c;<a@b;a@b>;<>;名前;a@;@b;a@b:c;a@b c;a\0b@c;a@"b";"<"@x'.split(';')
+  for (const list of lists) assert.throws(() => parseAddressList(list), /^Error: "/, list)
 })
 
 test('an address that passes cannot end or extend an SMTP command', () => {

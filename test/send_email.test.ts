@@ -154,14 +154,8 @@ describe('a composed mail', () => {
   })
 
   test('reaches the catchall for any address that a developer may type', async () => {
-    const odd = [
-      'root',
-      'user@[1.2.3.4]',
-      'a..b.@docomo.ne.jp',
-      '"quoted, local"@example.com',
-      'n@例え.jp',
-      '名前@example.jp',
-    ]
+    const usual = ['root', 'user@[1.2.3.4]', 'a..b.@docomo.ne.jp']
+    const odd = [...usual, '"quoted, local"@example.com', 'n@例え.jp', '名前@example.jp']
     const { code, stderr } = await send('--to', odd.join(', '))
     assert.equal(code, 0, stderr)
     await arrived(CATCHALL, odd.length)
@@ -363,11 +357,8 @@ describe('--count', () => {
     assert.ok(log.split('\n').some((entry) => / disconnect from .* mail=30 /.test(entry) || / mail=\d\d /.test(entry)))
   })
 
-  test('leaves {n} alone without --count', async () => {
+  test('counts on a terminal; without --count {n} is left alone', async () => {
     assert.equal((await sent(BAR, '--subject', '{n}')).subject, '{n}')
-  })
-
-  test('counts on a terminal', async () => {
     const { stdout, stderr } = await sendHere({ isTTY: true }, '--count', '300', '--to', 'x@example.com')
     assert.match(stderr, /\r\d+ of 300/)
     assert.match(stdout, /^300 accepted, 0 refused of 300 messages/)
@@ -376,52 +367,33 @@ describe('--count', () => {
 })
 
 describe('the result', () => {
-  test('tells the phases of the real server apart', async () => {
-    const nobody = 'nobody-here@development-virtual.example.com'
-    const cases: [string[], number, RegExp][] = [
-      [['--password', 'wrong'], 5, /login as foo@.* refused: 535 5\.7\.8/],
-      [['--to', nobody], 7, /550 5\.1\.1 /],
-      [['--to', nobody, '--to', BAR], 8, /1 of 2 recipients were refused/],
-      [['--tls', 'implicit', '--port', String(project.ports.smtp)], 4, /TLS \(implicit\) failed/],
-      [['--port', '1'], 3, /ECONNREFUSED/],
-    ]
-    for (const [args, code, words] of cases) {
-      const result = await send(...args)
-      assert.equal(result.code, code, `${args}: ${result.stderr}`)
-      assert.match(result.stderr, words)
-    }
-  })
-
-  test('is one JSON line of the documented shape with --json, and stdout has nothing else', async () => {
+  test('tells the phases of the real server apart; --json is one line of the documented shape and nothing else', async () => {
     const schema = JSON.parse(readFileSync(project.path('scripts', 'send_email.schema.json'), 'utf8'))
     const isResult = new Ajv().compile(schema)
-    for (const [status, ...args] of [
-      ['accepted', '-v'],
-      ['refused', '--to', 'nobody-here@development-virtual.example.com'],
-      ['failed', '--port', '1'],
-      ['dry-run', '--dry-run'],
-    ]) {
-      const { stdout } = await send('--json', ...args)
+    const nobody = 'nobody-here@development-virtual.example.com'
+    for (const [args, code, status, words] of [
+      [['-v'], 0, 'accepted', /^> AUTH PLAIN \*{4}\n/m],
+      [['--dry-run'], 0, 'dry-run', /^$/],
+      [['--password', 'wrong'], 5, 'failed', /login as foo@.* refused: 535 5\.7\.8/],
+      [['--to', nobody], 7, 'refused', /550 5\.1\.1 /],
+      [['--to', nobody, '--to', BAR], 8, 'partial', /1 of 2 recipients were refused/],
+      [['--tls', 'implicit', '--port', String(project.ports.smtp)], 4, 'failed', /TLS \(implicit\) failed/],
+      [['--port', '1'], 3, 'failed', /ECONNREFUSED/],
+    ] as const) {
+      const { code: exitCode, stdout, stderr } = await send('--json', ...args)
+      assert.equal(exitCode, code, `${args}: ${stderr}`)
+      assert.match(stderr, words)
       const result = JSON.parse(stdout)
       assert.ok(isResult(result) as boolean, `${stdout}: ${JSON.stringify(isResult.errors)}`)
-      assert.equal(result.status, status)
+      assert.deepEqual([result.status, result.exitCode], [status, code])
       assert.equal(result.message === null, status !== 'dry-run')
       assert.match(result.messageId, /^<.*@development-virtual\.example\.com>$/)
     }
   })
 
   test('of --dry-run is envelope and message; no server is needed and nothing is sent', async () => {
-    const { code, stdout, stderr } = await send(
-      '--dry-run',
-      '--host',
-      'no.such.invalid',
-      '--to',
-      'a@例え.jp',
-      '--bcc',
-      'b@x',
-      '--text',
-      'x',
-    )
+    const args = '--dry-run --host no.such.invalid --to a@例え.jp --bcc b@x --text x'
+    const { code, stdout, stderr } = await send(...args.split(' '))
     assert.equal(code, 0, stderr)
     assert.match(stdout, /^MAIL FROM:<foo@.*>\nRCPT TO:<a@xn--r8jz45g\.jp>\nRCPT TO:<b@x>\n\n[\s\S]*\r\n\r\nx\r\n$/)
     assert.ok(!/^Bcc/im.test(stdout))
@@ -430,14 +402,12 @@ describe('the result', () => {
 })
 
 describe('wrong usage', () => {
-  /** The options that go into a header, a command or the name of a file. */
-  const ONE_LINE = [
-    ...['from', 'to', 'bcc', 'subject', 'message-id', 'in-reply-to', 'date', 'envelope-from', 'envelope-to'],
-    ...['attach', 'eml', 'user', 'dsn'],
-  ]
-
   test('a line break in any option but the texts is an error that names it', async () => {
-    const values = { ...Object.fromEntries(ONE_LINE.map((name) => [name, 'a@b'])), header: 'X-A: b', inline: 'a=b' }
+    /** The options that go into a header, a command or the name of a file. */
+    const names = 'from to bcc subject message-id in-reply-to date envelope-from envelope-to attach eml user dsn'.split(
+      ' ',
+    )
+    const values = { ...Object.fromEntries(names.map((name) => [name, 'a@b'])), header: 'X-A: b', inline: 'a=b' }
     const check = async ([name, value]: [string, string], index: number) => {
       const evil = `${value}${['\r\n', '\n', '\r'][index % 3]}Bcc: victim@example.com`
       const { code, stdout, stderr } = await send(`--${name}=${evil}`)
