@@ -99,7 +99,7 @@ export class Index extends EventEmitter<Events> implements Listener {
 
   /** Looks into all mailboxes now, and waits for those that are being opened again. */
   async refresh(): Promise<void> {
-    const look = (box: Mailbox) => (box.isOpen ? box.look() : box.wasOpen ? box.opened : undefined)
+    const look = (box: Mailbox) => (box.isOpen ? box.look() : this.isUp && box.wasOpen ? box.opened : undefined)
     await Promise.allSettled([...this.#boxes.values()].map(look))
   }
 
@@ -226,7 +226,8 @@ export class Index extends EventEmitter<Events> implements Listener {
   async pause(): Promise<void> {
     const { waiting, watching } = this.#users
     const pace = waiting.size > 0 ? PACE.waiting : watching.size > 0 ? PACE.watching : PACE.idle
-    await sleep(pace, undefined, { signal: this.#pause.signal }).catch(() => {})
+    // A hundred mailboxes are not looked at a hundred times a second each.
+    await sleep(Math.max(pace, this.#boxes.size), undefined, { signal: this.#pause.signal }).catch(() => {})
   }
 
   #isWhole(entry: Entry, isAlone: boolean): boolean {
