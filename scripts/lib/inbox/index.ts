@@ -209,7 +209,10 @@ export class Index extends EventEmitter<Events> implements Listener {
     if (!entry) return
     this.#byCopy.delete(copy)
     entry.copies = entry.copies.filter(({ box, uid }) => box !== copy.box || uid !== copy.uid)
-    if (entry.copies.length > 0) return
+    if (entry.copies.length > 0) {
+      if (entry.arrival) this.emit('update', entry)
+      return
+    }
     clearTimeout(entry.timer)
     this.#byKey.delete(entry.key)
     this.#sorted = undefined
@@ -273,10 +276,10 @@ export class Index extends EventEmitter<Events> implements Listener {
 
 async function eachBox(copies: Copy[], work: (box: Mailbox, uids: number[]) => Promise<unknown>): Promise<void> {
   const uids = new Map<Mailbox, number[]>()
-  for (const { box, uid } of copies)
-    uids
-      .set(box, uids.get(box) ?? [])
-      .get(box)
-      ?.push(uid)
+  for (const { box, uid } of copies) {
+    const list = uids.get(box)
+    if (list) list.push(uid)
+    else uids.set(box, [uid])
+  }
   await Promise.all([...uids].map(([box, list]) => work(box, list)))
 }
