@@ -93,6 +93,7 @@ export class Project {
       ...(Object.fromEntries(inherited) as Record<string, string>),
       MAIL_SERVER_ENGINE: 'native',
       MAIL_SERVER_STATE_DIR: this.stateDir,
+      INBOX_PORT: '0',
     }
     for (const name of SERVICE_NAMES) {
       // Below the ports that the kernel gives to outgoing connections; other test files mostly choose elsewhere.

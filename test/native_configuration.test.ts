@@ -25,6 +25,7 @@ before(async () => {
     ports,
     engine: 'native',
     stateDir: '/srv/mail',
+    inboxPort: 0,
     dmsVersion: '',
   }
 })

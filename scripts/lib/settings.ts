@@ -40,6 +40,8 @@ export interface Settings {
   /** The address that clients on this machine connect to. */
   host: string
   ports: Record<ServiceName, number>
+  /** The inbox's port; 0 turns it off. */
+  inboxPort: number
   engine: EngineName
   /** The native engine's own folder, absolute. */
   stateDir: string
@@ -49,7 +51,15 @@ export interface Settings {
 /** All settings: names that `.env` and the environment may have. */
 export const NAMES: readonly string[] = [
   ...Object.values(SERVICES).map(({ variable }) => variable),
-  ...['BIND_ADDRESS', 'MAIL_SERVER_ENGINE', 'MAIL_SERVER_STATE_DIR', 'DMS_VERSION', 'MAIL_HOST', 'MAIL_TIMEOUT'],
+  ...[
+    'BIND_ADDRESS',
+    'INBOX_PORT',
+    'MAIL_SERVER_ENGINE',
+    'MAIL_SERVER_STATE_DIR',
+    'DMS_VERSION',
+    'MAIL_HOST',
+    'MAIL_TIMEOUT',
+  ],
   ...['SMTP', 'POP3'].flatMap((protocol) => ['TLS', 'USER', 'PASSWORD'].map((what) => `${protocol}_${what}`)),
 ]
 
@@ -133,26 +143,26 @@ export function readSettings(): Settings {
   return {
     bindAddress,
     host: { '0.0.0.0': '127.0.0.1', '::': '::1' }[bindAddress] ?? bindAddress,
-    ports: readPorts(),
+    ...readPorts(),
     engine,
     stateDir: resolve(stateDir),
     dmsVersion: setting('DMS_VERSION') ?? '15.1.0',
   }
 }
 
-function readPorts(): Record<ServiceName, number> {
+function readPorts(): Pick<Settings, 'ports' | 'inboxPort'> {
   const ports = {} as Record<ServiceName, number>
   const taken = new Map<number, string>()
-  for (const name of SERVICE_NAMES) {
-    const { variable, port: standard } = SERVICES[name]
+  const take = (variable: string, standard: number) => {
     const port = parsePort(variable, setting(variable) ?? String(standard))
     const other = taken.get(port)
     if (other)
       throw new Failure('usage', `${variable}=${port}: ${other} has this port already. Give each its own in .env.`)
     taken.set(port, variable)
-    ports[name] = port
+    return port
   }
-  return ports
+  for (const name of SERVICE_NAMES) ports[name] = take(SERVICES[name].variable, SERVICES[name].port)
+  return { ports, inboxPort: setting('INBOX_PORT') === '0' ? 0 : take('INBOX_PORT', 8025) }
 }
 
 /** The variables of `development-mail-server.env`, which docker-mailserver and the native engine obey. */

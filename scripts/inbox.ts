@@ -1,0 +1,31 @@
+/** npm run inbox: the inbox in the foreground, a page and Mailpit's API over all mailboxes. Ctrl-C ends it. */
+import { type ExitName, explainExitCodes, Failure, type Io, parse, run } from './lib/cli.ts'
+
+const HELP = `Usage: npm run inbox
+
+Shows all mail on a page, and answers Mailpit's API, until Ctrl-C. npm start does the same in the background.
+The port: INBOX_PORT in .env (8025; 0 turns it off).
+
+Exit codes:
+${explainExitCodes('ok', 'failed', 'usage')}`
+
+export async function main(args: string[], io: Io): Promise<ExitName | undefined> {
+  const { values } = parse(args, {})
+  if (values.help) {
+    io.print(HELP)
+    return
+  }
+  const { readSettings } = await import('./lib/settings.ts')
+  const { serveInbox } = await import('./lib/inbox/api.ts')
+  const settings = readSettings()
+  if (settings.inboxPort === 0) throw new Failure('usage', 'INBOX_PORT=0 turns the inbox off. Give it a port in .env.')
+  const inbox = await serveInbox(settings, settings.inboxPort)
+  io.print(inbox.url)
+  await new Promise((resolve) => {
+    for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, resolve)
+  })
+  inbox.close()
+  return
+}
+
+await run(import.meta.url, main)
