@@ -1,0 +1,208 @@
+/** Bytes of a mail to text: charsets by their label or by a guess, and encoded words (RFC 2047). */
+import { isAscii, isUtf8 } from 'node:buffer'
+import { createRequire } from 'node:module'
+
+/** What decoding has to know of the mail, and what it finds wrong with it. */
+export interface Decoding {
+  /** The first charset that the mail names: what bytes without a label are probably in. */
+  hint: string | undefined
+  warnings: Set<string>
+}
+
+type Decoder = (bytes: Uint8Array) => string
+
+/** iconv-lite is loaded for the mail that needs it: it takes as long as reading fifty mails. */
+let loaded: typeof import('iconv-lite') | undefined
+function iconv(label: string): Decoder {
+  loaded ??= createRequire(import.meta.url)('iconv-lite') as typeof import('iconv-lite')
+  const { decode } = loaded
+  return (bytes) => decode(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length), label)
+}
+
+/** No label, or one that promises no more than ASCII. */
+const NO_LABEL = /^$|^(us-?)?ascii$|^ansi_x3\.4-19\d\d$|^(x-)?unknown|^[78]-?bit$|^binary$|^default$|^none$/
+/** Labels that TextDecoder does not know, by what they mean. */
+const ALIASES: [RegExp, string][] = [
+  [/^(?:x-ms-)?(?:cp|ms|ibm|windows|x-windows)[-_]?(\d+)$/, 'cp$1'],
+  [/^(?:x-)?(?:shift|s)[-_]?jis/, 'shift_jis'],
+  [/^(?:x-)?euc[-_]?jp|^cp51932$/, 'euc-jp'],
+  [/^(?:cs)?iso[-_]?2022[-_]?jp|^cp5022[012]$|^junet$/, 'iso-2022-jp'],
+  [/^uhc$|^(?:x-)?euc[-_]?kr$/, 'euc-kr'],
+  [/^utf8mb[34]$/, 'utf-8'],
+]
+/** What Node decodes by a smaller or an older table than the label's senders (nodejs/node issue 56542), by iconv-lite. */
+const WIDER: Record<string, string> = { 'windows-1252': 'cp1252', 'euc-kr': 'cp949', big5: 'big5-hkscs' }
+const CODE_PAGES: Record<string, string> = { cp932: 'shift_jis', cp936: 'gbk', cp949: 'euc-kr', cp950: 'big5' }
+
+const decoders = new Map<string, { name: string; decode: Decoder } | undefined>()
+
+/** The decoder of a label and one name for all the labels of its charset; undefined for an unknown one. */
+function decoderOf(label: string): { name: string; decode: Decoder } | undefined {
+  if (!decoders.has(label) && decoders.size < 1_000) decoders.set(label, findDecoder(label))
+  return decoders.get(label)
+}
+
+function findDecoder(label: string) {
+  let alias = label
+  for (const [pattern, meaning] of ALIASES)
+    if (pattern.test(alias)) alias = alias.replace(pattern, meaning).slice(0, 40)
+  alias = /^iso-2022-jp|^shift_jis|^euc-jp/.exec(alias)?.[0] ?? CODE_PAGES[alias] ?? alias
+  if (alias === 'iso-2022-jp') return { name: alias, decode: fromIso2022jp }
+  // Without a mark iconv-lite finds out which byte comes first.
+  if (/^utf-?16$/.test(alias)) return { name: 'utf-16', decode: iconv('utf-16') }
+  for (const name of [alias, alias.replace(/^cp(?=874$|125\d$)/, 'windows-'), alias.replace(/^x-/, '')]) {
+    try {
+      const decoder = new TextDecoder(name)
+      const wider = WIDER[decoder.encoding]
+      return { name: decoder.encoding, decode: wider ? iconv(wider) : (bytes: Uint8Array) => decoder.decode(bytes) }
+    } catch {}
+  }
+  iconv(alias)
+  const isCharset = !/^(internal|hex|base64|binary|buffer)/.test(alias) && loaded?.encodingExists(alias)
+  return isCharset ? { name: alias, decode: iconv(alias) } : undefined
+}
+
+/** ESC $ B and the like switch to kanji in ISO-2022-JP (RFC 1468); in other text nobody writes them. */
+const KANJI = /\x1b\$(?:[@B]|\(D)/
+const isKanji = (bytes: Uint8Array) => bytes.includes(0x1b) && isAscii(bytes) && KANJI.test(binaryOf(bytes))
+const SHIFTED = /\x1b(?:\$(?:[@B]|\([@BD])|\([BJIH])([^\x1b]*)/g
+
+/** ISO-2022-JP is EUC-JP with the high bits taken away; that has the characters of its supersets as well. */
+function fromIso2022jp(bytes: Uint8Array): string {
+  const high = (text: string) => text.replace(/[\x21-\x7e]/g, (c) => String.fromCharCode(c.charCodeAt(0) | 0x80))
+  const binary = binaryOf(bytes).replace(SHIFTED, (all, text: string) => {
+    const sequence = all.slice(0, all.length - text.length)
+    if (sequence === '\x1b(I') return high(text).replace(/[\x80-\xff]/g, '\x8e$&')
+    if (sequence === '\x1b$(D') return high(text).replace(/[\x80-\xff]{2}/g, '\x8f$&')
+    return sequence.startsWith('\x1b$') ? high(text) : text
+  })
+  return iconv('euc-jp')(Buffer.from(binary, 'latin1'))
+}
+
+const binaryOf = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1')
+const utf8 = new TextDecoder()
+
+/**
+ * Decodes a text. Bytes that do not fit the label become replacement marks (U+FFFD). An unknown label is a warning,
+ * and its text is guessed like one without a label.
+ */
+export function decodeText(bytes: Uint8Array, label: string, { hint, warnings }: Decoding): string {
+  const name = label.trim().toLowerCase()
+  const [first, second] = bytes
+  if (/^$|utf|ucs|unicode|ascii/.test(name)) {
+    if (first === 0xff && second === 0xfe) return new TextDecoder('utf-16le').decode(bytes)
+    if (first === 0xfe && second === 0xff) return new TextDecoder('utf-16be').decode(bytes)
+  }
+  if (NO_LABEL.test(name)) return guess(bytes, hint)
+  const decoder = decoderOf(name)
+  if (!decoder) {
+    warnings.add(`unknown charset "${name.slice(0, 40)}"`)
+    return guess(bytes, hint)
+  }
+  // Labelled as the one and written in the other.
+  const isOther = decoder.name === 'iso-2022-jp' ? !isAscii(bytes) : decoder.name === 'utf-8' && isKanji(bytes)
+  return isOther ? guess(bytes, undefined) : decoder.decode(bytes)
+}
+
+/** Text without a label: UTF-8, ISO-2022-JP, what the mail names elsewhere, EUC-JP, Shift_JIS, or else windows-1252. */
+function guess(bytes: Uint8Array, hint: string | undefined): string {
+  if (isKanji(bytes)) return fromIso2022jp(bytes)
+  if (isUtf8(bytes)) return utf8.decode(bytes)
+  // Cut off in the middle of a character, or with a few bytes of something else.
+  const sample = bytes.subarray(0, 100_000)
+  const text = utf8.decode(sample)
+  if ((text.match(/[\x80-\ufffc]/g)?.length ?? 0) > (marks(text) - 1) * 4) return utf8.decode(bytes)
+  const hinted = hint === undefined || NO_LABEL.test(hint) ? undefined : decoderOf(hint)
+  if (hinted && !/^utf|2022/.test(hinted.name) && marks(hinted.decode(sample)) === 1) return hinted.decode(bytes)
+  const japanese = ['euc-jp', 'shift_jis'].find((label) => isJapanese(iconv(label)(sample)))
+  return iconv(japanese ?? 'cp1252')(bytes)
+}
+
+/** Whether a text that was decoded as Japanese is: it has no mark of failure, and its characters stand side by side. */
+function isJapanese(text: string): boolean {
+  if (/[\ufffd\ue000-\uf8ff]/.test(text)) return false
+  const all = text.match(/[\u3001-\u30ff\u4e00-\u9fff]/g)?.length ?? 0
+  const alone = text.match(
+    /(?<![\u3001-\u30ff\u4e00-\u9fff])[\u3001-\u30ff\u4e00-\u9fff](?![\u3001-\u30ff\u4e00-\u9fff])/g,
+  )
+  const half = text.match(/[\uff61-\uff9f\x80-\x9f]/g)?.length ?? 0
+  return all > 0 && (alone?.length ?? 0) * 2 <= all && half * 2 <= all
+}
+
+/** An encoded word: charset, language (RFC 2231), encoding, text. Bytes that are not ASCII should not be there, and are. */
+const WORD = String.raw`=\?[^?\s]{1,200}\?[bq]\?[^?]*\?=`
+/** What is decoded as one: raw ISO-2022-JP, in which "=?" may be half a kanji, or encoded words side by side. */
+const UNIT = new RegExp(String.raw`(\x1b\$[@B].*?(?:\x1b\([BJ]|$))|${WORD}(?:\s*${WORD})*`, 'gis')
+
+/**
+ * Decodes a header field's value, given as one character a byte. `word` gets the text of encoded words that stand side
+ * by side and gives what stands for them.
+ */
+export function decodeHeader(binary: string, decoding: Decoding, word = (text: string) => text): string {
+  if (!/=\?|[^\0-\x7f]|\x1b\$/.test(binary)) return binary
+  let text = ''
+  let at = 0
+  const bare = (end: number) => {
+    if (end > at) text += guess(Buffer.from(binary.slice(at, end), 'latin1'), decoding.hint)
+  }
+  for (const { 0: unit, 1: kanji, index } of binary.matchAll(UNIT)) {
+    bare(index)
+    text += kanji === undefined ? word(decodeWords(unit, decoding)) : fromIso2022jp(Buffer.from(kanji, 'latin1'))
+    at = index + unit.length
+  }
+  bare(binary.length)
+  return text
+}
+
+interface Word {
+  label: string
+  encoding: string
+  text: string
+}
+
+/** Words of one charset are joined as bytes first: senders cut them anywhere, also in the middle of a character. */
+function decodeWords(unit: string, decoding: Decoding): string {
+  const runs: Word[][] = []
+  for (const [, label = '', encoding = '', text = ''] of unit.matchAll(/=\?([^?*\s]*)[^?\s]*\?([bq])\?([^?]*)\?=/gi)) {
+    const word = { label: label.toLowerCase(), encoding: encoding.toLowerCase(), text }
+    const last = runs.at(-1)
+    if (last?.[0] && nameOf(last[0].label) === nameOf(word.label)) last.push(word)
+    else runs.push([word])
+  }
+  return runs
+    .map((run) => {
+      // Some cut the base64 itself, so that only the texts of the words in a row can be decoded.
+      const [apart = '', joined = ''] = [run, joinTexts(run)].map((words) => decodeRun(words, decoding))
+      return marks(joined) < marks(apart) ? joined : apart
+    })
+    .join('')
+}
+
+const nameOf = (label: string) => decoderOf(label)?.name ?? label
+const marks = (text: string) => text.split('\ufffd').length
+
+function joinTexts(run: Word[]): Word[] {
+  const joined: Word[] = []
+  for (const word of run) {
+    const last = joined.at(-1)
+    if (last && last.encoding === word.encoding) last.text += word.text
+    else joined.push({ ...word })
+  }
+  return joined
+}
+
+function decodeRun(words: Word[], decoding: Decoding): string {
+  const bytes = Buffer.concat(
+    words.map(({ encoding, text }) => (encoding === 'b' ? Buffer.from(text, 'base64') : fromQ(text))),
+  )
+  // Raw bytes in a word are UTF-8 where they can be, whatever the label says.
+  const isRaw = words.some(({ text }) => /[^\0-\x7f]/.test(text)) && isUtf8(bytes)
+  return decodeText(bytes, isRaw ? 'utf-8' : (words[0]?.label ?? ''), decoding)
+}
+
+function fromQ(text: string): Buffer {
+  const binary = text
+    .replaceAll('_', ' ')
+    .replace(/=([0-9a-f]{2})/gi, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)))
+  return Buffer.from(binary, 'latin1')
+}
