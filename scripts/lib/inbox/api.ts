@@ -7,12 +7,14 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type WebSocket, WebSocketServer } from 'ws'
 import { messageOf } from '../cli.ts'
+import { codeOf } from '../mail/codes.ts'
+import { linksOf } from '../mail/links.ts'
+import { type Address, type Mail, readMail } from '../mail/mail.ts'
 import { ROOT, type Settings } from '../settings.ts'
 import { guard, HttpError, hostsOf, isForeign, refuse } from './guard.ts'
 import { bccOf, type Entry, envelopeOf, flagOf, Index, isRead, LONGEST_TAG, mailboxesOf, tagsOf } from './index.ts'
 import { parseQuery, search } from './search.ts'
 import { sendMail } from './send.ts'
-import { type Address, codeOf, linksOf, type Mail, readMail } from './shim.ts'
 import { htmlOf, MAIL_POLICY, safeType } from './view.ts'
 import { parseWait, waitFor } from './wait.ts'
 
@@ -512,9 +514,9 @@ function attachmentJson({ part, name, type, contentId, bytes }: Mail['attachment
 }
 
 /** The last part of a name that may be a path. */
-function fileName(name: string | null): string {
+function fileName(name: string): string {
   return (
-    (name ?? '')
+    name
       .split(/[/\\]/)
       .at(-1)
       ?.replace(/[\x00-\x1f\x7f]/g, '') ?? ''

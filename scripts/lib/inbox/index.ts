@@ -3,9 +3,9 @@ import { EventEmitter } from 'node:events'
 import { statSync } from 'node:fs'
 import { join } from 'node:path'
 import { readAccounts } from '../accounts/accounts.ts'
+import { type Address, readHeaders } from '../mail/mail.ts'
 import { CONFIG_DIR, type Settings } from '../settings.ts'
 import { type Flags, type Listener, Mailbox, type Stored } from './mailbox.ts'
-import { type Address, readHeaders } from './shim.ts'
 
 /** Milliseconds in which the copies of a message to several recipients come together. */
 const SETTLE = 50
@@ -387,13 +387,15 @@ function countsOf(root: Node | undefined): { attachments: number; inline: number
   const counts = { attachments: 0, inline: 0 }
   const walk = (node: Node) => {
     if (node.childNodes && !node.type?.startsWith('message/')) for (const child of node.childNodes) walk(child)
-    else if (node.id && node.disposition !== 'attachment' && !/^text\/(plain|html)$/.test(node.type ?? ''))
-      counts.inline++
-    else if (isAttachment(node)) counts.attachments++
+    else if (isAttachment(node)) counts[isInline(node) ? 'inline' : 'attachments']++
   }
   if (root) walk(root)
   return counts
 }
+
+/** As the reading of a whole mail has it. */
+const isInline = ({ disposition, id }: Node) =>
+  disposition === 'inline' || (disposition !== 'attachment' && Boolean(id))
 
 function isAttachment({ type = 'text/plain', disposition, dispositionParameters, parameters }: Node): boolean {
   if (!/^text\/(plain|html)$/.test(type)) return true

@@ -1,9 +1,9 @@
 /** Mailpit's search: words, "phrases", field:text, is:, has:, before:, after:, larger:, smaller:, negated by - or !. */
 
+import { matchesAddress } from '../mail/filters.ts'
+import type { Address } from '../mail/mail.ts'
 import { refuse } from './guard.ts'
 import { bccOf, type Entry, envelopeOf, type Index, isRead, tagsOf } from './index.ts'
-import type { Address } from './shim.ts'
-import { matchesAddress } from './shim.ts'
 
 type Test = (entry: Entry) => boolean
 

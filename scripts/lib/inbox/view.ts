@@ -1,5 +1,5 @@
 /** A mail as a page of its own, which runs nothing, reaches nothing and reads nothing of ours. */
-import type { Mail } from './shim.ts'
+import type { Mail } from '../mail/mail.ts'
 
 /**
  * A mail runs no script, has no origin, and loads nothing from elsewhere: then it need not be sanitised. The frame that
