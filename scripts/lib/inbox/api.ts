@@ -30,6 +30,7 @@ const page = (name: string) => join(HERE, 'page', name)
 const FILES: Record<string, [string, string]> = {
   '/': [page('index.html'), 'text/html; charset=utf-8'],
   '/page.js': [page('page.js'), 'text/javascript; charset=utf-8'],
+  '/inbox.js': [page('inbox.js'), 'text/javascript; charset=utf-8'],
   '/words.js': [page('words.js'), 'text/javascript; charset=utf-8'],
   '/style.css': [page('style.css'), 'text/css; charset=utf-8'],
   '/vendor/htm-preact.js': [
@@ -211,15 +212,17 @@ function routesOf(settings: Settings, index: Index): [string, RegExp, Handler][]
       messages: shown.map(summaryOf),
     })
   }
-  /** The messages that a body names: by IDs, by Search, or all where it names none. */
+  /** The messages that a body names: by IDs, by Search, or all (of one mailbox) where it names none. */
   const named = async ({ body, params }: Call): Promise<Entry[]> => {
     const ids = texts(body, 'IDs')
     const { Search = '' } = body
     if (typeof Search !== 'string') refuse(400, 'Search: a text is wanted')
-    const all = await current()
+    const isWanted = mailboxOf(params)
+    await current()
     if (ids.length > 0) return ids.flatMap((id) => index.find(id) ?? [])
     await index.filled
-    return Search ? search(index, parseQuery(Search as string, params.get('tz') ?? undefined)) : (index.list() ?? all)
+    const all = index.list().filter(isWanted)
+    return Search ? search(index, parseQuery(Search as string, params.get('tz') ?? undefined), all) : all
   }
   const tagged = async (tag: string) => (await current()).filter((entry) => tagsOf(entry).includes(tag))
 
