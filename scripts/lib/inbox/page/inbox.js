@@ -5,6 +5,7 @@ import { number, words } from './words.js'
 export const ROW = 4.75 * Number.parseFloat(getComputedStyle(document.documentElement).fontSize)
 /** How many rows are fetched before and behind those on the screen. */
 const AROUND = 50
+const isPhone = matchMedia('(max-width: 45rem)')
 
 export const state = {
   // What the address says after #, so that going back, reloading and bookmarks work.
@@ -57,13 +58,17 @@ function found(more) {
 }
 const rows = async (start, limit) => (await get(found({ start, limit }))).messages
 
-let isLoading = false
 let isStale = false
+let rounds
 /** Fetches the rows on the screen and around it. What asks for them meanwhile is served by one more round. */
-export async function load() {
+export function load() {
   isStale = true
-  if (isLoading) return
-  isLoading = true
+  rounds ??= loadAll().finally(() => {
+    rounds = undefined
+  })
+  return rounds
+}
+async function loadAll() {
   while (isStale) {
     isStale = false
     const what = found()
@@ -75,15 +80,14 @@ export async function load() {
       const { messages: mails, messages_count: total, total: Total, unread: Unread } = answer
       Object.assign(state, { mails, start, total, mailboxes, everything: { Total, Unread }, isLoaded: true, problem: '' })
       if (find(state.id)) state.at = indexOf(state.id)
-    } catch (error) {
-      // Without a status there was no answer: the connection of the events tells of that.
-      if (error.status) Object.assign(state, { mails: [], total: 0, isLoaded: true, problem: error.message })
+    } catch ({ status, message }) {
+      // Else the inbox or the mail server is away, which the events tell; what is on the screen stays.
+      if (status < 500) Object.assign(state, { mails: [], total: 0, isLoaded: true, problem: message })
     }
     draw()
     // A thousand mails in a second are no thousand rounds.
     if (isStale) await new Promise((resolve) => setTimeout(resolve, 50))
   }
-  isLoading = false
 }
 
 /** Takes over what the address says. */
@@ -161,13 +165,16 @@ export const meant = () => (state.chosen.size > 0 ? [...state.chosen] : [state.i
 export const mark = (IDs, Read) => attempt(async () => IDs.length > 0 && (await send('PUT', 'messages', { IDs, Read })))
 export const markFound = () => attempt(() => send('PUT', found().replace('search', 'messages'), { Read: true, Search: state.query.trim() }))
 async function erase(IDs) {
+  const isLeft = ({ ID }) => !IDs.includes(ID)
+  const here = state.mails.findIndex(({ ID }) => ID === state.id)
+  const next = here < 0 || isPhone.matches ? undefined : (state.mails.slice(here).find(isLeft) ?? state.mails.slice(0, here).findLast(isLeft))
   await send('DELETE', 'messages', { IDs })
   for (const id of IDs) state.chosen.delete(id)
-  await load()
   say(words.deleted(IDs.length))
+  load()
   if (!IDs.includes(state.id)) return
-  if (isPhone.matches || state.total === 0) go({ id: '' }, true)
-  else await step(0)
+  draw({ focus: next?.ID ?? '', isStepped: true })
+  go({ id: next?.ID }, true)
 }
 /** One mail goes at once; before several do it is asked. */
 export function remove(IDs) {
@@ -180,8 +187,8 @@ export function removeFound() {
   const work = async () => {
     say(words.working)
     await send('DELETE', found())
-    await load()
     say(words.deleted(total))
+    load()
     go({ id: '' }, true)
   }
   draw({ dialog: { question: words.askDelete(total), about, work } })

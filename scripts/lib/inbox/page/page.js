@@ -179,9 +179,11 @@ function Message({ id }) {
   useEffect(() => {
     if (!id) return setMail()
     const stop = new AbortController()
+    // "latest" is an ID too.
+    const show = (found) => (found.ID === id ? setMail(found) : go({ id: found.ID }, true))
     const fail = ({ status, message }) =>
       stop.signal.aborted || setMail({ ID: id, problem: status === 404 ? words.gone : words.failed(message) })
-    api(`message/${encodeURIComponent(id)}`, { signal: stop.signal }).then((response) => response.json()).then(setMail, fail)
+    api(`message/${encodeURIComponent(id)}`, { signal: stop.signal }).then((response) => response.json()).then(show, fail)
     return () => stop.abort()
   }, [id])
   useEffect(() => {
@@ -228,7 +230,7 @@ function Finds({ Code, Links }) {
     <${Button} icon="copy" label=${words.copy(url)} onClick=${() => copy(url)} />
   </span>`
   return html`<div class="finds" role="group" aria-label=${words.finds}>
-    ${Code && html`<button type="button" class="code" title=${words.copy(Code)} onClick=${() => copy(Code)}>
+    ${Code && html`<button type="button" class="code" title=${words.copy(Code)} aria-label=${words.copy(Code)} onClick=${() => copy(Code)}>
       ${Code}<${Icon} name="copy" /></button>`}
     <${Some} items=${links} count=${4} as=${link} />
   </div>`
