@@ -1,6 +1,6 @@
 /**
- * Hostile mail in a real browser. A trap answers for every name in the world: whatever leads Chromium anywhere but to the
- * inbox arrives there, and Chromium's own network log has it.
+ * Hostile mail in a real browser. A trap answers for every name that a mail has: whatever leads Chromium there arrives in it,
+ * and Chromium's own network log has it.
  */
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
@@ -62,7 +62,7 @@ const HOSTILE: Record<string, string> = {
   objects: `<object data="${url('object')}"></object><embed src="${url('embed')}"><object data="data:text/html,<script>${RUN('object')}</script>"></object>
     <embed type=image/svg+xml src="data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' onload='${RUN('embed')}'/>"><applet code="${url('applet')}">`,
   'javascript links': `<a id=js href="javascript:${RUN('js-link')}">one</a> <a id=js2 target=_blank href="java&#x0A;script:${RUN('js-link2')}">two</a>
-    <a id=data href="data:text/html,<script>${RUN('data-link')}</script>">three</a> <a id=top target=_top href="${url('top')}">four</a>
+    <a id=data href="data:text/html,<script>${RUN('data-link')}</script>">three</a> <a id=top target=_top href="/api/v1/messages">four</a>
     <a id=parent target=_parent href="javascript:${RUN('parent')}">five</a>`,
   broken: `<<script>${RUN('broken')}//<</script><lin\0k rel=preconnect href=${url('null')}><li<linknk rel=preconnect href=${url('nested')}>
     <img src="${url('no-end')}" <link rel=preconnect href="${url('no-end2')}"`,
@@ -74,7 +74,7 @@ const NAMES = [
   '<img src=x onerror=console.log("RAN")>',
   '"><script>console.log("RAN")</script>',
   "');console.log('RAN');('",
-  '${console.log("RAN")} {{7*7}} &lt;b&gt; &amp;',
+  '#{console.log("RAN")} {{7*7}} &lt;b&gt; &amp;',
   '</title></style></textarea><svg onload=console.log("RAN")>',
   'javascript:console.log("RAN")',
   '__proto__',
@@ -107,7 +107,7 @@ describe('hostile mail', { skip }, () => {
       const at = caught.push('a connection') - 1
       socket.on('error', () => {})
       socket.once('data', (data) => {
-        caught[at] = data.toString('latin1', 0, 2_000)
+        caught[at] = JSON.stringify(data.toString('latin1', 0, 1_000))
         socket.end('HTTP/1.1 200 OK\r\nContent-Length: 0\r\nAccess-Control-Allow-Origin: *\r\n\r\n')
       })
     })
@@ -120,11 +120,14 @@ describe('hostile mail', { skip }, () => {
   })
   afterEach(async () => inbox.closePages())
 
-  /** The page in a browser for which every name in the world is the trap. */
+  /** The page in a browser for which every name in the mails is the trap. */
   async function open(hash = ''): Promise<Page> {
     const { port } = trap.address() as { port: number }
     log = join(inbox.project.dir, 'net-log.json')
-    const flags = [`--host-resolver-rules=MAP * 127.0.0.1:${port}, EXCLUDE 127.0.0.1`, `--log-net-log=${log}`]
+    const flags = [
+      `--host-resolver-rules=MAP *.example 127.0.0.1:${port}, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1`,
+      `--log-net-log=${log}`,
+    ]
     context = await inbox.launch({ flags })
     caught = []
     said = []
@@ -206,8 +209,8 @@ describe('hostile mail', { skip }, () => {
   })
 
   test('a link that somebody clicks opens a window of its own, which knows nothing of the inbox', async () => {
-    await inbox.deliver('link@gmail.com', page('link', '<a id=a href="http://wanted.example/path">go</a>'))
-    const shown = await open('#q=subject:link')
+    await inbox.deliver('link@gmail.com', page('wanted', '<a id=a href="http://wanted.example/path">go</a>'))
+    const shown = await open('#q=subject:wanted')
     await shown.locator('.row .subject').click()
     const links = [
       shown.frameLocator('iframe').locator('#a'),
@@ -224,9 +227,9 @@ describe('hostile mail', { skip }, () => {
       assert.equal(await opened.evaluate('opener'), null)
       await opened.close()
     }
-    const asked = caught.filter((request) => request.startsWith('GET /path'))
+    const asked = caught.filter((request) => request.startsWith('"GET /path'))
     assert.equal(asked.length, 2)
-    for (const request of asked) assert.doesNotMatch(request, /^referer:|127\.0\.0\.1/im)
+    for (const request of asked) assert.doesNotMatch(request, /referer:|127\.0\.0\.1/i)
   })
 
   test('subjects, senders and file names are text', async () => {
@@ -361,6 +364,7 @@ describe('hostile mail', { skip }, () => {
     )
     const shown = await open('#q=subject:big')
     const article = shown.getByRole('article')
+    const choose = (subject: string) => shown.locator('.row').getByText(subject).click()
     await until('all', async () => (await shown.locator('.row .subject').count()) === 3)
     const times: Record<string, number> = {}
     const time = async (name: string, work: () => Promise<unknown>) => {
@@ -369,7 +373,7 @@ describe('hostile mail', { skip }, () => {
       times[name] = Math.round(performance.now() - start)
     }
     await time('5,000 recipients', async () => {
-      await shown.getByText('big header').click()
+      await choose('big header')
       await article.getByRole('button', { name: '4,997 more' }).click()
       await article.getByRole('button', { name: '3,997 more' }).waitFor()
     })
@@ -378,7 +382,7 @@ describe('hostile mail', { skip }, () => {
       /u4999@c\.example/.test((await article.locator('.headers').textContent()) ?? ''),
     )
     await time('10 MB as source', async () => {
-      await shown.getByText('big text').click()
+      await choose('big text')
       await shown.getByRole('tab', { name: 'Source' }).click()
       await article.getByText('This is the beginning of 9.').waitFor()
     })
@@ -388,11 +392,11 @@ describe('hostile mail', { skip }, () => {
       assert.equal((await article.locator('pre').textContent())?.length, 500_000)
     })
     await time('10 MB of HTML', async () => {
-      await shown.getByText('big html').click()
+      await choose('big html')
       await shown.getByRole('tab', { name: 'HTML' }).click()
       await shown.frameLocator('iframe').locator('pre').waitFor()
     })
-    await shown.getByText('big header').click()
+    await choose('big header')
     await shown.getByRole('heading', { name: 'big header' }).waitFor()
     t.diagnostic(
       Object.entries(times)
