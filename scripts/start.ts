@@ -29,6 +29,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const { chooseEngine } = await import('./lib/server/choose.ts')
   const { becomeRoot } = await import('./lib/server/root.ts')
   const { readSettings } = await import('./lib/settings.ts')
+  const { startInbox, stopInbox } = await import('./lib/inbox/service.ts')
 
   const settings = readSettings()
   const engine = await chooseEngine(settings)
@@ -38,24 +39,36 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   if (half) io.say(`${half} It is started anew.`)
   const begin = performance.now()
   const starting = engine.start()
+  // It comes up while the server is proved.
+  const inbox = starting.then(() => startInbox(settings))
+  inbox.catch(() => {})
   try {
-    await unlessInterrupted(async () => prove(engine, settings, await starting, begin, io))
+    await unlessInterrupted(async () => prove(engine, settings, await starting, begin, inbox, io))
     return
   } catch (error) {
     const failure = await explained(error)
     // A start that is under way ends first, so that the stop finds all of it.
     const done = await starting.catch(() => undefined)
+    if ((await inbox.catch(() => undefined))?.isNew) await stopInbox(settings)
     if (!wasRunning && done && (await engine.stop())) io.say('Nothing of it was left running.')
     throw failure
   }
 }
 
 /** Waits until the server answers, has it deliver a mail, and prints the table of ports and accounts. */
-async function prove(engine: Engine, settings: Settings, started: Started, begin: number, io: Io): Promise<void> {
+async function prove(
+  engine: Engine,
+  settings: Settings,
+  started: Started,
+  begin: number,
+  inbox: Promise<{ url?: string; problem?: string }>,
+  io: Io,
+): Promise<void> {
   const { step } = await import('./lib/cli.ts')
   const { BAR, FOO, knownPassword, readAccounts } = await import('./lib/accounts/accounts.ts')
   const { enabledProtocols, portRows } = await import('./lib/settings.ts')
   const { testMail, waitUntilHealthy } = await import('./lib/server/proof.ts')
+  const { exposure } = await import('./lib/inbox/service.ts')
 
   await step('Waiting for SMTP, POP3 and IMAP', () => waitUntilHealthy(engine, settings, PATIENCE[engine.name]))
   const seconds = ((performance.now() - begin) / 1000).toFixed(1)
@@ -82,11 +95,16 @@ async function prove(engine: Engine, settings: Settings, started: Started, begin
     }
   }
 
+  const { url, problem } = await inbox
+  for (const line of [problem, exposure(settings)]) if (line) io.say(line)
+  const page = url ? [[url, 'Inbox', 'none']] : []
   const passwords = accounts.map((account) => [account.address, knownPassword(account) ?? '(set by you)'])
   const certificate = engine.certificate()
   const bold = (text: string) => style('bold', text, io.stdout)
   io.print()
-  io.print(table([['Port', 'Protocol', 'TLS'], ...portRows(settings), [], ['Account', 'Password', ''], ...passwords]))
+  io.print(
+    table([['Port', 'Protocol', 'TLS'], ...portRows(settings), ...page, [], ['Account', 'Password', ''], ...passwords]),
+  )
   io.print()
   if (certificate) io.print(`Certificate to trust for TLS: ${certificate}\n`)
   io.print('All other mail, to any address in the world, ends in catchall. None of it leaves this machine.')

@@ -7,7 +7,7 @@ Shows the engine, the versions, the ports, every account with its messages, and 
 
   --json        the same as one JSON object:
                 {running, engine, versions: {postfix, dovecot}, bindAddress,
-                ports: {smtp, ...}, certificate, accounts: [{address, inbox,
+                ports: {smtp, ...}, inbox: URL, certificate, accounts: [{address, inbox,
                 otherFolders}], queue}; null for what cannot be told.
                 npm prints lines of its own: npm run -s status -- --json
 
@@ -28,6 +28,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const { enabledProtocols, portRows, readSettings } = await import('./lib/settings.ts')
   const { readAccounts } = await import('./lib/accounts/accounts.ts')
   const { countMessages } = await import('./lib/server/mailboxes.ts')
+  const { runningInbox } = await import('./lib/inbox/service.ts')
   const { silentProtocols } = await import('./lib/server/proof.ts')
 
   const settings = readSettings()
@@ -64,8 +65,9 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const versions = { postfix, dovecot: dovecot.split(' ')[0] }
   const queued = queue === undefined ? null : queue.split('\n').filter((line) => line !== '').length
   const certificate = engine.certificate() ?? null
+  const inbox = runningInbox(settings)?.url ?? null
   if (values.json) {
-    const server = { running: true, engine: engine.name, versions, bindAddress, ports, certificate }
+    const server = { running: true, engine: engine.name, versions, bindAddress, ports, inbox, certificate }
     io.print(JSON.stringify({ ...server, accounts: counts, queue: queued }))
     return
   }
@@ -73,9 +75,9 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const accounts = counts.map(({ address, inbox, otherFolders }) => [address, cell(inbox), cell(otherFolders)])
   io.print(`The mail server runs (engine: ${engine.name}, Postfix ${postfix}, Dovecot ${versions.dovecot}).`)
   io.print()
-  io.print(
-    table([['Port', 'Protocol', 'TLS'], ...portRows(settings), [], ['Account', 'INBOX', 'Other folders'], ...accounts]),
-  )
+  const page = inbox ? [[inbox, 'Inbox', 'none']] : []
+  const rows = [['Port', 'Protocol', 'TLS'], ...portRows(settings), ...page]
+  io.print(table([...rows, [], ['Account', 'INBOX', 'Other folders'], ...accounts]))
   io.print()
   if (certificate) io.print(`Certificate to trust: ${certificate}`)
   const messages = `${queued} message${queued === 1 ? '' : 's'}`

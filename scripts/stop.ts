@@ -3,7 +3,7 @@ import { type ExitName, explainExitCodes, type Io, parse, run } from './lib/cli.
 
 const HELP = `Usage: npm stop
 
-Stops the mail server. Mail, queue and accounts stay; npm start finds them again. Waits for a start under way.
+Stops the mail server and its inbox. Mail, queue and accounts stay; npm start finds them again. Waits for a start under way.
 
 Exit codes:
 ${explainExitCodes('ok', 'failed', 'usage')}`
@@ -16,12 +16,15 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   }
   const { chooseEngine } = await import('./lib/server/choose.ts')
   const { readSettings } = await import('./lib/settings.ts')
-  const engine = await chooseEngine(readSettings())
+  const { stopInbox } = await import('./lib/inbox/service.ts')
+  const settings = readSettings()
+  const inboxStopped = await stopInbox(settings)
+  const engine = await chooseEngine(settings)
   const stopped = await engine.stop()
   io.print(
     stopped
       ? 'The mail server is stopped. Its mail stays; start it again: npm start'
-      : 'The mail server was not running.',
+      : `The mail server was not running.${inboxStopped ? ' Its inbox was, and is stopped.' : ''}`,
   )
   return
 }

@@ -3,54 +3,46 @@ import type { IncomingMessage } from 'node:http'
 import { hostname, networkInterfaces } from 'node:os'
 import type { Settings } from '../settings.ts'
 
-/** An answer other than 200: `facts` stand beside `Error` in its JSON. */
+/** An answer other than 200; `facts` stand beside `Error` in its JSON. */
 export class HttpError extends Error {
   readonly status: number
-  readonly facts: Record<string, unknown>
+  readonly facts: object
 
-  constructor(status: number, message: string, facts: Record<string, unknown> = {}) {
+  constructor(status: number, message: string, facts: object = {}) {
     super(message)
     this.status = status
     this.facts = facts
   }
 }
 
-export function refuse(status: number, message: string, facts?: Record<string, unknown>): never {
-  throw new HttpError(status, message, facts)
+export function refuse(status: number, message: string): never {
+  throw new HttpError(status, message)
 }
 
-/** The names that the inbox is asked for by: any other may be a foreign site's name for this machine (DNS rebinding). */
-export function hostsOf({ bindAddress, host }: Settings): Set<string> {
-  const own = new Set(['localhost', '127.0.0.1', '::1', bindAddress, host])
-  if (bindAddress === '0.0.0.0' || bindAddress === '::') {
-    for (const { address } of Object.values(networkInterfaces()).flatMap((list) => list ?? [])) own.add(address)
-  }
-  own.add(hostname().toLowerCase())
-  return own
+/** The names that the inbox is asked by. Any other may be a foreign site's name for this machine (DNS rebinding). */
+export function hostsOf({ bindAddress, host }: Settings): string[] {
+  const interfaces = Object.values(networkInterfaces()).flatMap((list) => list ?? [])
+  const all = ['0.0.0.0', '::'].includes(bindAddress) ? interfaces.map(({ address }) => address) : []
+  return ['localhost', '127.0.0.1', '::1', bindAddress, host, hostname().toLowerCase(), ...all]
+}
+
+/** Whether the page of another site caused the request: what it asks for may be shown, and nothing be changed by it. */
+export function isForeign({ headers }: IncomingMessage): boolean {
+  return !['same-origin', 'none', undefined].includes(headers['sec-fetch-site'] as string | undefined)
 }
 
 /**
- * Throws 403 for a host that is none of ours, and for what the page of another site asks. A link from elsewhere may open
- * a page here: `isNavigable`.
+ * Refuses with 403 another name of this machine than `hosts`, and what the page of another site asks. Where `isPage`, it
+ * may have a link to it.
  */
-export function guard({ headers }: IncomingMessage, hosts: Set<string>, isNavigable = false): void {
-  const { host = '', origin } = headers
+export function guard(request: IncomingMessage, hosts: string[], isPage: boolean): void {
+  const { host = '', origin, 'sec-fetch-mode': mode } = request.headers
   const name = host
     .toLowerCase()
     .replace(/:\d+$/, '')
     .replace(/^\[(.*)\]$/, '$1')
-  if (!hosts.has(name)) refuse(403, `${host.slice(0, 100)} is no name of the inbox. Use localhost or 127.0.0.1.`)
-  const site = headers['sec-fetch-site'] ?? 'none'
-  const isForeign = site !== 'same-origin' && site !== 'none'
-  if (isForeign && !(isNavigable && headers['sec-fetch-mode'] === 'navigate')) {
-    refuse(403, 'A page of another site may not ask this.')
-  }
-  if (origin !== undefined && origin.toLowerCase() !== `http://${host.toLowerCase()}`) {
-    refuse(403, `A page of ${origin.slice(0, 100)} may not ask this.`)
-  }
-}
-
-/** Whether a request was caused by another site: what it shows may be shown, and nothing be changed by it. */
-export function isForeign({ headers }: IncomingMessage): boolean {
-  return !['same-origin', 'none'].includes((headers['sec-fetch-site'] as string | undefined) ?? 'none')
+  if (!hosts.includes(name)) refuse(403, `${host.slice(0, 100)} is no name of the inbox. Use localhost or 127.0.0.1.`)
+  const isOwn = origin === undefined || origin.toLowerCase() === `http://${host.toLowerCase()}`
+  if (isOwn && (!isForeign(request) || (isPage && mode === 'navigate'))) return
+  refuse(403, `A page of ${origin?.slice(0, 100) ?? 'another site'} may not ask this.`)
 }

@@ -1,6 +1,6 @@
 /**
  * One account's INBOX, held open over IMAP as the master user: tells of what comes, changes and goes, and connects again
- * for as long as it is not closed. The mail itself stays in Dovecot.
+ * until it is closed. The mail itself stays in Dovecot.
  */
 import { createHash } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -10,119 +10,121 @@ import type { Settings } from '../settings.ts'
 
 /** Milliseconds that the server may stay silent, and until the next attempt to connect. */
 const PATIENCE = { answer: 5_000, retry: 250 }
-/** Mails that are read before a mailbox counts as open, the newest, and then at once. */
-const CHUNK = { first: 200, next: 500 }
+/** How many of the newest mails a mailbox is open with; the others follow in portions. */
+export const FIRST = 200
+const PORTION = 500
 const HEADERS = 'received x-original-to from to cc bcc reply-to subject message-id'.split(' ')
 const QUERY = { uid: true, flags: true, internalDate: true, size: true, bodyStructure: true, headers: HEADERS } as const
+const BY_UID = { uid: true } as const
 
-interface Exec {
-  exec(command: string, attributes: unknown[], options: object): Promise<{ next(): void }>
+/** A stored mail. */
+export interface Copy {
+  box: Mailbox
+  uid: number
+  flags: Set<string>
 }
 
-export type Flags = Set<string>
-export type Stored = FetchMessageObject
-
-/** Who hears of a mailbox. `flagsOf` gives the UIDs that are known, with their flags. */
+/** Who hears of a mailbox. */
 export interface Listener {
-  /** Mail in a mailbox that was not known before. */
-  arrived(box: Mailbox, message: Stored): void
-  flagged(box: Mailbox, uid: number, flags: Flags): void
-  gone(box: Mailbox, uid: number): void
+  arrived(copy: Copy, message: FetchMessageObject): void
+  flagged(copy: Copy): void
+  gone(copy: Copy): void
   /** The mailbox was opened or lost. */
-  turned(box: Mailbox): void
-  /** Milliseconds until the next look, and a promise that ends that pause. */
+  turned(): void
+  /** Settled when it is time for the next look. */
   pause(): Promise<void>
 }
 
 export class Mailbox {
   readonly address: string
-  /** Begins the IDs of this mailbox: letters and digits, another one when Dovecot makes the mailbox anew. */
+  /** Begins the IDs of this mailbox: letters and digits, others when Dovecot makes the mailbox anew. Empty until it was open. */
   key = ''
-  isOpen = false
-  /** Settled when the attempt to connect is over, whatever its outcome. */
-  attempt: Promise<unknown> = Promise.resolve()
-  /** Settled when all mail that was there at the start has been read. */
-  filled: Promise<void>
+  /** Whether what arrives is news; what is there at the start is not. */
+  isNews: boolean
+  /** Settled when all mail is read that the mailbox was opened with, or it could not be opened. */
+  filled: Promise<void> = Promise.resolve()
+  readonly copies = new Map<number, Copy>()
   readonly #settings: Settings
   readonly #listener: Listener
-  readonly #known = new Set<number>()
   #client: ImapFlow | undefined
   #isClosed = false
+  #isOpen = false
+  #hasNews = false
   /** The highest UID that was read. */
   #last = 0
-  #hasNews = false
-  #isFilled: () => void = () => {}
-  #looking: Promise<void> = Promise.resolve()
+  #look: Promise<void> = Promise.resolve()
   #nextLook: Promise<void> | undefined
 
-  constructor(settings: Settings, address: string, listener: Listener) {
+  constructor(settings: Settings, address: string, isNews: boolean, listener: Listener) {
     this.address = address
+    this.isNews = isNews
     this.#settings = settings
     this.#listener = listener
-    this.filled = new Promise((resolve) => {
-      this.#isFilled = resolve
-    })
     void this.#live()
+  }
+
+  get isOpen(): boolean {
+    return this.#isOpen
   }
 
   close(): void {
     this.#isClosed = true
-    this.#isFilled()
     this.#client?.close()
-    this.#forget([...this.#known])
+    this.#forget([...this.copies.keys()])
   }
 
   /**
-   * Looks for news now: Dovecot tells a client in IDLE half a second late. Throws when the mailbox is not to be reached.
-   * Looks that are asked for while one is under way become one.
+   * Looks for news now: Dovecot tells a client in IDLE half a second late. Those who ask while a look is under way share
+   * the next one. Rejects when the server is away.
    */
   look(): Promise<void> {
-    if (!this.#nextLook) {
-      const next = this.#looking.then(() => {
-        this.#nextLook = undefined
-        return this.#look()
-      })
-      this.#nextLook = next
-      this.#looking = next.catch(() => {})
-    }
+    this.#nextLook ??= this.#look.then(async () => {
+      this.#nextLook = undefined
+      const client = this.#connection()
+      await client.noop()
+      while (this.#hasNews) {
+        this.#hasNews = false
+        await this.#read(`${this.#last + 1}:*`)
+      }
+      // imapflow keeps to itself what a NOOP meets.
+      this.#connection()
+    })
+    this.#look = this.#nextLook.catch(() => {})
     return this.#nextLook
   }
 
   /** The bytes of a mail; undefined where it is gone. */
   async source(uid: number): Promise<Buffer | undefined> {
-    const found = await this.#open().fetchOne(String(uid), { source: true }, { uid: true })
+    const found = await this.#connection().fetchOne(String(uid), { source: true }, BY_UID)
     return found ? found.source : undefined
   }
 
   /** The first words of mails by UID, which Dovecot keeps in its cache (RFC 8970). */
   async previews(uids: number[]): Promise<Map<number, string>> {
     const previews = new Map<number, string>()
-    const client = this.#open()
-    if (![...client.capabilities.keys()].some((name) => name.startsWith('PREVIEW'))) return previews
-    const take = async ({ attributes }: { attributes?: unknown }) => {
-      const list = (attributes as [unknown, ({ value?: string } | { value?: string }[] | null)[]])[1]
-      const at = (name: string) => list[list.findIndex((item) => (item as { value?: string })?.value === name) + 1]
-      const preview = [at('PREVIEW')].flat().at(-1)
-      previews.set(Number((at('UID') as { value?: string })?.value), preview?.value?.replace(/\s+/g, ' ').trim() ?? '')
+    // imapflow's fetch() knows no PREVIEW. Its exec() stands in no type; it would wait for an IDLE to end, and here is none.
+    const client = this.#connection() as unknown as { exec(...words: unknown[]): Promise<{ next(): void }> }
+    const atom = (value: string) => ({ type: 'ATOM', value })
+    const FETCH = async ({ attributes: [, list] }: { attributes: [unknown, ({ value: string } | null)[]] }) => {
+      const at = (name: string) => list[list.findIndex((item) => item?.value === name) + 1]?.value ?? ''
+      previews.set(Number(at('UID')), at('PREVIEW').replace(/\s+/g, ' ').trim())
     }
-    for (const range of rangesOf(uids)) {
-      const atom = (value: string) => ({ type: 'ATOM', value }) as const
-      const words = [{ type: 'SEQUENCE', value: range } as const, [atom('UID'), atom('PREVIEW')]]
-      // imapflow's fetch() does not know PREVIEW. Its exec() stands in no type, and waits for no IDLE: there is none here.
-      const response = await (client as unknown as Exec).exec('UID FETCH', words, { untagged: { FETCH: take } })
+    for (const value of rangesOf(uids)) {
+      const words = [{ type: 'SEQUENCE', value }, [atom('UID'), atom('PREVIEW')]]
+      const response = await client.exec('UID FETCH', words, { untagged: { FETCH } })
       response.next()
     }
     return previews
   }
 
-  /** Which mails between two UIDs have a text anywhere; Dovecot reads them. */
-  async containing(uids: number[], text: string): Promise<Set<number>> {
-    const range = uids.length < 100 ? uids.join() : `${Math.min(...uids)}:${Math.max(...uids)}`
-    return new Set((await this.#open().search({ uid: range, text }, { uid: true })) || [])
+  /** Which of the mails have a text anywhere; Dovecot reads them. */
+  async containing(uids: number[], text: string): Promise<number[]> {
+    const uid = uids.length < 100 ? uids.join() : '1:*'
+    return (await this.#connection().search({ uid, text }, BY_UID)) || []
   }
 
   async flag(uids: number[], flag: string, on: boolean): Promise<void> {
-    const client = this.#open()
+    const client = this.#connection()
     const options = { uid: true, silent: true }
     for (const range of rangesOf(uids)) {
       await (on ? client.messageFlagsAdd(range, [flag], options) : client.messageFlagsRemove(range, [flag], options))
@@ -130,133 +132,108 @@ export class Mailbox {
   }
 
   async delete(uids: number[]): Promise<void> {
-    const client = this.#open()
-    for (const range of rangesOf(uids)) await client.messageDelete(range, { uid: true })
+    for (const range of rangesOf(uids)) await this.#connection().messageDelete(range, BY_UID)
     this.#forget(uids)
   }
 
-  #open(): ImapFlow {
+  #connection(): ImapFlow {
     if (!this.#client?.usable) throw new Error(`${this.address} cannot be read: the mail server is away`)
     return this.#client
   }
 
   async #live(): Promise<void> {
     while (!this.#isClosed) {
-      try {
-        const attempt = this.#connect()
-        this.attempt = attempt.catch(() => {})
-        const older = await attempt
-        const filling = this.#fill(older)
-        for (;;) {
-          await Promise.all([this.look(), filling])
-          await this.#listener.pause()
-        }
-      } catch {
-        // Away, being restarted, or an account that Dovecot does not know yet: the next attempt tells.
-        this.#client?.close()
-        this.#lost()
-        await sleep(PATIENCE.retry)
+      // Away, being restarted, or an account that Dovecot does not know yet: the next attempt tells.
+      this.filled = this.#connect().catch(() => this.#client?.close())
+      await this.filled
+      while (this.#isOpen) {
+        await this.look().catch(() => this.#client?.close())
+        await this.#listener.pause()
       }
+      await sleep(PATIENCE.retry)
     }
   }
 
-  /** Connects, reads the newest mails, and gives the UIDs of the others. */
-  async #connect(): Promise<number[]> {
+  async #connect(): Promise<void> {
     const { user, password } = masterLogin(this.address)
+    const { host, ports } = this.#settings
     const client = new ImapFlow({
-      host: this.#settings.host,
-      port: this.#settings.ports.imap,
-      secure: false,
-      doSTARTTLS: false,
-      auth: { user, pass: password },
-      logger: false,
-      // With it EXPUNGE and FLAGS name the UID.
-      qresync: true,
-      disableAutoIdle: true,
-      connectionTimeout: PATIENCE.answer,
-      greetingTimeout: PATIENCE.answer,
-      socketTimeout: PATIENCE.answer,
+      ...{ host, port: ports.imap, secure: false, doSTARTTLS: false, auth: { user, pass: password }, logger: false },
+      ...{ connectionTimeout: PATIENCE.answer, greetingTimeout: PATIENCE.answer, socketTimeout: PATIENCE.answer },
+      // With QRESYNC news of flags and of mail that is gone come with the UID.
+      ...{ qresync: true, disableAutoIdle: true },
     })
     this.#client = client
     client.on('error', () => {})
-    client.on('close', () => client === this.#client && this.#lost())
+    client.on('close', () => this.#turn(false))
     await client.connect()
     const { uidValidity } = await client.mailboxOpen('INBOX')
     const key = createHash('sha1').update(`${this.address} ${uidValidity}`).digest('hex').slice(0, 12)
-    if (key !== this.key) this.#forget([...this.#known])
+    const uids = new Set((await client.search({ all: true }, BY_UID)) || [])
+    this.#forget([...this.copies.keys()].filter((uid) => key !== this.key || !uids.has(uid)))
+    if (key !== this.key) this.#last = 0
     this.key = key
-    const uids = new Set((await client.search({ all: true }, { uid: true })) || [])
-    this.#forget([...this.#known].filter((uid) => !uids.has(uid)))
-    if (this.#known.size > 0) {
-      for await (const { uid, flags } of client.fetch('1:*', { uid: true, flags: true }, { uid: true })) {
-        this.#listener.flagged(this, uid, flags ?? new Set())
-      }
+    if (this.copies.size > 0) {
+      for await (const { uid, flags } of client.fetch('1:*', { uid: true, flags: true })) this.#flagged(uid, flags)
     }
     client.on('exists', () => {
       this.#hasNews = true
     })
-    client.on('flags', ({ uid, flags }) => uid && this.#listener.flagged(this, uid, flags))
-    client.on('expunge', ({ uid }) => uid && this.#forget([uid]))
-    const unknown = [...uids].filter((uid) => !this.#known.has(uid)).sort((a, b) => b - a)
-    this.#last = Math.max(0, ...this.#known, unknown[0] ?? 0)
-    await this.#read(unknown.slice(0, CHUNK.first))
-    this.isOpen = true
-    this.#listener.turned(this)
-    return unknown.slice(CHUNK.first)
+    client.on('flags', ({ uid, flags }) => this.#flagged(uid, flags))
+    client.on('expunge', ({ uid }) => this.#forget([uid ?? 0]))
+    const unknown = [...uids].filter((uid) => !this.copies.has(uid)).sort((a, b) => b - a)
+    for (const range of rangesOf(unknown.slice(0, FIRST))) await this.#read(range)
+    this.#turn(true)
+    for (let at = FIRST; at < unknown.length; at += PORTION) {
+      for (const range of rangesOf(unknown.slice(at, at + PORTION))) await this.#read(range)
+    }
+    this.isNews = true
   }
 
-  async #fill(uids: number[]): Promise<void> {
-    for (let at = 0; at < uids.length; at += CHUNK.next) await this.#read(uids.slice(at, at + CHUNK.next))
-    this.#isFilled()
-  }
-
-  async #read(uids: number[]): Promise<void> {
-    for (const range of rangesOf(uids)) await this.#readRange(range)
-  }
-
-  async #readRange(range: string): Promise<void> {
-    for await (const message of this.#open().fetch(range, QUERY, { uid: true })) {
+  async #read(range: string): Promise<void> {
+    for await (const message of this.#connection().fetch(range, QUERY, BY_UID)) {
+      const { uid, flags = new Set() } = message
       // "9:*" always has the last mail in it.
-      if (this.#known.has(message.uid)) continue
-      this.#known.add(message.uid)
-      this.#last = Math.max(this.#last, message.uid)
-      this.#listener.arrived(this, message)
+      if (this.copies.has(uid)) continue
+      const copy = { box: this, uid, flags }
+      this.#last = Math.max(this.#last, uid)
+      this.copies.set(uid, copy)
+      this.#listener.arrived(copy, message)
     }
   }
 
-  async #look(): Promise<void> {
-    await this.#open().noop()
-    // What a NOOP meets goes into imapflow's log alone.
-    this.#open()
-    while (this.#hasNews) {
-      this.#hasNews = false
-      await this.#readRange(`${this.#last + 1}:*`)
-    }
+  #flagged(uid: number | undefined, flags: Set<string> | undefined): void {
+    const copy = this.copies.get(uid ?? 0)
+    if (!copy || !flags || (copy.flags.size === flags.size && [...flags].every((flag) => copy.flags.has(flag)))) return
+    copy.flags.clear()
+    for (const flag of flags) copy.flags.add(flag)
+    this.#listener.flagged(copy)
   }
 
   #forget(uids: number[]): void {
-    for (const uid of uids) if (this.#known.delete(uid)) this.#listener.gone(this, uid)
+    for (const uid of uids) {
+      const copy = this.copies.get(uid)
+      if (copy && this.copies.delete(uid)) this.#listener.gone(copy)
+    }
   }
 
-  #lost(): void {
-    if (!this.isOpen) return
-    this.isOpen = false
-    this.#listener.turned(this)
+  #turn(isOpen: boolean): void {
+    if (this.#isOpen === isOpen) return
+    this.#isOpen = isOpen
+    this.#listener.turned()
   }
 }
 
-/** UIDs as sequence sets (RFC 3501): runs as "1:9", a few hundred in each set, so that no command line grows too long. */
-export function rangesOf(uids: number[]): string[] {
+/** UIDs as sequence sets (RFC 3501): runs as "1:9", and a few hundred in each set, so that no line grows too long. */
+function rangesOf(uids: number[]): string[] {
   const runs: [number, number][] = []
   for (const uid of [...uids].sort((a, b) => a - b)) {
     const run = runs.at(-1)
-    if (run && run[1] >= uid - 1) run[1] = uid
+    if (run?.[1] === uid - 1) run[1] = uid
     else runs.push([uid, uid])
   }
-  const sets: string[] = []
-  for (let at = 0; at < runs.length; at += 300) {
-    const texts = runs.slice(at, at + 300).map(([from, to]) => (from === to ? `${from}` : `${from}:${to}`))
-    sets.push(texts.join())
-  }
-  return sets
+  const texts = runs.map(([from, to]) => (from === to ? String(from) : `${from}:${to}`))
+  return Array.from({ length: Math.ceil(texts.length / 300) }, (_, set) =>
+    texts.slice(set * 300, set * 300 + 300).join(),
+  )
 }

@@ -1,23 +1,21 @@
-/** Mailpit's search: words, "phrases", field:text, is:, has:, before:, after:, larger:, smaller:, negated by - or !. */
-
+/** Mailpit's search: words, "phrases", field:text, is:, has:, before:, after:, larger:, smaller:; - or ! negates. */
 import { matchesAddress } from '../mail/filters.ts'
 import type { Address } from '../mail/mail.ts'
+import { bccOf, type Entry, envelopeOf, isRead, tagsOf } from './entry.ts'
 import { refuse } from './guard.ts'
-import { bccOf, type Entry, envelopeOf, type Index, isRead, tagsOf } from './index.ts'
+import type { Index } from './index.ts'
 
 type Test = (entry: Entry) => boolean
 
-/** A word of a query: true of a mail or not, which for some only Dovecot can tell, who reads them. */
+/** A word of a query. `text` may also stand in the body, which Dovecot knows. */
 interface Word {
   test: Test
   isNegated: boolean
-  /** Text that may stand anywhere in a mail. */
   text?: string
 }
-
 export type Query = Word[]
 
-const envelope = (entry: Entry) => envelopeOf(entry).map((address) => ({ name: '', address }))
+const envelope = (entry: Entry): Address[] => envelopeOf(entry).map((address) => ({ name: '', address }))
 const PEOPLE: Record<string, (entry: Entry) => Address[]> = {
   to: (entry) => [...entry.to, ...envelope(entry)],
   from: ({ from }) => from,
@@ -26,112 +24,91 @@ const PEOPLE: Record<string, (entry: Entry) => Address[]> = {
   'reply-to': ({ replyTo }) => replyTo,
   addressed: (entry) => [...entry.to, ...entry.cc, ...entry.bcc, ...entry.from, ...entry.replyTo, ...envelope(entry)],
 }
+const TEXTS: Record<string, (entry: Entry, value: string) => boolean> = {
+  subject: ({ subject }, value) => subject.toLowerCase().includes(value),
+  'message-id': ({ messageId }, value) => messageId.toLowerCase().includes(value.replace(/^<|>$/g, '')),
+  tag: (entry, value) => tagsOf(entry).some((tag) => tag.toLowerCase() === value),
+}
 const STATES: Record<string, Test> = {
   'is:read': isRead,
   'is:unread': (entry) => !isRead(entry),
   'is:tagged': (entry) => tagsOf(entry).length > 0,
   'has:attachment': ({ attachments }) => attachments > 0,
-  'has:attachments': ({ attachments }) => attachments > 0,
   'has:inline': ({ inline }) => inline > 0,
-  'has:inlines': ({ inline }) => inline > 0,
 }
-const UNITS: Record<string, number> = { '': 1, b: 1, k: 1024, kb: 1024, m: 1024 ** 2, mb: 1024 ** 2 }
 
-/** Reads a query. `zone`: the time zone of its dates, as "Asia/Tokyo". Refuses with 400 what cannot be understood. */
-export function parseQuery(text: string, zone?: string): Query {
-  if ((text.match(/"/g)?.length ?? 0) % 2 === 1) refuse(400, `query: a quotation mark is missing: ${text}`)
-  const words = [...text.matchAll(/(?:"[^"]*"|[^\s"])+/g)].map(([word]) => word)
-  if (words.length === 0) refuse(400, 'query is empty. Write words, to:someone@example.com, subject:"two words" ...')
+/** Reads a query; its dates are meant in `zone`, as "Asia/Tokyo", or this machine's. Refuses with 400 what has no sense. */
+export function parseQuery(query: string, zone?: string): Query {
+  if (query.split('"').length % 2 === 0) refuse(400, `query: a quotation mark is missing: ${query}`)
+  const words =
+    query.match(/(?:"[^"]*"|[^\s"])+/g) ?? refuse(400, 'query is empty. Write to:someone@example.com or words')
   return words.map((word) => {
     const isNegated = /^[-!]./.test(word)
-    return { isNegated, ...parseWord(isNegated ? word.slice(1) : word, zone) }
+    const [, name = '', value = ''] = /^[-!]?([a-z-]+):(.*)$/is.exec(word) ?? []
+    const text = (isNegated ? word.slice(1) : word).replaceAll('"', '')
+    const test = fieldTest(name.toLowerCase(), value.replaceAll('"', '').trim(), zone)
+    if (typeof test === 'string') refuse(400, `query: ${word}: ${test}`)
+    if (typeof test === 'function') return { test, isNegated }
+    if (!text.trim()) refuse(400, 'query: an empty phrase would match every mail')
+    return { test: headTest(text.toLowerCase()), isNegated, text }
   })
 }
 
-function parseWord(word: string, zone: string | undefined): { test: Test; text?: string } {
-  const [, field = '', quoted = ''] = /^([a-z-]+):(.*)$/is.exec(word) ?? []
-  const name = field.toLowerCase()
-  const value = quoted.replaceAll('"', '').trim()
+/** The test of a field; what is wrong with its value; or undefined for a name that is no field. */
+function fieldTest(name: string, value: string, zone: string | undefined): Test | string | undefined {
+  const [people, text] = [PEOPLE[name], TEXTS[name]]
   const lower = value.toLowerCase()
-  const bad = (advice: string) => refuse(400, `query: ${word}: ${advice}`)
-  const needed = () => value || bad(`write ${name}: and a text behind it`)
-  const people = PEOPLE[name]
+  if ((people || text) && value === '') return `write ${name}: and a text`
   if (people) {
-    needed()
     const isWhole = /^[^\s@]+@[^\s@]+$/.test(value)
-    return {
-      test: (entry) =>
-        people(entry).some(
-          (one) => matchesAddress(value, one.address) || (!isWhole && one.name.toLowerCase().includes(lower)),
-        ),
-    }
+    const isNamed = ({ name }: Address) => !isWhole && name.toLowerCase().includes(lower)
+    return (entry) => people(entry).some((one) => matchesAddress(value, one.address) || isNamed(one))
   }
-  if (name === 'subject') {
-    needed()
-    return { test: ({ subject }) => subject.toLowerCase().includes(lower) }
-  }
-  if (name === 'message-id') {
-    const id = needed().toLowerCase().replace(/^<|>$/g, '')
-    return { test: ({ messageId }) => messageId.toLowerCase().includes(id) }
-  }
-  if (name === 'tag') {
-    needed()
-    return { test: (entry) => tagsOf(entry).some((tag) => tag.toLowerCase() === lower) }
-  }
+  if (text) return (entry) => text(entry, lower)
   if (name === 'is' || name === 'has') {
-    return { test: STATES[`${name}:${lower}`] ?? bad(`write ${Object.keys(STATES).join(', ')}`) }
+    return STATES[`${name}:${lower.replace(/s$/, '')}`] ?? `write ${Object.keys(STATES).join(', ')}`
   }
   if (name === 'larger' || name === 'smaller') {
-    const [, number, unit = ''] = /^(\d+(?:\.\d+)?)\s*([kmb]{0,2})$/.exec(lower) ?? []
-    const bytes = Number(number) * (UNITS[unit] ?? Number.NaN)
-    if (Number.isNaN(bytes)) bad('write a number, as in larger:10k or smaller:2M')
-    return { test: ({ size }) => (name === 'larger' ? size > bytes : size < bytes) }
+    const [, number, unit] = /^(\d+(?:\.\d+)?)\s*([km]?)b?$/.exec(lower) ?? []
+    const bytes = Number(number) * { '': 1, k: 1024, m: 1024 ** 2 }[unit as '' | 'k' | 'm']
+    if (Number.isNaN(bytes)) return 'write a number, as in larger:10k or smaller:2M'
+    return ({ size }) => (name === 'larger' ? size > bytes : size < bytes)
   }
   if (name === 'before' || name === 'after') {
     const time = timeIn(value, zone)
-    if (Number.isNaN(time)) bad(`write a date, as in ${name}:2026-11-26 or ${name}:"2026-11-26 14:30"`)
-    return { test: ({ created }) => (name === 'before' ? created < time : created >= time) }
+    if (Number.isNaN(time)) return `write a date, as in ${name}:2026-11-26 or ${name}:"2026-11-26 14:30"`
+    return ({ created }) => (name === 'before' ? created < time : created >= time)
   }
-  const text = word.replaceAll('"', '')
-  if (text.trim() === '') refuse(400, 'query: an empty phrase would match every mail')
-  const wanted = text.toLowerCase()
-  const stands = (where: string) => where.toLowerCase().includes(wanted)
-  return {
-    text,
-    test: (entry) =>
-      [entry.subject, entry.messageId].some(stands) ||
-      PEOPLE.addressed?.(entry).some((one) => stands(one.name) || stands(one.address)) === true,
-  }
+  return undefined
 }
 
-/** The milliseconds of a date; one without a zone is meant in that zone, by default this machine's. */
+/** Tests for a text in what the index knows. */
+function headTest(text: string): Test {
+  return (entry) =>
+    [entry.subject, entry.messageId].some((one) => one.toLowerCase().includes(text)) ||
+    (PEOPLE.addressed?.(entry) ?? []).some(({ name, address }) => `${name} ${address}`.toLowerCase().includes(text))
+}
+
+/** The milliseconds of a date. One that names no zone is meant in `zone`. */
 function timeIn(text: string, zone: string | undefined): number {
-  const hasZone = /(?:z|[+-]\d\d:?\d\d)$/i.test(text) && /\d:\d\d/.test(text)
-  if (!/^\d{4}-\d\d?(-\d\d?)?/.test(text) || hasZone) return Date.parse(text)
-  const local = Date.parse(`${text.includes(':') ? text : `${text} 00:00`}`)
-  if (!zone || Number.isNaN(local)) return local
+  const time = Date.parse(/^\d{4}-\d\d-\d\d$/.test(text) ? `${text}T00:00` : text)
+  if (!zone || Number.isNaN(time) || /\d:\d.*(z|[+-]\d\d:?\d\d)$/i.test(text)) return time
   try {
-    const there = new Date(new Date(local).toLocaleString('en-US', { timeZone: zone })).getTime()
-    return local + (local - there)
+    return 2 * time - Date.parse(new Date(time).toLocaleString('en-US', { timeZone: zone }))
   } catch {
-    return refuse(400, `tz=${zone}: no such time zone`)
+    return refuse(400, `tz=${zone}: there is no such time zone`)
   }
 }
 
-/** The messages that a query is true of, in their order. What the index knows is looked at first. */
+/** Those of the messages that the query is true of. What the index knows is looked at first. */
 export async function search(index: Index, query: Query, entries = index.list()): Promise<Entry[]> {
-  let found = entries.filter((entry) =>
-    query.every(({ test, isNegated, text }) => {
-      const isTrue = test(entry)
-      // A text that does not stand in the headers may stand in the body.
-      return text === undefined || isTrue ? isTrue !== isNegated : true
-    }),
-  )
-  for (const { text, test, isNegated } of query) {
-    if (text === undefined || found.length === 0) continue
+  let found = entries
+  const [inBodies, inHeads] = [query.filter(({ text }) => text), query.filter(({ text }) => !text)]
+  for (const { test, isNegated } of inHeads) found = found.filter((entry) => test(entry) !== isNegated)
+  for (const { test, isNegated, text = '' } of inBodies) {
     const open = found.filter((entry) => !test(entry))
-    const inBody = open.length > 0 ? await index.containing(open, text) : new Set()
-    found = found.filter((entry) => (test(entry) || inBody.has(entry)) !== isNegated)
+    const hits = open.length > 0 ? await index.containing(open, text) : new Set()
+    found = found.filter((entry) => (test(entry) || hits.has(entry)) !== isNegated)
   }
   return found
 }

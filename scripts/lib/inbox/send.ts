@@ -1,109 +1,86 @@
-/** POST /api/v1/send: a mail from JSON, handed to the mail server as any other, and answered when all of it has arrived. */
+/** POST /api/v1/send: a mail from JSON goes through the mail server as any other; the answer comes when all of it is there. */
 import { createTransport } from 'nodemailer'
 import { messageOf } from '../cli.ts'
 import type { Settings } from '../settings.ts'
+import { type Entry, envelopeOf, flagOf } from './entry.ts'
 import { refuse } from './guard.ts'
-import { envelopeOf, flagOf, type Index } from './index.ts'
+import type { Index } from './index.ts'
 
-/** Milliseconds for the server to take the mail, and to deliver it. */
+/** Milliseconds for the server to accept the mail, and to deliver all of it. */
 const PATIENCE = { accept: 20_000, deliver: 10_000 }
 
 interface Person {
-  name: string
-  address: string
+  Name?: string
+  Email: string
 }
 
-type Body = Record<string, unknown>
+/** What openapi.json has as Send, which the body was checked against. */
+export interface SendRequest {
+  From: Person
+  To?: Person[]
+  Cc?: Person[]
+  Bcc?: string[]
+  ReplyTo?: Person[]
+  Subject?: string
+  Text?: string
+  HTML?: string
+  Headers?: Record<string, string>
+  Attachments?: { Filename: string; Content: string; ContentType?: string; ContentID?: string }[]
+  Tags?: string[]
+}
 
-/** Sends the mail that `body` describes. Gives its ID, and who was refused. Refuses with 400 what is no mail. */
-export async function sendMail(settings: Settings, index: Index, body: Body, tags: string[]): Promise<object> {
-  const { host, ports } = settings
-  const mail = {
-    from: people([body.From], 'From')[0],
-    to: people(listOf(body, 'To'), 'To'),
-    cc: people(listOf(body, 'Cc'), 'Cc'),
-    bcc: people(
-      listOf(body, 'Bcc').map((Email) => ({ Email })),
-      'Bcc',
-    ),
-    replyTo: people(listOf(body, 'ReplyTo'), 'ReplyTo'),
-    subject: textOf(body, 'Subject'),
-    text: textOf(body, 'Text'),
-    ...(body.HTML ? { html: textOf(body, 'HTML') } : {}),
-    headers: headersOf(body.Headers ?? {}),
-    attachments: listOf(body, 'Attachments').map(attachmentOf),
-    // A mail is what the request brings, and nothing that it names.
-    disableFileAccess: true,
-    disableUrlAccess: true,
-  }
-  if (mail.to.length + mail.cc.length + mail.bcc.length === 0) refuse(400, 'To, Cc and Bcc are empty')
-  const time = PATIENCE.accept
-  const server = { host, port: ports.smtp, ignoreTLS: true, connectionTimeout: time, greetingTimeout: time }
-  const transport = createTransport({ ...server, socketTimeout: time })
-  index.waiting++
-  index.hurry()
+/** Gives the mail's ID, and the recipients that were refused where others were not. Refuses with 400 what nobody gets. */
+export async function sendMail({ host, ports }: Settings, index: Index, request: SendRequest): Promise<object> {
+  const people = (list: Person[] = []) => list.map(({ Name: name = '', Email: address }) => ({ name, address }))
+  const { accept: time } = PATIENCE
+  const timeouts = { connectionTimeout: time, greetingTimeout: time, socketTimeout: time }
+  const transport = createTransport({ host, port: ports.smtp, ignoreTLS: true, ...timeouts })
+  const unfollow = index.follow('waiting')
   try {
-    const sent = await transport.sendMail(mail).catch((error) => refuse(400, messageOf(error)))
-    const id = /queued as (\w+)/.exec(sent.response)?.[1] ?? refuse(502, `The mail server says: ${sent.response}`)
-    const accepted = sent.accepted.map((address) => address.toLowerCase())
-    const entry = await index.arrival(id, PATIENCE.deliver, (one) => {
-      const there = envelopeOf(one).map((address) => address.toLowerCase())
-      return accepted.every((address) => there.includes(address))
+    const sent = await transport.sendMail({
+      from: people([request.From])[0],
+      ...{ to: people(request.To), cc: people(request.Cc), bcc: request.Bcc ?? [], replyTo: people(request.ReplyTo) },
+      ...{ subject: request.Subject ?? '', text: request.Text ?? '', ...(request.HTML && { html: request.HTML }) },
+      headers: request.Headers ?? {},
+      attachments: (request.Attachments ?? []).map(({ Filename, Content, ContentType, ContentID }) => ({
+        filename: Filename,
+        content: Buffer.from(Content.replace(/^data:[^,]*,/, ''), 'base64'),
+        ...(ContentType && { contentType: ContentType }),
+        ...(ContentID && { cid: ContentID, contentDisposition: 'inline' as const }),
+      })),
+      // A mail is made of what the request brings, and of nothing that it names.
+      ...{ disableFileAccess: true, disableUrlAccess: true },
     })
-    if (entry) for (const tag of tags) await index.flag([entry], flagOf(tag), true)
-    const { rejected } = sent
-    return { ID: id, ...(rejected.length > 0 ? { Rejected: rejected } : {}) }
+    const id = /queued as (\w+)/.exec(sent.response)?.[1] ?? refuse(502, `The mail server says: ${sent.response}`)
+    const isWhole = (entry: Entry) => {
+      const there = envelopeOf(entry).map((address) => address.toLowerCase())
+      return sent.accepted.every((address) => there.includes(address.toLowerCase()))
+    }
+    const entry = await arrival(index, id, isWhole)
+    for (const tag of request.Tags ?? []) await index.flag(entry ? [entry] : [], flagOf(tag), true)
+    return { ID: entry?.id ?? id, ...(sent.rejected.length > 0 && { Rejected: sent.rejected }) }
+  } catch (error) {
+    return refuse(400, messageOf(error))
   } finally {
-    index.waiting--
+    unfollow()
     transport.close()
   }
 }
 
-function people(list: unknown[], field: string): Person[] {
-  return list.map((one) => {
-    const { Name = '', Email } = (one ?? {}) as Record<string, unknown>
-    if (typeof Email !== 'string' || typeof Name !== 'string')
-      return refuse(400, `${field}: {"Email": "...", "Name": "..."} is wanted`)
-    // What could end a line ends an SMTP command or a header, and begins another.
-    if (/[\x00-\x1f\x7f]/.test(Email + Name))
-      refuse(400, `${field}: ${JSON.stringify(Email)} has a control character in it`)
-    if (!/^[^\s@<>,;]+@[^\s@<>,;]+$/.test(Email) || Email.length > 320)
-      refuse(400, `${field}: ${Email.slice(0, 320)} is no address`)
-    return { name: Name, address: Email }
+/** The message with this queue id once it is whole; what is there of it when the time is up. */
+function arrival(index: Index, id: string, isWhole: (entry: Entry) => boolean): Promise<Entry | undefined> {
+  return new Promise((resolve) => {
+    const look = () => {
+      const entry = index.find(id)
+      if (entry && isWhole(entry)) end()
+    }
+    const end = () => {
+      clearTimeout(timer)
+      index.off('new', look).off('update', look)
+      resolve(index.find(id))
+    }
+    const timer = setTimeout(end, PATIENCE.deliver)
+    index.on('new', look).on('update', look)
+    look()
   })
-}
-
-function listOf(body: Body, field: string): unknown[] {
-  const value = body[field] ?? []
-  return Array.isArray(value) ? value : refuse(400, `${field}: a list is wanted`)
-}
-
-function textOf(body: Body, field: string): string {
-  const value = body[field] ?? ''
-  return typeof value === 'string' ? value : refuse(400, `${field}: a text is wanted`)
-}
-
-function headersOf(headers: unknown): Record<string, string> {
-  for (const [name, value] of Object.entries(headers as object)) {
-    if (!/^[\w-]+$/.test(name)) refuse(400, `Headers: ${JSON.stringify(name)} is no name of a header`)
-    if (typeof value !== 'string' || /[\r\n\0]/.test(value)) refuse(400, `Headers: ${name} wants one line of text`)
-  }
-  return headers as Record<string, string>
-}
-
-function attachmentOf(one: unknown) {
-  const { Content, Filename, ContentType, ContentID } = (one ?? {}) as Record<string, unknown>
-  const texts = [Content, Filename, ContentType ?? '', ContentID ?? '']
-  if (texts.some((text) => typeof text !== 'string'))
-    refuse(400, 'Attachments: {"Filename", "Content", "ContentType", "ContentID"} are texts')
-  const base64 = (Content as string).replace(/^data:[^,]*,/, '').replace(/\s/g, '')
-  if (!/^[\w+/-]*={0,2}$/.test(base64)) refuse(400, `Attachments: ${Filename}: Content is not base64`)
-  if (/[\x00-\x1f\x7f]/.test(`${Filename}${ContentType}${ContentID}`))
-    refuse(400, 'Attachments: a control character in a name')
-  return {
-    filename: Filename as string,
-    content: Buffer.from(base64, 'base64'),
-    ...(ContentType ? { contentType: ContentType as string } : {}),
-    ...(ContentID ? { cid: ContentID as string, contentDisposition: 'inline' as const } : {}),
-  }
 }

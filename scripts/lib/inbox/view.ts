@@ -1,4 +1,4 @@
-/** A mail as a page of its own, which runs nothing, reaches nothing and reads nothing of ours. */
+/** A mail's HTML as a page of its own, which runs nothing, reaches nothing and reads nothing of ours. */
 import type { Mail } from '../mail/mail.ts'
 
 /**
@@ -10,28 +10,36 @@ export const MAIL_POLICY =
   "font-src data:; base-uri 'none'; form-action 'none'"
 
 /** Characters of a mail's HTML with its pictures in it. */
-const LONGEST_HTML = 64_000_000
+const LONGEST = 64_000_000
 
 /** The HTML of a mail, fit to be sent with `MAIL_POLICY`. */
 export function htmlOf(html: string, { attachments }: Mail): string {
   let length = html.length
-  // A policy does not keep a browser from looking up names and opening connections that a <link> asks for. As the old
-  // <bgsound>, which stands in the same places, it is nothing.
-  const page = html.replace(/<link/gi, '<bgsound').replace(/\bcid:([^\s"'<>()]+)/gi, (reference, id: string) => {
-    const picture = attachments.find(({ contentId }) => contentId !== '' && contentId === decoded(id))
-    if (!picture) return reference
-    // In a sandbox without an origin nothing is "self".
-    const url = `data:${safeType(picture.type)};base64,${Buffer.from(picture.bytes).toString('base64')}`
-    length += url.length
-    return length > LONGEST_HTML ? reference : url
-  })
-  // A link opens a window of its own, and not in the frame of the mail.
-  return page.replace(/^\s*(<!doctype[^>]*>)?/i, '$&<base target="_blank">')
+  return (
+    html
+      // No policy keeps a browser from looking up names and opening connections where a <link> asks for it. As the old
+      // <bgsound>, which stands in the same places, it asks for nothing.
+      .replace(/<link/gi, '<bgsound')
+      // In a sandbox without an origin nothing is "self", and pictures have to stand in the page.
+      .replace(/\bcid:([^\s"'<>()]+)/gi, (reference, id: string) => {
+        const picture = attachments.find(({ contentId }) => contentId && [id, decoded(id)].includes(contentId))
+        const url = picture && `data:${safeType(picture.type)};base64,${picture.bytes.toString('base64')}`
+        length += url?.length ?? 0
+        return url && length < LONGEST ? url : reference
+      })
+      // A link opens a window of its own, and not in the mail's frame.
+      .replace(/^\s*(<!doctype[^>]*>)?/i, '$&<base target="_blank">')
+  )
 }
 
 /** A media type that may stand in a header, whatever the mail says. */
 export function safeType(type: string): string {
   return /^[\w.+-]+\/[\w.+-]+$/.test(type) ? type : 'application/octet-stream'
+}
+
+/** The last part of a name that may be a path, without what could end a line. */
+export function safeName(name: string): string {
+  return name.replace(/^.*[/\\]/s, '').replace(/[\x00-\x1f\x7f]/g, '')
 }
 
 function decoded(text: string): string {

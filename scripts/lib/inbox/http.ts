@@ -1,0 +1,211 @@
+/** The server: who may ask, the page's files, the routes of the API, and the events. */
+import { readFileSync } from 'node:fs'
+import { createServer, type IncomingMessage } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { type WebSocket, WebSocketServer } from 'ws'
+import { messageOf } from '../cli.ts'
+import { ROOT, type Settings } from '../settings.ts'
+import { type Answer, Bytes, type Call, type Routes, routesOf, summaryOf, unread, VERSION } from './api.ts'
+import { check } from './check.ts'
+import { isRead, tagsOf } from './entry.ts'
+import { guard, HttpError, hostsOf, isForeign, refuse } from './guard.ts'
+import { Index } from './index.ts'
+
+/** Bytes of a request's body: twice the attachments of the largest mail that the server takes, in base64. */
+const LARGEST_BODY = 30_000_000
+/** Milliseconds between two counts for the pages. */
+const STATS = 100
+const PAGE_POLICY =
+  "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
+  "frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+const HEADERS = {
+  'content-security-policy': PAGE_POLICY,
+  'x-content-type-options': 'nosniff',
+  'referrer-policy': 'no-referrer',
+  'cross-origin-resource-policy': 'same-origin',
+  'cache-control': 'no-store',
+}
+
+const HERE = dirname(fileURLToPath(import.meta.url))
+/** Files beside those of page/. */
+const FILES: Record<string, string> = {
+  '/': join(HERE, 'page/index.html'),
+  '/vendor/htm-preact.js': join(ROOT, 'node_modules/htm/preact/standalone.module.js'),
+  '/api/v1/openapi.json': join(HERE, 'openapi.json'),
+}
+const TYPES: Record<string, string> = {
+  html: 'text/html',
+  js: 'text/javascript',
+  css: 'text/css',
+  json: 'application/json',
+}
+
+export interface Inbox {
+  /** Where it listens, with the port that it got. */
+  url: string
+  index: Index
+  close(): void
+}
+
+/** Listens on `port`, or any free one for 0. Rejects as `listen` does where it is taken. */
+export async function serveInbox(settings: Settings, port: number): Promise<Inbox> {
+  const index = new Index(settings)
+  const hosts = hostsOf(settings)
+  const routes = patternsOf(routesOf(settings, index))
+  const sockets = eventsOf(index)
+
+  const server = createServer(async (request, response) => {
+    const gone = new AbortController()
+    response.once('close', () => gone.abort())
+    const [status, answer] = await answerTo(request, gone.signal).then(
+      (answer): [number, Answer] => [200, answer],
+      (error) => problem(error),
+    )
+    const { type, bytes, headers } = asBytes(answer)
+    // What is left of a body that was refused is not read.
+    const end = status === 413 ? { connection: 'close' } : {}
+    const length = { 'content-length': Buffer.byteLength(bytes) }
+    response.writeHead(status, { 'content-type': type, ...length, ...HEADERS, ...headers, ...end }).end(bytes)
+  })
+  async function answerTo(request: IncomingMessage, signal: AbortSignal): Promise<Answer> {
+    const method = request.method === 'HEAD' ? 'GET' : (request.method ?? '')
+    // cypress-mailpit asks for //view/ID.html.
+    const { pathname, searchParams: params } = new URL(`http://inbox/${(request.url ?? '').replace(/^\/+/, '')}`)
+    guard(request, hosts, method === 'GET' && !pathname.startsWith('/api/'))
+    const file = FILES[pathname] ?? (/^\/\w+\.(js|css)$/.test(pathname) && join(HERE, 'page', pathname))
+    if (file && method === 'GET') return fileOf(file)
+    const matching = routes.filter(({ pattern }) => pattern.test(pathname))
+    const route = matching.find((one) => one.method === method)
+    if (!route)
+      return matching.length > 0 ? refuse(405, `${pathname} has no ${method}`) : refuse(404, `There is no ${pathname}`)
+    const [id = '', part = ''] = (route.pattern.exec(pathname) ?? []).slice(1).map(decoded)
+    const body = method === 'GET' ? {} : await bodyOf(request)
+    if (method !== 'GET') await check(route.name, body)
+    return route.handle({ id, part, params, body, isForeign: isForeign(request), signal })
+  }
+  /** The status and JSON of what went wrong. Without a server, whatever went wrong is that. */
+  function problem(error: unknown): [number, Answer] {
+    const isOurs = error instanceof HttpError
+    return [isOurs ? error.status : index.isUp ? 500 : 503, { Error: messageOf(error), ...(isOurs && error.facts) }]
+  }
+  server.on('upgrade', (request, socket, head) => {
+    socket.on('error', () => {})
+    try {
+      guard(request, hosts, false)
+      if (!/^\/api\/events(\?|$)/.test(request.url ?? '')) refuse(404, 'There is no such socket')
+      sockets.handleUpgrade(request, socket, head, (client) => sockets.emit('connection', client))
+    } catch (error) {
+      socket.end(`HTTP/1.1 ${problem(error)[0]} Refused\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
+    }
+  })
+  const close = () => {
+    for (const client of sockets.clients) client.terminate()
+    server.close()
+    server.closeAllConnections()
+    index.close()
+  }
+  try {
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject).listen(port, settings.bindAddress, resolve)
+    })
+  } catch (error) {
+    close()
+    throw error
+  }
+  return { url: urlOf(settings, (server.address() as AddressInfo).port), index, close }
+}
+
+/** The page's address, for a browser on this machine. */
+export function urlOf({ host }: Settings, port: number): string {
+  return `http://${host.includes(':') ? `[${host}]` : host}:${port}/`
+}
+
+/** "GET /view/ID.html" as a method and a pattern. */
+function patternsOf(routes: Routes) {
+  return Object.entries(routes).map(([name, handle]) => {
+    const [method = '', path = ''] = name.split(' ')
+    const places = { ID: '([A-Za-z\\d]+)', TAG: '([^/]+)', PART: '([\\d.]+)', '.': '\\.' }
+    const pattern = path.replace(/ID|TAG|PART|\./g, (place) => places[place as keyof typeof places])
+    return { name, method, pattern: new RegExp(`^${pattern}$`), handle }
+  })
+}
+
+/** A request's JSON object, or the form that some clients send. */
+async function bodyOf(request: IncomingMessage): Promise<Call['body']> {
+  const chunks: Buffer[] = []
+  let length = 0
+  for await (const chunk of request) {
+    length += chunk.length
+    if (length > LARGEST_BODY) refuse(413, `The body has more than ${LARGEST_BODY} bytes`)
+    chunks.push(chunk)
+  }
+  const text = Buffer.concat(chunks).toString('utf8').trim()
+  if (text === '') return {}
+  if (/^IDs=[^{]/.test(text)) return { IDs: new URLSearchParams(text).getAll('IDs') }
+  try {
+    return JSON.parse(text)
+  } catch (error) {
+    return refuse(400, `The body is no JSON: ${messageOf(error)}`)
+  }
+}
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    return refuse(400, `${text}: a broken percent-encoding`)
+  }
+}
+
+function fileOf(path: string): Bytes {
+  try {
+    const type = TYPES[path.replace(/.*\./, '')] ?? 'application/octet-stream'
+    return new Bytes(`${type}; charset=utf-8`, readFileSync(path))
+  } catch (error) {
+    return refuse(404, `${messageOf(error)}. Type: npm ci`)
+  }
+}
+
+function asBytes(answer: Answer): Bytes {
+  if (answer instanceof Bytes) return answer
+  if (typeof answer === 'string') return new Bytes('text/plain; charset=utf-8', answer)
+  return new Bytes('application/json', JSON.stringify(answer))
+}
+
+/** The sockets that tell pages what happens: {Type, Data}. */
+function eventsOf(index: Index): WebSocketServer {
+  const sockets = new WebSocketServer({ noServer: true, maxPayload: 1_000 })
+  const tell = (Type: string, Data: object, clients: Iterable<WebSocket> = sockets.clients) => {
+    const text = JSON.stringify({ Type, Data })
+    for (const client of clients) client.send(text)
+  }
+  const stats = () => ({ Total: index.list().length, Unread: unread(index.list()), Version: VERSION })
+  let isCounting = false
+  const count = () => {
+    if (isCounting || sockets.clients.size === 0) return
+    isCounting = true
+    setTimeout(() => {
+      isCounting = false
+      tell('stats', stats())
+    }, STATS)
+  }
+  index.on('new', async (entry, isNews) => {
+    count()
+    if (!isNews || sockets.clients.size === 0) return
+    await index.readSnippets([entry]).catch(() => {})
+    tell('new', summaryOf(entry))
+  })
+  index.on('update', (entry) => tell('update', { ID: entry.id, Read: isRead(entry), Tags: tagsOf(entry) }))
+  index.on('delete', ({ id }) => tell('delete', { ID: id }))
+  index.on('server', (up) => tell('server', { up }))
+  for (const event of ['update', 'delete', 'server'] as const) index.on(event, count)
+  sockets.on('connection', (client: WebSocket) => {
+    client.on('error', () => {})
+    client.once('close', index.follow('watching'))
+    tell('server', { up: index.isUp }, [client])
+    tell('stats', stats(), [client])
+  })
+  return sockets
+}

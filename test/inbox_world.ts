@@ -1,0 +1,124 @@
+/** For the tests of the inbox: a real server, the inbox in this process, and mails to it. */
+import SMTPConnection from 'nodemailer/lib/smtp-connection'
+import { serveInbox } from '../scripts/lib/inbox/http.ts'
+import type { Index } from '../scripts/lib/inbox/index.ts'
+import { readSettings, type Settings } from '../scripts/lib/settings.ts'
+import { Project } from './harness.ts'
+
+export const DOMAIN = 'development-virtual.example.com'
+export const BAR = `bar@${DOMAIN}`
+export const FOO = `foo@${DOMAIN}`
+export const CATCHALL = 'catchall@development-mail-server.example.com'
+
+/** The JSON of an answer. */
+// biome-ignore lint/suspicious/noExplicitAny: what it holds is what the tests look at
+export type Json = any
+export interface Answered {
+  status: number
+  body: Json
+  text: string
+  headers: Headers
+}
+
+let count = 0
+/** An address that no other test has. */
+export const someone = () => `someone-${process.pid}-${++count}@customer.example`
+
+export class InboxWorld {
+  readonly project: Project
+  readonly settings: Settings
+  url = ''
+  index!: Index
+  close: () => void = () => {}
+
+  private constructor(project: Project) {
+    this.project = project
+    this.settings = { ...readSettings(), ports: project.ports, host: '127.0.0.1', bindAddress: '127.0.0.1' }
+  }
+
+  static async start(): Promise<InboxWorld> {
+    const project = await Project.create()
+    try {
+      await project.start()
+      const world = new InboxWorld(project)
+      await world.open()
+      return world
+    } catch (error) {
+      await project.remove()
+      throw error
+    }
+  }
+
+  /** Opens an inbox of its own in this process. */
+  async open(): Promise<void> {
+    const inbox = await serveInbox(this.settings, 0)
+    this.url = inbox.url.slice(0, -1)
+    this.close = inbox.close
+    this.index = inbox.index
+    while (!inbox.index.isUp) await new Promise((resolve) => setTimeout(resolve, 10))
+    await inbox.index.filled
+  }
+
+  async remove(): Promise<void> {
+    this.close()
+    await this.project.remove()
+  }
+
+  /** Asks the API: `ask('GET /api/v1/messages')`, with a body that becomes JSON where it is no text. */
+  async ask(what: string, body?: unknown, init: RequestInit = {}): Promise<Answered> {
+    const [method = 'GET', path = ''] = what.split(' ')
+    const sent = body === undefined || typeof body === 'string' ? body : JSON.stringify(body)
+    const response = await fetch(this.url + path, { method, ...(sent === undefined ? {} : { body: sent }), ...init })
+    const text = await response.text()
+    const isJson = response.headers.get('content-type')?.startsWith('application/json')
+    return { status: response.status, body: isJson ? JSON.parse(text) : text, text, headers: response.headers }
+  }
+
+  /** The messages that a query finds. */
+  async search(query: string): Promise<Json[]> {
+    const { body } = await this.ask(`GET /api/v1/search?query=${encodeURIComponent(query)}`)
+    return body.messages
+  }
+
+  /** Waits for the newest message that a query finds. */
+  async wait(query: string, seconds = 20): Promise<Json> {
+    const { status, body } = await this.ask(
+      `GET /api/v1/message/latest?wait=${seconds}&query=${encodeURIComponent(query)}`,
+    )
+    if (status !== 200) throw new Error(JSON.stringify(body))
+    return body
+  }
+
+  /** Hands a mail to the server; gives its queue id. */
+  async post(to: string | string[], mail: string | string[], from = 'shop@sender.example'): Promise<string> {
+    const { host, ports } = this.settings
+    const connection = new SMTPConnection({ host, port: ports.smtp, ignoreTLS: true })
+    await new Promise<void>((resolve, reject) => {
+      connection.once('error', reject)
+      connection.connect(() => resolve())
+    })
+    try {
+      return await new Promise((resolve, reject) => {
+        connection.send({ from, to: [to].flat() }, [mail].flat().join('\r\n'), (error, info) =>
+          error ? reject(error) : resolve(/queued as (\w+)/.exec(info.response)?.[1] ?? ''),
+        )
+      })
+    } finally {
+      connection.quit()
+    }
+  }
+
+  /** Hands a short mail to the server and waits until the inbox has it. */
+  async deliver(to: string | string[], subject = 'Hello', ...lines: string[]): Promise<string> {
+    const id = await this.post(to, [
+      `Subject: ${subject}`,
+      'From: Shop <shop@sender.example>',
+      `To: ${[to].flat()[0]}`,
+      ...lines,
+    ])
+    for (const end = Date.now() + 20_000; Date.now() < end; ) {
+      if ((await this.ask(`GET /api/v1/message/${id}/headers`)).status === 200) return id
+    }
+    throw new Error(`${id} has not arrived`)
+  }
+}
