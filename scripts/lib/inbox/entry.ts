@@ -14,6 +14,8 @@ export interface Entry extends Pick<Headers, 'from' | 'to' | 'cc' | 'bcc' | 'rep
   size: number
   attachments: number
   inline: number
+  /** In lower case all names and addresses, those of the envelope as well, and the subject: what most mails are not found by. */
+  words: string
   /** The first words, once somebody wanted them. */
   snippet?: string
   /** Counts up as messages are told of; 0 before that. */
@@ -32,7 +34,9 @@ export function readCopy(
   const time = timeOf(queueId)
   // Short queue ids, Postfix's own default, come back with other mail.
   const key = time ? queueId : queueId ? `${queueId} ${messageId}` : own
+  const words = [from, to, cc, bcc, replyTo].flat().map(({ name, address }) => `${name} <${address}>`)
   const entry: Entry = {
+    words: fold([...words, subject, messageId].join('\n')),
     ...{ id: time ? queueId : own, key, copies: [], created: time ?? Number(internalDate), size, arrival: 0 },
     ...{ from, to, cc, bcc, replyTo, subject, messageId: messageId.replace(/^<|>$/g, '') },
     ...countsOf(bodyStructure),
@@ -40,8 +44,11 @@ export function readCopy(
   return { entry, recipient: envelopeRecipient || box.address, isAlone }
 }
 
+/** Equal for texts that differ in letter case, or in how an accent is composed. */
+export const fold = (text: string) => text.normalize('NFC').toLowerCase()
 export const SEEN = '\\Seen'
 export const isRead = ({ copies }: Entry) => copies.every(({ flags }) => flags.has(SEEN))
+export const unreadOf = (entries: Entry[]) => entries.filter((entry) => !isRead(entry)).length
 /** Mailpit's tags are IMAP keywords, in hexadecimal: keywords have no letter case, and in Dovecot 50 characters. */
 export const TAG = /^[\w .@-]{1,24}$/
 export const flagOf = (tag: string) => `t_${Buffer.from(tag).toString('hex')}`

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { type WebSocket, WebSocketServer } from 'ws'
 import { messageOf } from '../cli.ts'
 import { ROOT, type Settings } from '../settings.ts'
-import { type Answer, Bytes, type Call, type Routes, routesOf, summaryOf, unread, VERSION } from './api.ts'
+import { type Answer, Bytes, type Call, type Routes, routesOf, summaryOf, VERSION } from './api.ts'
 import { check } from './check.ts'
 import { isRead, tagsOf } from './entry.ts'
 import { guard, HttpError, hostsOf, isForeign, refuse } from './guard.ts'
@@ -181,7 +181,7 @@ function eventsOf(index: Index): WebSocketServer {
     const text = JSON.stringify({ Type, Data })
     for (const client of clients) client.send(text)
   }
-  const stats = () => ({ Total: index.list().length, Unread: unread(index.list()), Version: VERSION })
+  const stats = () => ({ Total: index.list().length, Unread: index.totals.unread, Version: VERSION })
   let isCounting = false
   const count = () => {
     if (isCounting || sockets.clients.size === 0) return

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { FetchMessageObject } from 'imapflow'
 import { readAccounts } from '../accounts/accounts.ts'
 import { CONFIG_DIR, type Settings } from '../settings.ts'
-import { type Entry, readCopy } from './entry.ts'
+import { type Entry, fold, readCopy, tagsOf, unreadOf } from './entry.ts'
 import { type Copy, type Listener, Mailbox } from './mailbox.ts'
 
 /** Milliseconds in which the copies of a message to several recipients come together. */
@@ -32,6 +32,7 @@ export class Index extends EventEmitter<Events> implements Listener {
   readonly #byCopy = new Map<Copy, Entry>()
   readonly #timer = setInterval(() => this.#followAccounts(), ACCOUNTS)
   #sorted: Entry[] | undefined
+  #totals: { unread: number; tags: string[] } | undefined
   #arrivals = 0
   #isUp = false
   #accountsChanged = 0
@@ -42,6 +43,11 @@ export class Index extends EventEmitter<Events> implements Listener {
     super()
     this.setMaxListeners(0)
     this.#settings = settings
+    for (const event of ['new', 'update', 'delete'] as const) {
+      this.on(event, () => {
+        this.#totals = undefined
+      })
+    }
     this.#followAccounts()
   }
 
@@ -77,6 +83,19 @@ export class Index extends EventEmitter<Events> implements Listener {
     return this.#sorted
   }
 
+  /** How many messages are unread, and the tags of all. */
+  get totals(): { unread: number; tags: string[] } {
+    const all = this.list()
+    this.#totals ??= { unread: unreadOf(all), tags: [...new Set(all.flatMap(tagsOf))].sort() }
+    return this.#totals
+  }
+
+  /** The messages of a mailbox, in no order. */
+  inMailbox(name: string): Entry[] {
+    const copies = [...(this.#boxes.get(name)?.copies.values() ?? [])]
+    return [...new Set(copies.flatMap((copy) => this.#byCopy.get(copy) ?? []))].filter(({ arrival }) => arrival > 0)
+  }
+
   find(id: string): Entry | undefined {
     const entry = this.#byKey.get(id) ?? this.list().find((one) => one.id === id)
     return entry?.arrival ? entry : undefined
@@ -84,7 +103,7 @@ export class Index extends EventEmitter<Events> implements Listener {
 
   /** Looks into all mailboxes now, and waits for those that are being opened again. */
   async refresh(): Promise<void> {
-    const look = (box: Mailbox) => (box.isOpen ? box.look() : box.key ? box.filled : undefined)
+    const look = (box: Mailbox) => (box.isOpen ? box.look() : box.wasOpen ? box.opened : undefined)
     await Promise.allSettled([...this.#boxes.values()].map(look))
   }
 
@@ -151,6 +170,7 @@ export class Index extends EventEmitter<Events> implements Listener {
     const { entry: read, recipient, isAlone } = readCopy(copy, message)
     const entry = this.#byKey.get(read.key) ?? read
     entry.copies.push({ ...copy, recipient })
+    entry.words += `\n<${fold(recipient)}>`
     this.#byKey.set(entry.key, entry)
     this.#byCopy.set(copy, entry)
     if (entry.arrival) this.emit('update', entry)

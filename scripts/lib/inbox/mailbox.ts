@@ -37,12 +37,14 @@ export interface Listener {
 
 export class Mailbox {
   readonly address: string
-  /** Begins the IDs of this mailbox: letters and digits, others when Dovecot makes the mailbox anew. Empty until it was open. */
+  /** Begins the IDs of this mailbox: letters and digits, others when Dovecot makes the mailbox anew. */
   key = ''
   /** Whether what arrives is news; what is there at the start is not. */
   isNews: boolean
-  /** Settled when all mail is read that the mailbox was opened with, or it could not be opened. */
-  filled: Promise<void> = Promise.resolve()
+  /** Settled when the mailbox is open, and when all is read that it was opened with; or when that failed. */
+  opened: Promise<unknown> = Promise.resolve()
+  filled: Promise<unknown> = Promise.resolve()
+  wasOpen = false
   readonly copies = new Map<number, Copy>()
   readonly #settings: Settings
   readonly #listener: Listener
@@ -144,8 +146,12 @@ export class Mailbox {
   async #live(): Promise<void> {
     while (!this.#isClosed) {
       // Away, being restarted, or an account that Dovecot does not know yet: the next attempt tells.
-      this.filled = this.#connect().catch(() => this.#client?.close())
-      await this.filled
+      let isOpen = () => {}
+      this.opened = new Promise<void>((resolve) => {
+        isOpen = resolve
+      })
+      this.filled = this.#connect(isOpen).catch(() => this.#client?.close())
+      await this.filled.finally(isOpen)
       while (this.#isOpen) {
         await this.look().catch(() => this.#client?.close())
         await this.#listener.pause()
@@ -154,7 +160,7 @@ export class Mailbox {
     }
   }
 
-  async #connect(): Promise<void> {
+  async #connect(isOpen: () => void): Promise<void> {
     const { user, password } = masterLogin(this.address)
     const { host, ports } = this.#settings
     const client = new ImapFlow({
@@ -184,6 +190,7 @@ export class Mailbox {
     const unknown = [...uids].filter((uid) => !this.copies.has(uid)).sort((a, b) => b - a)
     for (const range of rangesOf(unknown.slice(0, FIRST))) await this.#read(range)
     this.#turn(true)
+    isOpen()
     for (let at = FIRST; at < unknown.length; at += PORTION) {
       for (const range of rangesOf(unknown.slice(at, at + PORTION))) await this.#read(range)
     }
@@ -220,6 +227,7 @@ export class Mailbox {
   #turn(isOpen: boolean): void {
     if (this.#isOpen === isOpen) return
     this.#isOpen = isOpen
+    this.wasOpen ||= isOpen
     this.#listener.turned()
   }
 }
