@@ -77,8 +77,8 @@ describe('the inbox page', { skip }, () => {
   before(async () => {
     inbox = await Inbox.start()
   })
-  afterEach(async () => inbox.closePages())
-  after(async () => inbox.remove())
+  afterEach(async () => inbox?.closePages())
+  after(async () => inbox?.remove())
 
   /** A page on which only mails with this word in the subject are found. */
   const openWith = (word: string, options = {}) => inbox.open(`#q=subject:${word}`, options)

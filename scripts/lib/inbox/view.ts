@@ -17,9 +17,9 @@ export function htmlOf(html: string, { attachments }: Mail): string {
   let length = html.length
   return (
     html
-      // No policy keeps a browser from looking up names and opening connections where a <link> asks for it. As the old
-      // <bgsound>, which stands in the same places, it asks for nothing.
-      .replace(/<link/gi, '<bgsound')
+      // No policy keeps a browser from looking up names and opening connections where a <link> asks for it, and Chromium
+      // connects for a frame before it asks the policy. As the old <bgsound>, which stands in the same places, they ask for nothing.
+      .replace(/<(?:link|i?frame|fencedframe|portal|object|embed)(?![a-z])/gi, '<bgsound')
       // In a sandbox without an origin nothing is "self", and pictures have to stand in the page.
       .replace(/\bcid:([^\s"'<>()]+)/gi, (reference, id: string) => {
         const picture = attachments.find(({ contentId }) => contentId && [id, decoded(id)].includes(contentId))
