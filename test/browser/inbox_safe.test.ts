@@ -137,8 +137,11 @@ describe('hostile mail', { skip }, () => {
     const note = (to: string) => to.startsWith(inbox.url) || to.startsWith('data:image/') || strays.push(to)
     context.on('console', (message) => said.push(message.text()))
     context.on('response', (response) => note(response.url()))
-    // What the policy forbids does not become a request.
-    context.on('requestfailed', (request) => /csp/i.test(request.failure()?.errorText ?? '') || note(request.url()))
+    // What the policy forbids fails without having been sent.
+    context.on('requestfailed', (request) => {
+      const error = request.failure()?.errorText ?? ''
+      if (!/^(csp|origin)$/.test(error)) note(`${request.url()} ${error}`)
+    })
     takeStrays = () => strays.splice(0)
     const first = context.pages()[0] as Page
     await first.goto(`${inbox.url}${hash}`)
