@@ -5,6 +5,7 @@ import { number, words } from './words.js'
 export const ROW = 4.75 * Number.parseFloat(getComputedStyle(document.documentElement).fontSize)
 /** How many rows are fetched before and behind those on the screen. */
 const AROUND = 50
+export const VIEWS = ['html', 'text', 'headers', 'source']
 const isPhone = matchMedia('(max-width: 45rem)')
 
 export const state = {
@@ -75,10 +76,11 @@ async function loadAll() {
     const start = Math.max(0, state.seen.first - AROUND)
     try {
       const page = found({ start, limit: state.seen.last + AROUND - start })
-      const [answer, mailboxes] = await Promise.all([get(page), get('mailboxes')])
+      get('mailboxes').then((mailboxes) => draw({ mailboxes }), () => {})
+      const answer = await get(page)
       if (what !== found()) continue
       const { messages: mails, messages_count: total, total: Total, unread: Unread } = answer
-      Object.assign(state, { mails, start, total, mailboxes, everything: { Total, Unread }, isLoaded: true, problem: '' })
+      Object.assign(state, { mails, start, total, everything: { Total, Unread }, isLoaded: true, problem: '' })
       if (find(state.id)) state.at = indexOf(state.id)
     } catch ({ status, message }) {
       // Else the inbox or the mail server is away, which the events tell; what is on the screen stays.
@@ -120,10 +122,18 @@ function connect(pause = 250) {
   socket.onmessage = ({ data }) => {
     const { Type, Data } = JSON.parse(data)
     if (Type === 'server') draw({ isServerAway: !Data.up })
-    if (Type === 'new') say(words.arrived(senderOf(Data), subjectOf(Data)), true)
+    if (Type === 'new') arrive(Data)
     if (Type === 'delete') state.chosen.delete(Data.ID)
     load()
   }
+}
+
+/** Shows a new mail at once where it is sure to stand first; the answer that is on its way has it in any case. */
+function arrive(mail) {
+  const { query, mailbox, start, mails, total } = state
+  const isFirst = start === 0 && !query.trim() && (!mailbox || mail.Mailboxes.includes(mailbox)) && !find(mail.ID)
+  if (isFirst) Object.assign(state, { mails: [mail, ...mails], total: total + 1 })
+  say(words.arrived(senderOf(mail), subjectOf(mail)), true)
 }
 
 /** Says something to screen readers, and for a moment on the screen. */
@@ -154,12 +164,14 @@ export async function step(by) {
 /** Chooses a row, or all from the one that was chosen last. */
 export async function choose(index, isOn, isRange) {
   const [first, last] = isRange ? [index, state.choseLast].sort((a, b) => a - b) : [index, index]
-  const mails = row(first) && row(last) ? state.mails.slice(first - state.start, last - state.start + 1) : await rows(first, last - first + 1)
+  const isHere = row(first) && row(last)
+  const { start, mails: here } = state
+  const mails = isHere ? here.slice(first - start, last - start + 1) : await rows(first, last - first + 1)
   for (const { ID } of mails) state.chosen[isOn ? 'add' : 'delete'](ID)
   draw({ choseLast: index })
 }
 /** What a key is about: the chosen mails, else the open one. */
-export const meant = () => (state.chosen.size > 0 ? [...state.chosen] : [state.id].filter(Boolean))
+const meant = () => (state.chosen.size > 0 ? [...state.chosen] : [state.id].filter(Boolean))
 
 // An empty list of IDs would mean all mail.
 export const mark = (IDs, Read) => attempt(async () => IDs.length > 0 && (await send('PUT', 'messages', { IDs, Read })))
@@ -167,7 +179,8 @@ export const markFound = () => attempt(() => send('PUT', found().replace('search
 async function erase(IDs) {
   const isLeft = ({ ID }) => !IDs.includes(ID)
   const here = state.mails.findIndex(({ ID }) => ID === state.id)
-  const next = here < 0 || isPhone.matches ? undefined : (state.mails.slice(here).find(isLeft) ?? state.mails.slice(0, here).findLast(isLeft))
+  const below = state.mails.slice(here).find(isLeft) ?? state.mails.slice(0, here).findLast(isLeft)
+  const next = here < 0 || isPhone.matches ? undefined : below
   await send('DELETE', 'messages', { IDs })
   for (const id of IDs) state.chosen.delete(id)
   say(words.deleted(IDs.length))
@@ -183,7 +196,8 @@ export function remove(IDs) {
 }
 export function removeFound() {
   const { total, query, mailbox } = state
-  const about = [query.trim() && words.askSearch(query), mailbox && words.askMailbox(mailbox)].filter(Boolean).join(' ') || words.askAll
+  const limits = [query.trim() && words.askSearch(query), mailbox && words.askMailbox(mailbox)].filter(Boolean)
+  const about = limits.join(' ') || words.askAll
   const work = async () => {
     say(words.working)
     await send('DELETE', found())
@@ -207,12 +221,43 @@ export const copy = (text) =>
     say(words.copied)
   })
 
+/** What keys do. */
+export const KEYS = {
+  j: () => step(1),
+  k: () => step(state.at < 0 ? 1 : -1),
+  x: () => state.at >= 0 && choose(state.at, !state.chosen.has(state.id)),
+  u: () => mark(meant(), !meant().every((id) => find(id)?.Read !== false)),
+  Delete: () => remove(meant()),
+  '#': () => remove(meant()),
+  c: () => document.querySelector('.code')?.click(),
+  w: () => draw({ isNarrow: !state.isNarrow }),
+  '/': () => document.querySelector('input[type=search]').focus(),
+  '?': () => draw({ dialog: {} }),
+  Escape: () => {
+    if (state.chosen.size > 0) state.chosen.clear()
+    else if (state.id) go({ id: '' })
+    else go({ q: '' })
+    draw()
+  },
+  ...Object.fromEntries(VIEWS.map((view, index) => [index + 1, () => document.getElementById(`tab-${view}`)?.click()])),
+}
+function onKey(event) {
+  const { ctrlKey, metaKey, altKey, target, key } = event
+  if (ctrlKey || metaKey || altKey || state.dialog) return
+  if (target.matches('[type=search]')) return key === 'Escape' && target.blur()
+  const name = (target.closest('.list') && { ArrowDown: 'j', ArrowUp: 'k' }[key]) || key
+  if (!Object.hasOwn(KEYS, name)) return
+  event.preventDefault()
+  attempt(KEYS[name])
+}
+
 /** Begins: `painting` brings the document up to the state. */
 export function begin(painting) {
   paint = painting
   const { q: query = '', mailbox = '' } = route()
   draw({ query, mailbox })
   addEventListener('hashchange', follow)
+  addEventListener('keydown', onKey)
   follow()
   connect()
 }

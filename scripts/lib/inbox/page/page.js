@@ -2,46 +2,17 @@
  * The inbox as a page: all mail as one live list, and one mail in every view. Nothing of a mail becomes HTML of this page:
  * it is set as text, and its HTML is shown in a frame that has neither scripts nor an origin.
  */
-import { addressOf, api, attempt, begin, choose, copy, draw, find, go, load, mark, markFound, meant } from './inbox.js'
-import { ROW, recipientsOf, remove, removeFound, row, say, senderOf, state, step, subjectOf } from './inbox.js'
+import { addressOf, api, attempt, begin, choose, copy, draw, find, go, KEYS, load, mark, markFound, recipientsOf } from './inbox.js'
+import { ROW, remove, removeFound, row, say, senderOf, state, subjectOf, VIEWS } from './inbox.js'
 import { html, render, useEffect, useLayoutEffect, useRef, useState } from './vendor/htm-preact.js'
 import { fullTime, help, number, shortTime, size, words } from './words.js'
 
 /** How many rows are drawn before and behind those on the screen. */
 const AROUND = 8
-const VIEWS = ['html', 'text', 'headers', 'source']
 /** Characters of a text that are shown: no browser lays out 10 MB in a moment. */
 const SHOWN = 500_000
 
-const KEYS = {
-  j: () => step(1),
-  k: () => step(state.at < 0 ? 1 : -1),
-  x: () => state.at >= 0 && choose(state.at, !state.chosen.has(state.id)),
-  u: () => mark(meant(), !meant().every((id) => find(id)?.Read !== false)),
-  Delete: () => remove(meant()),
-  '#': () => remove(meant()),
-  c: () => document.querySelector('.code')?.click(),
-  w: () => draw({ isNarrow: !state.isNarrow }),
-  '/': () => document.querySelector('input[type=search]').focus(),
-  '?': () => draw({ dialog: {} }),
-  Escape: () => {
-    if (state.chosen.size > 0) state.chosen.clear()
-    else if (state.id) go({ id: '' })
-    else go({ q: '' })
-    draw()
-  },
-  ...Object.fromEntries(VIEWS.map((view, index) => [index + 1, () => document.getElementById(`tab-${view}`)?.click()])),
-}
-function onKey(event) {
-  const { ctrlKey, metaKey, altKey, target, key } = event
-  if (ctrlKey || metaKey || altKey || state.dialog) return
-  if (target.matches('[type=search]')) return key === 'Escape' && target.blur()
-  const name = (target.closest('.list') && { ArrowDown: 'j', ArrowUp: 'k' }[key]) || key
-  if (!Object.hasOwn(KEYS, name)) return
-  event.preventDefault()
-  attempt(KEYS[name])
-}
-
+const isCurrent = (value) => (value ? 'true' : undefined)
 const Icon = ({ name }) => html`<svg aria-hidden="true"><use href=${`#${name}`} /></svg>`
 const Button = ({ icon, label, ...rest }) =>
   html`<button type="button" class="icon" title=${label} aria-label=${label} ...${rest}><${Icon} name=${icon} /></button>`
@@ -83,10 +54,13 @@ function Search() {
 }
 
 function Mailboxes() {
+  // On a phone they are a row that is wider than the screen.
+  const show = () => document.querySelector('nav [aria-current]')?.scrollIntoView({ block: 'nearest' })
+  useEffect(show, [state.mailbox, state.mailboxes.length])
   const link = ({ Name, Total, Unread }) => {
     const [local, domain] = Name.split('@')
     return html`<li key=${Name}>
-      <a href=${addressOf({ mailbox: Name, id: '' })} aria-current=${Name === state.mailbox ? 'true' : undefined} title=${words.found(Total)}>
+      <a href=${addressOf({ mailbox: Name, id: '' })} title=${words.found(Total)} aria-current=${isCurrent(Name === state.mailbox)}>
         <span>${local || words.all}${domain && html`<small>@${domain}</small>`}</span>
         ${Unread > 0 && html`<b aria-label=${`${number(Unread)} ${words.unread}`}>${number(Unread)}</b>`}
       </a>
@@ -163,7 +137,7 @@ function Row({ mail, index }) {
   const onChoose = ({ target, shiftKey }) => attempt(() => choose(index, target.checked, shiftKey))
   return html`<li class=${`row ${Read ? '' : 'unread'} ${isOpen ? 'open' : ''} ${isChosen ? 'chosen' : ''}`} ...${place}>
     <input type="checkbox" checked=${isChosen} aria-label=${words.choose(subjectOf(mail))} onClick=${onChoose} />
-    <a id=${`row-${ID}`} href=${addressOf({ id: ID })} aria-current=${isOpen ? 'true' : undefined} onClick=${() => { state.isStepped = false }}>
+    <a id=${`row-${ID}`} href=${addressOf({ id: ID })} aria-current=${isCurrent(isOpen)} onClick=${() => draw({ isStepped: false })}>
       <span class="from" dir="auto">${!Read && html`<i role="img" aria-label=${words.unread}></i>`}${senderOf(mail)}</span>
       <time datetime=${Created} title=${fullTime(Created)}>${shortTime(Created)}</time>
       <span class="subject" dir="auto">${subjectOf(mail)}</span>
@@ -189,7 +163,8 @@ function Message({ id }) {
   useEffect(() => {
     if (!state.isStepped) heading.current?.focus({ preventScroll: true })
   }, [mail])
-  if (!id || !mail) return html`<article aria-busy=${Boolean(id)}>${!id && html`<p class="nothing">${words.open}<br />${words.openHint}</p>`}</article>`
+  const hint = !id && state.total > 0 && html`<p class="nothing">${words.open}<br />${words.openHint}</p>`
+  if (!id || !mail) return html`<article aria-busy=${id !== ''}>${hint}</article>`
   const isRead = find(id)?.Read !== false
   const view = state.view === 'html' && !mail.HTML ? 'text' : state.view
   const back = html`<${Button} icon="back" class="icon back" label=${words.back} onClick=${() => go({ id: '' })} />`
@@ -198,7 +173,7 @@ function Message({ id }) {
     <div class="tools">
       ${back}<span><time datetime=${mail.Date}>${fullTime(mail.Date)}</time></span>
       <${Button} icon=${isRead ? 'unread' : 'read'} label=${isRead ? words.asUnread : words.asRead} onClick=${() => mark([id], !isRead)} />
-      <a class="icon" title=${words.download} aria-label=${words.download} href=${`api/v1/message/${mail.ID}/raw?dl=1`} download=${`${mail.ID}.eml`}>
+      <a class="icon" title=${words.download} aria-label=${words.download} href=${`api/v1/message/${mail.ID}/raw?dl=1`} download>
         <${Icon} name="download" /></a>
       <${Button} icon="trash" label=${words.delete} onClick=${() => remove([id])} />
     </div>
@@ -215,8 +190,10 @@ function People(mail) {
   const { ReturnPath, From, To, Cc, Bcc, ReplyTo } = mail
   const full = ({ Name, Address }) => (Name ? `${Name} <${Address}>` : Address)
   const lines = Object.entries({ from: [From].filter(Boolean), to: To, cc: Cc, bcc: Bcc, replyTo: ReplyTo })
+  const line = ([name, people]) =>
+    people.length > 0 && html`<dt>${words[name]}</dt><dd><${Some} items=${people.map(full)} count=${3} /></dd>`
   return html`<dl>
-    ${lines.map(([name, people]) => people?.length > 0 && html`<dt>${words[name]}</dt><dd><${Some} items=${people.map(full)} count=${3} /></dd>`)}
+    ${lines.map(line)}
     <dt>${words.envelope}</dt>
     <dd>${ReturnPath || words.nullSender} → <${Some} items=${recipientsOf(mail)} count=${3} /></dd>
   </dl>`
@@ -226,7 +203,8 @@ function Finds({ Code, Links }) {
   const links = (Links ?? []).filter((link) => /^https?:/i.test(link))
   if (!Code && links.length === 0) return null
   const link = (url) => html`<span class="link">
-    <a href=${url} target="_blank" rel="noopener noreferrer" title=${url}><${Icon} name="link" /><span>${url.replace(/^https?:\/\//i, '')}</span></a>
+    <a href=${url} title=${url} target="_blank" rel="noopener noreferrer">
+      <${Icon} name="link" /><span>${url.replace(/^https?:\/\//i, '')}</span></a>
     <${Button} icon="copy" label=${words.copy(url)} onClick=${() => copy(url)} />
   </span>`
   return html`<div class="finds" role="group" aria-label=${words.finds}>
@@ -237,9 +215,11 @@ function Finds({ Code, Links }) {
 }
 function Files({ ID, Attachments = [], Inline = [] }) {
   const files = [...Attachments, ...Inline]
-  const file = ({ PartID, FileName, ContentType, Size }) => html`<a href=${`api/v1/message/${ID}/part/${PartID}`} download=${FileName || PartID} title=${ContentType}>
+  const path = (part) => `api/v1/message/${ID}/part/${part}`
+  const file = ({ PartID, FileName, ContentType, Size }) => html`<a href=${path(PartID)} title=${ContentType} download>
     <${Icon} name="clip" /><span dir="auto">${FileName || ContentType}</span><small>${size(Size)}</small></a>`
-  return files.length > 0 && html`<div class="files" role="group" aria-label=${words.attachments}><${Some} items=${files} count=${8} as=${file} /></div>`
+  if (files.length === 0) return null
+  return html`<div class="files" role="group" aria-label=${words.attachments}><${Some} items=${files} count=${8} as=${file} /></div>`
 }
 
 function Tabs({ views, view }) {
@@ -269,8 +249,9 @@ function View({ mail, view }) {
     return () => stop.abort()
   }, [])
   const field = ([name, values]) => values.map((value) => html`<dt>${name}</dt><dd>${value.slice(0, SHOWN)}</dd>`)
-  return html`<div class=${`view ${view} ${state.isNarrow ? 'narrow' : ''}`} id="view" role="tabpanel" aria-labelledby=${`tab-${view}`} tabindex="0">
-    ${view === 'html' && html`<iframe title=${words.frame(subjectOf(mail))} src=${`view/${mail.ID}.html?embed=1`} referrerpolicy="no-referrer"
+  const look = `view ${view} ${state.isNarrow ? 'narrow' : ''}`
+  return html`<div class=${look} id="view" role="tabpanel" aria-labelledby=${`tab-${view}`} tabindex="0">
+    ${view === 'html' && html`<iframe title=${words.frame(subjectOf(mail))} src=${`view/${mail.ID}.html`} referrerpolicy="no-referrer"
       sandbox="allow-popups allow-popups-to-escape-sandbox"></iframe>`}
     ${view === 'headers' && html`<dl>${Object.entries(headers).flatMap(field)}</dl>`}
     ${(view === 'text' || view === 'source') && html`<pre dir="auto">${text.slice(0, SHOWN)}</pre>
@@ -288,8 +269,8 @@ function Dialog({ question, about, work }) {
     attempt(work)
   }
   const table = (lines) => html`<dl>${lines.map(([key, text]) => html`<dt><kbd>${key}</kbd></dt><dd>${text}</dd>`)}</dl>`
-  return html`<dialog ref=${dialog} onClose=${() => draw({ dialog: undefined })} onClick=${({ target }) => target === dialog.current && close()}
-    aria-labelledby="asked"><div>
+  const onClick = ({ target }) => target === dialog.current && close()
+  return html`<dialog ref=${dialog} onClose=${() => draw({ dialog: undefined })} onClick=${onClick} aria-labelledby="asked"><div>
     <h2 id="asked">${question ?? words.keys}</h2>
     ${question ? html`<p>${about}</p>` : html`<div class="tables">${help.map(table)}</div>`}
     <p class="answers">
@@ -299,5 +280,4 @@ function Dialog({ question, about, work }) {
   </div></dialog>`
 }
 
-addEventListener('keydown', onKey)
 begin(() => render(html`<${Page} />`, document.getElementById('page')))

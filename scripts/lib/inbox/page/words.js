@@ -107,8 +107,9 @@ export const words = Object.fromEntries(Object.entries(table).map(([name, sides]
 export const help = Object.values(HELP).map((lines) => lines.map(([key, ...sides]) => [key, sides[side]]))
 
 export function size(bytes) {
-  const [value, unit, maximumFractionDigits] = bytes < 1000 ? [bytes, 'B', 0] : bytes < 999_500 ? [bytes / 1e3, 'kB', 0] : [bytes / 1e6, 'MB', 1]
-  return `${value.toLocaleString(language, { maximumFractionDigits })} ${unit}`
+  const isMega = bytes >= 999_500
+  const [value, unit] = bytes < 1000 ? [bytes, 'B'] : isMega ? [bytes / 1e6, 'MB'] : [bytes / 1e3, 'kB']
+  return `${value.toLocaleString(language, { maximumFractionDigits: isMega ? 1 : 0 })} ${unit}`
 }
 
 const clock = new Intl.DateTimeFormat(language, { hour: '2-digit', minute: '2-digit' })
