@@ -17,30 +17,19 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   }
   const { readSettings } = await import('./lib/settings.ts')
   const { serveInbox } = await import('./lib/inbox/http.ts')
-  const { exposure, report } = await import('./lib/inbox/service.ts')
-  const { holderOf } = await import('./lib/server/ports.ts')
+  const { assertInboxPortFree, exposure } = await import('./lib/inbox/service.ts')
 
   const settings = readSettings()
-  const { bindAddress, inboxPort } = settings
+  const { inboxPort } = settings
   if (inboxPort === 0) throw new Failure('usage', 'INBOX_PORT=0 turns the inbox off. Give it a port in .env.')
-  const inbox = await serveInbox(settings, inboxPort).catch((error) => {
-    if (error.code !== 'EADDRINUSE') throw error
-    const holder = holderOf(inboxPort)
-    const who = holder ? `${holder.name} (pid ${holder.pid})` : 'another process'
-    throw new Failure(
-      'failed',
-      `Port ${inboxPort} (inbox) on ${bindAddress} is in use by ${who}. Stop that, or set INBOX_PORT to a free port in .env.`,
-    )
-  })
+  await assertInboxPortFree(settings)
+  const inbox = await serveInbox(settings, inboxPort)
   io.print(inbox.url)
   const warning = exposure(settings)
   if (warning) io.say(warning)
-  await Promise.race([
-    report(inbox.url),
-    new Promise((resolve) => {
-      for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, resolve)
-    }),
-  ])
+  await new Promise((resolve) => {
+    for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, resolve)
+  })
   inbox.close()
   return
 }

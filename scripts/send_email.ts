@@ -1,30 +1,16 @@
-/** npx tsx scripts/send_email.ts: sends mail over SMTP; with no option the test mail from foo to bar. */
-import {
-  EXIT,
-  type ExitName,
-  explainExitCodes,
-  Failure,
-  load,
-  parse,
-  print,
-  run,
-  say,
-  style,
-  table,
-} from './lib/cli.ts'
+/** node scripts/send_email.ts: sends mail over SMTP; with no option the test mail from foo to bar. */
+import { EXIT, type ExitName, explainExitCodes, Failure, type Io, load, parse, run, style, table } from './lib/cli.ts'
 import type { Outgoing } from './lib/mail/bulk.ts'
-import type { Notify } from './lib/mail/smtp.ts'
-import type { Delivery } from './lib/mail/smtp_delivery.ts'
+import type { Delivery, Notify } from './lib/mail/delivery.ts'
+import type { SmtpSession } from './lib/mail/smtp.ts'
 
-const { sendAll } = await load(() => import('./lib/mail/bulk.ts'))
-const { CLIENT_OPTIONS, explainClientOptions, resolveClient } = await load(() => import('./lib/mail/client_options.ts'))
-const { MAIL_OPTIONS, readMail } = await load(() => import('./lib/mail/mail_options.ts'))
-const { SmtpSession } = await load(() => import('./lib/mail/smtp.ts'))
-const { statusOf, Tally } = await load(() => import('./lib/mail/tally.ts'))
-const { visibleLine } = await load(() => import('./lib/mail/visible.ts'))
-const { setting } = await load(() => import('./lib/settings.ts'))
+const { CLIENT_OPTIONS, chosenUser, explainClientOptions, resolveClient } = await load(
+  () => import('./lib/mail/client_options.ts'),
+)
+const { MAIL_OPTIONS, mailMaker } = await load(() => import('./lib/mail/mail_options.ts'))
+const { jsonLine, visible, visibleLine } = await load(() => import('./lib/mail/visible.ts'))
 
-const HELP = `Usage: npx tsx scripts/send_email.ts [options]
+const HELP = `Usage: node scripts/send_email.ts [options]   (Node 22.18 and newer; npx tsx scripts/send_email.ts everywhere)
 
 Sends a mail over SMTP. What is not given is taken from the test mail: from foo to bar, with a Japanese subject.
 
@@ -41,10 +27,9 @@ Compose (addresses: user@domain, "Name <user@domain>", lists with commas; the op
   --header 'NAME: VALUE' *
   --message-id ID        --in-reply-to ID        (the second also sets References)
   --date DATE            'Tue, 1 Jul 2025 09:00:00 +0900', or ISO 8601
-  --priority high|normal|low
 
 Send as it is:
-  --eml FILE             the bytes of FILE (- for stdin) unchanged, without their Bcc field. Recipients: --to, --cc
+  --eml FILE             the bytes of FILE (- for stdin) unchanged, without Bcc and Resent-Bcc. Recipients: --to, --cc
                          and --bcc, else its To, Cc and Bcc. Sender: --from, else its Sender or From.
 
 Envelope:
@@ -57,7 +42,7 @@ Envelope:
 Many:
   --count N              send N messages; {n} in subject, texts, addresses, --header and --message-id becomes 1 to N
   --concurrency C        over C connections, each used again and again (10)
-                         At the end: accepted, refused, the seconds from the first connection on, and the rate.
+                         At the end: accepted, refused, the seconds and the rate, composing included.
 
 Output:
   --dry-run              print envelope and message, send nothing
@@ -80,15 +65,15 @@ ${explainExitCodes('ok', 'failed', 'usage', 'connection', 'tls', 'login', 'sende
   --dsn at a server that does not offer DSN is wrong usage (2); nothing is sent.
 
 Examples:
-  npx tsx scripts/send_email.ts
-  npx tsx scripts/send_email.ts --to someone@gmail.com --subject Hello --text 'Caught, not delivered.'
-  npx tsx scripts/send_email.ts --to 'バー <bar@development-virtual.example.com>' --html @mail.html --inline logo=logo.png
-  npx tsx scripts/send_email.ts --eml bounce.eml --envelope-from '' --envelope-to foo@development-virtual.example.com
-  npx tsx scripts/send_email.ts --count 1000 --to 'user{n}@example.com' --subject 'Mail {n}'`
+  node scripts/send_email.ts
+  node scripts/send_email.ts --to someone@gmail.com --subject Hello --text 'Caught, not delivered.'
+  node scripts/send_email.ts --to 'バー <bar@development-virtual.example.com>' --html @mail.html --inline logo=logo.png
+  node scripts/send_email.ts --eml bounce.eml --envelope-from '' --envelope-to foo@development-virtual.example.com
+  node scripts/send_email.ts --count 1000 --to 'user{n}@example.com' --subject 'Mail {n}'`
 
 const MOST_CONNECTIONS = 500
 
-export async function main(args: string[]): Promise<ExitName | undefined> {
+export async function main(args: string[], io: Io): Promise<ExitName | undefined> {
   const { values } = parse(args, {
     json: { type: 'boolean' },
     verbose: { type: 'boolean', short: 'v' },
@@ -100,99 +85,100 @@ export async function main(args: string[]): Promise<ExitName | undefined> {
     ...CLIENT_OPTIONS,
   })
   if (values.help) {
-    print(HELP)
+    io.print(HELP)
     return
   }
   refuseLineBreaks(values)
   refuseTwoReadersOfStdin(values)
+  const { json = false, verbose, dsn } = values
   const count = wholeNumber('count', values.count, 1, 1_000_000_000)
   const concurrency = wholeNumber('concurrency', values.concurrency, 10, MOST_CONNECTIONS)
-  const notify = readNotify(values.dsn)
-  const user = values.user ?? setting('SMTP_USER')
-  const make = await readMail(values, { numbered: values.count !== undefined, user })
+  const notify = readNotify(dsn)
+  const user = (await chosenUser('smtp', values))?.text
+  const make = await mailMaker(values, { numbered: values.count !== undefined, user, io })
 
   if (values['dry-run']) {
-    for (let n = 1; n <= count; n++) printDryRun(n, await make(n), values.json)
+    for (let n = 1; n <= count; n++) await printDryRun(n, await make(n), json, io)
     return
   }
 
-  const client = await resolveClient('smtp', values)
+  const client = await resolveClient('smtp', values, io)
   const { server } = client
+  const { SmtpSession } = await import('./lib/mail/smtp.ts')
+  const { sendAll, tallyOf } = await import('./lib/mail/bulk.ts')
+  const { statusOf } = await import('./lib/mail/delivery.ts')
 
-  const tally = new Tally(count)
-  async function open(connection: number): Promise<Awaited<ReturnType<typeof SmtpSession.open>>> {
-    tally.begin()
+  async function open(connection: number): Promise<SmtpSession> {
     const label = concurrency > 1 && count > 1 ? `[${connection}] ` : ''
-    const tell = (who: string, line: string) => say(`${label}${who === 'client' ? '>' : '<'} ${visibleLine(line)}`)
-    const session = await SmtpSession.open(server, values.verbose ? { ...client, tell } : client)
-    if (notify && !session.offers('DSN')) {
-      await session.close()
-      throw new Failure(
-        'usage',
-        `--dsn ${values.dsn}: SMTP on ${server.host}:${server.port} does not offer DSN in its EHLO reply. Nothing was sent; leave --dsn out.`,
-      )
-    }
-    return session
+    const tell = verbose ? (line: string) => io.say(label + line) : undefined
+    const session = await SmtpSession.open(server, { ...client, tell })
+    if (!notify || session.offers('DSN')) return session
+    await session.close()
+    const fact = `SMTP on ${server.host}:${server.port} does not offer DSN in its EHLO reply`
+    throw new Failure('usage', `--dsn ${dsn}: ${fact}. Nothing was sent; leave --dsn out.`)
   }
 
-  if (count > 1) process.once('SIGINT', () => tally.stop())
+  const tally = tallyOf(count, json, io)
+  let exit: ExitName = 'ok'
+  let stopped = false
+  /** A second Ctrl-C finds no handler and ends the process. */
+  const stop = () => {
+    stopped = true
+    tally.clear()
+    io.say('The messages under way come to their end; Ctrl-C again stops at once.')
+  }
+  if (count > 1) process.once('SIGINT', stop)
   await sendAll({
-    count,
-    concurrency,
-    notify,
-    patience: server.timeout,
-    make,
-    open,
-    stopped: () => tally.stopped,
+    ...{ count, concurrency, notify, make, open, patience: server.timeout, stopped: () => stopped },
     report(n, message, delivery) {
-      tally.add(n, delivery)
-      if (values.json) print(JSON.stringify(jsonOf(n, message, delivery)))
-      else if (count === 1) printResult(message, delivery)
-      if (count > 1) tally.show(n, delivery, values.json)
-      else if (delivery.problem) say(style('red', delivery.problem, process.stderr))
+      const { queueId, reply, accepted, refused, problem } = delivery
+      exit = delivery.exit
+      if (json) {
+        const outcome = {
+          status: statusOf(exit),
+          exitCode: EXIT[exit].code,
+          messageId: message.messageId,
+          queueId,
+          reply,
+        }
+        const { envelope } = message
+        io.print(jsonLine({ n, ...outcome, envelope, accepted, refused, error: problem, message: null }))
+      }
+      if (count > 1) {
+        tally.add(n, delivery)
+        return
+      }
+      if (!json) printResult(message, delivery, io)
+      if (problem) io.say(style('red', problem, io.stderr))
     },
   })
-  if (count > 1) tally.end(values.json)
-  return tally.exit
+  process.removeListener('SIGINT', stop)
+  if (count > 1) exit = tally.end()
+  return stopped ? 'interrupted' : exit
 }
 
-/** One line of `--json`; its shape is `send_email.schema.json`. */
-function jsonOf(n: number, { envelope, messageId }: Outgoing, delivery: Delivery) {
-  const { exit, queueId, reply, accepted, refused, problem } = delivery
-  const status = statusOf(exit)
-  const { code: exitCode } = EXIT[exit]
-  return { n, status, exitCode, messageId, queueId, reply, envelope, accepted, refused, error: problem, message: null }
-}
-
-function printResult({ messageId }: Outgoing, { reply, queueId, accepted, refused }: Delivery): void {
+function printResult({ messageId }: Outgoing, { reply, queueId, accepted, refused }: Delivery, io: Io): void {
   const rows = refused.map(({ recipient, reply }) => ['Refused:', `${recipient}: ${reply}`])
   if (accepted.length > 0) {
     rows.unshift(['Reply:', reply ?? ''], ['Queue id:', queueId ?? '-'], ['Message-ID:', visibleLine(messageId ?? '-')])
   }
-  if (rows.length > 0) print(table(rows))
+  if (rows.length > 0) io.print(table(rows))
 }
 
-function printDryRun(n: number, { envelope, bytes, messageId }: Outgoing, json = false): void {
+/** Envelope and message; on a terminal without what that would obey. */
+async function printDryRun(n: number, { envelope, bytes, messageId }: Outgoing, json: boolean, io: Io): Promise<void> {
+  const message = bytes.toString('utf8')
   if (json) {
     const nothing = { queueId: null, reply: null, accepted: [], refused: [], error: null }
-    const result = {
-      n,
-      status: 'dry-run',
-      exitCode: 0,
-      messageId,
-      envelope,
-      ...nothing,
-      message: bytes.toString('utf8'),
-    }
-    print(JSON.stringify(result))
+    io.print(jsonLine({ n, status: 'dry-run', exitCode: 0, messageId, envelope, ...nothing, message }))
     return
   }
-  if (n > 1) print()
-  print(`MAIL FROM:<${envelope.from}>`)
-  for (const recipient of envelope.to) print(`RCPT TO:<${recipient}>`)
-  print()
-  process.stdout.write(bytes)
-  if (bytes.at(-1) !== 0x0a) print()
+  if (n > 1) io.print()
+  io.print(`MAIL FROM:<${envelope.from}>`)
+  for (const recipient of envelope.to) io.print(`RCPT TO:<${recipient}>`)
+  io.print()
+  await io.write(io.stdout.isTTY ? visible(message) : bytes)
+  if (bytes.at(-1) !== 0x0a) io.print()
 }
 
 /** Nothing that goes into a header or a command may bring its own lines; texts may. */

@@ -40,7 +40,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const begin = performance.now()
   const starting = engine.start()
   // It comes up while the server is proved.
-  const inbox = starting.then(() => startInbox(settings))
+  const inbox = starting.then(() => startInbox(settings, engine.name))
   inbox.catch(() => {})
   try {
     await unlessInterrupted(async () => prove(engine, settings, await starting, begin, inbox, io))

@@ -47,7 +47,7 @@ test('a message has every field, and what a test wants beside', async () => {
   assertIs('Sent', sent.body)
   const { ID } = sent.body
   assert.match(ID, /^[A-Za-z0-9]+$/)
-  const listed = (await world.ask('GET /api/v1/messages?limit=1')).body
+  const listed = (await world.ask('GET /api/v1/messages?limit=1&envelope=1')).body
   assertIs('Messages', listed)
   const [summary] = listed.messages
   assert.equal(summary.ID, ID)
@@ -77,6 +77,9 @@ test('a message has every field, and what a test wants beside', async () => {
   const [file] = message.Attachments
   assert.deepEqual([file.FileName, file.ContentType, file.Size], ['übersicht.txt', 'text/plain', 5])
   assert.equal(file.Checksums.MD5, '5d41402abc4b2a76b9719d911017c592')
+  // Mailpit's clients get what they know, unless they ask for more.
+  const [plain] = (await world.ask('GET /api/v1/messages?limit=1')).body.messages
+  assert.deepEqual([plain.EnvelopeTo, plain.Mailboxes], [undefined, undefined])
   const [again] = await world.search(`to:${to}`)
   assert.equal(again.Read, true)
 
@@ -95,6 +98,9 @@ test('a message has every field, and what a test wants beside', async () => {
     html.headers.get('content-security-policy') ?? '',
     /^sandbox allow-popups allow-popups-to-escape-sandbox; default-src 'none'/,
   )
+  assert.match(html.text, /<a href="https:\/\/shop.example\/html">/)
+  const embedded = await world.ask(`GET /view/${ID}.html?embed=1`)
+  assert.match(embedded.text, /<a target="_blank" rel="noreferrer noopener" href="https:/)
   assert.match((await world.ask(`GET /view/${ID}.txt`)).text, /Your code is/)
   const textOnly = await world.deliver(someone())
   assert.equal((await world.ask(`GET /view/${textOnly}.html`)).status, 404)
@@ -325,7 +331,7 @@ test('what is read, tagged and deleted is so for all: by IDs, by query, all of i
   const { body: boxes } = await world.ask('GET /api/v1/mailboxes')
   assertIs('Mailboxes', boxes)
   assert.ok(boxes.find(({ Name }: Json) => Name === FOO).Unread > 0)
-  const inFoo = (await world.ask(`GET /api/v1/messages?mailbox=${FOO.toUpperCase()}`)).body
+  const inFoo = (await world.ask(`GET /api/v1/messages?envelope=1&mailbox=${FOO.toUpperCase()}`)).body
   assert.ok(inFoo.messages.every(({ Mailboxes }: Json) => Mailboxes.includes(FOO)))
   await world.ask(`DELETE /api/v1/messages?mailbox=${FOO}`, {})
   assert.equal((await world.ask(`GET /api/v1/message/${foo}`)).status, 404)

@@ -20,7 +20,7 @@ async function listen(): Promise<{
   close(): void
   next(isIt: (event: Json) => boolean): Promise<Json>
 }> {
-  const socket = new WebSocket(`${world.url.replace('http', 'ws')}/api/events`)
+  const socket = new WebSocket(`${world.url.replace('http', 'ws')}/api/events?envelope=1`)
   const events: Json[] = []
   socket.on('message', (text) => events.push({ ...JSON.parse(String(text)), at: performance.now() }))
   await new Promise((resolve, reject) => socket.once('open', resolve).once('error', reject))
@@ -240,7 +240,7 @@ test('what a mail brings along runs nothing, reaches nothing and names no path',
   assert.equal(message.ID, id)
   const view = await world.ask(`GET /view/${id}.html`)
   assert.doesNotMatch(view.text, /<link/i)
-  assert.match(view.text, /^<!DOCTYPE html><base target="_blank">/)
+  assert.match(view.text, /^<!DOCTYPE html>/)
   assert.match(view.text, /src="cid:..\/..\/etc\/passwd"/)
   assert.match(view.text, /src="data:image\/svg\+xml;base64,/)
   assert.equal(

@@ -5,7 +5,7 @@
 import { spawn } from 'node:child_process'
 import { text } from 'node:stream/consumers'
 import { FOO } from '../scripts/lib/accounts/accounts.ts'
-import { SmtpConnection } from '../scripts/lib/mail/smtp_connection.ts'
+import { RawClient, REPLY } from './raw_client.ts'
 
 export interface Letter {
   /** Stands in the subject, by which the letter is found again. */
@@ -41,8 +41,6 @@ export interface Posted {
 /** A connection for so many letters; each makes Postfix start several processes. */
 const LETTERS_A_CONNECTION = 150
 const SENDMAILS = 4
-/** Milliseconds for an answer of the server. */
-const TIMEOUT = 20_000
 
 const { ports, configuration, letters }: Errand = JSON.parse(await text(process.stdin))
 const posted: Posted[] = []
@@ -53,55 +51,56 @@ function messageOf({ id, header, size }: Letter): string {
   return [...header, `Subject: ${id}`, '', body || '\r\n'].join('\r\n')
 }
 
-async function connectTo(via: Letter['via']): Promise<SmtpConnection> {
-  const port = via === 'submission' ? ports.submission : ports.smtp
-  const connection = new SmtpConnection({ host: '127.0.0.1', port, tls: 'none', timeout: TIMEOUT }, () => {})
-  await connection.reply('the connection')
+/** Says commands in one go (RFC 2920) and gives the last line of each reply. */
+async function say(client: RawClient, ...commands: string[]): Promise<string[]> {
+  const replies = new RegExp(`(?:^\\d{3}-.*\r\n)*(?:^\\d{3} .*\r\n[^]*){${commands.length}}`, 'm')
+  const text = await client.say(Buffer.from(commands.join('\r\n')).toString('latin1'), replies)
+  return text.match(/^\d{3} .*(?=\r$)/gm) ?? []
+}
+
+async function connectTo(via: Letter['via']): Promise<RawClient> {
+  const client = await RawClient.open(via === 'submission' ? ports.submission : ports.smtp, REPLY.smtp)
   const commands = ['EHLO poster.example']
   if (via === 'submission') commands.push(`AUTH PLAIN ${Buffer.from(`\0${FOO}\0foo`).toString('base64')}`)
   for (const command of commands) {
-    connection.send(command)
-    const { code, text: words } = await connection.reply(command)
-    if (code >= 300) throw new Error(`${command}: ${words}`)
+    const [reply = ''] = await say(client, command)
+    if (!reply.startsWith('2')) throw new Error(`${command}: ${reply}`)
   }
-  return connection
+  return client
 }
 
-/** One letter over SMTP, its commands in one go (RFC 2920). */
-async function post(connection: SmtpConnection, letter: Letter): Promise<Posted> {
+/** One letter over SMTP. */
+async function post(client: RawClient, letter: Letter): Promise<Posted> {
   const { id, from, to, notify } = letter
   const result: Posted = { id, accepted: [], refused: [] }
   const mail = `MAIL FROM:<${from}> BODY=8BITMIME${notify ? ' RET=HDRS' : ''}`
   const recipients = to.map((recipient) => `RCPT TO:<${recipient}>${notify ? ` NOTIFY=${notify}` : ''}`)
-  connection.send(mail, ...recipients, 'DATA')
-  const sender = await connection.reply(mail)
-  for (const recipient of to) {
-    const { code, text: words } = await connection.reply(recipient)
-    if (code < 300) result.accepted.push(recipient)
-    else result.refused.push({ to: recipient, reply: sender.code < 300 ? words : sender.text })
+  const [sender = '', ...replies] = await say(client, mail, ...recipients, 'DATA')
+  for (const [index, recipient] of to.entries()) {
+    const reply = replies[index] ?? ''
+    if (reply.startsWith('2')) result.accepted.push(recipient)
+    else result.refused.push({ to: recipient, reply: sender.startsWith('2') ? reply : sender })
   }
-  if ((await connection.reply('DATA')).code !== 354) return result
-  connection.sendMessage(messageOf(letter), [])
-  const { code, text: words } = await connection.reply('the message')
-  if (code < 300) return result
-  const refused = result.accepted.map((recipient) => ({ to: recipient, reply: words }))
+  if (!replies.at(-1)?.startsWith('354')) return result
+  const [reply = ''] = await say(client, `${messageOf(letter).replace(/^\./gm, '..')}.`)
+  if (reply.startsWith('2')) return result
+  const refused = result.accepted.map((recipient) => ({ to: recipient, reply }))
   return { id, accepted: [], refused: [...result.refused, ...refused] }
 }
 
 async function postAll(via: 'smtp' | 'submission', queue: Letter[]): Promise<void> {
-  let connection: SmtpConnection | undefined
+  let connection: RawClient | undefined
   for (let letter = queue.shift(); letter; letter = queue.shift()) {
     connection ??= await connectTo(via)
     const result = await post(connection, letter)
     posted.push(result)
     if (result.refused.length === 0) continue
     // Postfix answers a client with many errors more and more slowly.
-    connection.destroy()
+    connection.close()
     connection = undefined
   }
-  connection?.send('QUIT')
-  await connection?.reply('QUIT')
-  connection?.destroy()
+  await connection?.say('QUIT', REPLY.smtp)
+  connection?.close()
 }
 
 /** One letter by Postfix's sendmail, which takes everything or nothing. */

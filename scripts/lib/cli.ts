@@ -226,10 +226,13 @@ const FRAMES = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '
  * Runs one long step. On a terminal a spinner with the seconds gone stands on the last line while it runs; elsewhere
  * one plain line says that it begins. `update` replaces the text while it runs.
  */
-export async function step<T>(title: string, work: (update: (title: string) => void) => Promise<T>): Promise<T> {
-  const stream = process.stderr
+export async function step<T>(
+  title: string,
+  work: (update: (title: string) => void) => Promise<T>,
+  stream: Io['stderr'] = process.stderr,
+): Promise<T> {
   if (!stream.isTTY) {
-    say(`${title} ...`)
+    stream.write(`${title} ...\n`)
     return work(() => {})
   }
   const begin = Date.now()
@@ -249,37 +252,6 @@ export async function step<T>(title: string, work: (update: (title: string) => v
   } finally {
     clearInterval(timer)
     stream.write('\r\x1b[K')
-  }
-}
-
-/** A bar on the last line of the terminal's stderr; elsewhere nothing. */
-export interface ProgressBar {
-  /** Draws the bar for so many done, some times a second. */
-  update(done: number): void
-  /** Takes the bar away, for other output or for good. */
-  clear(): void
-}
-
-/** Shows how much of `total` is done, the rate per second, and the time left at that rate. */
-export function progressBar(total: number): ProgressBar {
-  const stream = process.stderr
-  if (!stream.isTTY) return { update: () => {}, clear: () => {} }
-  const begin = Date.now()
-  let drawn = 0
-  return {
-    update(done) {
-      if (Date.now() - drawn < 100) return
-      drawn = Date.now()
-      const rate = done / Math.max(0.001, (drawn - begin) / 1000)
-      const left = rate > 0 ? `${Math.ceil((total - done) / rate)} s left` : ''
-      const filled = Math.round((20 * done) / total)
-      const line = `${'█'.repeat(filled)}${'░'.repeat(20 - filled)} ${done}/${total}  ${Math.round(rate)}/s  ${left}`
-      stream.write(`\r\x1b[K${line.slice(0, (stream.columns || 80) - 1)}`)
-    },
-    clear() {
-      stream.write('\r\x1b[K')
-      drawn = 0
-    },
   }
 }
 

@@ -2,27 +2,16 @@
  * npm run bench: the server's speed and the scripts', side by side with what else is on this machine, on a server of
  * its own. Prints one table.
  */
-import { execFileSync } from 'node:child_process'
-import { appendFileSync, readFileSync, writeFileSync } from 'node:fs'
+import { appendFileSync, writeFileSync } from 'node:fs'
 import { cpus, totalmem } from 'node:os'
-import { BAR, CATCHALL, masterLogin } from '../../scripts/lib/accounts/accounts.ts'
+import { BAR, CATCHALL } from '../../scripts/lib/accounts/accounts.ts'
 import { EXIT, type ExitName, parse, print, run, say, table } from '../../scripts/lib/cli.ts'
-import { Pop3Session } from '../../scripts/lib/mail/pop3.ts'
 import { Project } from '../harness.ts'
 import { deliveryTimes, type Growth, measureGrowth } from './growth.ts'
 import { measureHeavyLoad, measureLoad, measureMailDev, measureOneMail } from './load.ts'
-import {
-  type Add,
-  EMPTY_ACCOUNTS,
-  emptyMailbox,
-  HOST,
-  memoryOf,
-  quantile,
-  readable,
-  scriptSeconds,
-  timed,
-} from './measure.ts'
+import { type Add, EMPTY_ACCOUNTS, memoryOf, quantile, scriptSeconds, timed } from './measure.ts'
 import { plot } from './plot.ts'
+import { measureLarge, measureReading, measureWait } from './reading.ts'
 
 const HELP = `Usage: npm run bench [-- options]
 
@@ -39,19 +28,6 @@ interface Row {
   value: number
   unit: string
 }
-
-/** A large mail, in bytes; above the standard limit, which is raised for it. */
-const LARGE = 20_000_000
-
-/** Reads a mailbox and prints the seconds that it took. */
-const POPLIB = `
-import poplib, sys, time
-begin = time.perf_counter()
-box = poplib.POP3('127.0.0.1', int(sys.argv[1]))
-box.user(sys.argv[2]); box.pass_('empty')
-for n in range(1, box.stat()[0] + 1): box.retr(n)
-box.quit()
-print(time.perf_counter() - begin)`
 
 async function main(args: string[]): Promise<ExitName | undefined> {
   const { values } = parse(args, {
@@ -94,6 +70,8 @@ async function main(args: string[]): Promise<ExitName | undefined> {
     await project.run('reset', '--yes')
     growth = await measureGrowth(project, add, quick ? [100, 1_000] : [1_000, 10_000, 50_000])
     await project.run('reset', '--yes')
+    await measureWait(project, add, quick ? 1_000 : 10_000)
+    await project.run('reset', '--yes')
     await measureLarge(project, add)
     await measureScripts(project, add)
   } catch (error) {
@@ -134,52 +112,6 @@ async function measureDelivery(project: Project, add: Add, samples: number): Pro
     const milliseconds = await deliveryTimes(project, to, mailbox, samples)
     add(`send to readable, ${what}, median`, quantile(milliseconds), 'ms')
     add(`send to readable, ${what}, 95 %`, quantile(milliseconds, 0.95), 'ms')
-  }
-}
-
-/** Without the start-up of either language: Python's own clock, and what a full mailbox takes longer than an empty one. */
-async function measureReading(project: Project, add: Add, mails: number): Promise<void> {
-  const mailbox = emptyMailbox()
-  const sent = await project.run('send_email', '--count', String(mails), '--to', mailbox, '--text', 'x'.repeat(2_000))
-  if (sent.code !== 0) throw new Error(sent.stderr)
-  await readable(project, mailbox, mails, 25)
-  const nobody = emptyMailbox()
-  const python = [1, 2, 3].map(() => {
-    const args = ['-c', POPLIB, String(project.ports.pop3), mailbox]
-    return Number(execFileSync('python3', args, { encoding: 'utf8' }))
-  })
-  add(`a plain loop of Python's poplib, ${mails} mails`, mails / quantile(python), 'mails/s')
-  for (const view of ['--raw', '--list', '--json', '']) {
-    const options = view === '' ? [] : [view]
-    const longer: number[] = []
-    for (let round = 0; round < 3; round++) {
-      const empty = await scriptSeconds(project, 'pop_email', '--account', nobody, ...options)
-      longer.push((await scriptSeconds(project, 'pop_email', '--account', mailbox, ...options)) - empty)
-    }
-    add(`pop_email ${view}`.trim(), mails / quantile(longer), 'mails/s')
-  }
-}
-
-async function measureLarge(project: Project, add: Add): Promise<void> {
-  const file = project.path('development-mail-server.env')
-  const limit = /POSTFIX_MESSAGE_SIZE_LIMIT=\d+/
-  writeFileSync(file, readFileSync(file, 'utf8').replace(limit, `POSTFIX_MESSAGE_SIZE_LIMIT=${2 * LARGE}`))
-  await project.start()
-  const line = `${'x'.repeat(76)}\n`
-  writeFileSync(project.path('large.eml'), `Subject: large\n\n${line.repeat(LARGE / line.length)}`)
-  const sent = await project.run('send_email', '--eml', 'large.eml', '--to', BAR)
-  if (sent.code !== 0) throw new Error(sent.stderr)
-  await readable(project, BAR, 1, 25)
-  for (const [what, tls, port] of [
-    ['plain', 'none', project.ports.pop3],
-    ['TLS', 'implicit', project.ports.pop3s],
-  ] as const) {
-    const session = await Pop3Session.open({ host: HOST, port, tls, timeout: 30_000 }, masterLogin(BAR))
-    const [message] = await session.list()
-    if (!message) throw new Error('the large mail is gone')
-    const [seconds] = await timed(() => session.retrieve(message))
-    await session.quit()
-    add(`a mail of 20 MB read over POP3, ${what}`, seconds, 's')
   }
 }
 

@@ -1,5 +1,6 @@
 /** How the server fares with a mailbox that grows: the newest mails read, one mail sent, many mails sent. */
-import { chownSync, mkdirSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { chownSync, writeFileSync } from 'node:fs'
 import { BAR, FOO } from '../../scripts/lib/accounts/accounts.ts'
 import { VMAIL_ID } from '../../scripts/lib/server/native_configuration.ts'
 import { smtpClient } from '../deliveries.ts'
@@ -50,7 +51,7 @@ export async function deliveryTimes(project: Project, to: string, mailbox: strin
 export async function measureGrowth(project: Project, add: Add, sizes: number[]): Promise<Growth[]> {
   const results: Growth[] = []
   for (const mails of sizes) {
-    await fill(project, mails)
+    await fill(project, BAR, mails)
     const newest: number[] = []
     const script: number[] = []
     for (let round = 0; round < 5; round++) {
@@ -70,19 +71,23 @@ export async function measureGrowth(project: Project, add: Add, sizes: number[])
 }
 
 /** Adds mails until the mailbox has `mails`. Over SMTP it would take minutes: these are put where Dovecot finds new ones. */
-async function fill(project: Project, mails: number): Promise<void> {
-  const folder = `${project.stateDir}/mail/${BAR.split('@').reverse().join('/')}/new`
-  mkdirSync(folder, { recursive: true })
-  const have = await countOf(project, BAR)
+export async function fill(project: Project, mailbox: string, mails: number, recipient = mailbox): Promise<void> {
+  const [local, domain] = mailbox.split('@')
+  const folders = ['', `/${local}`, `/${local}/new`].map((below) => `${project.stateDir}/mail/${domain}${below}`)
+  const folder = folders[2] as string
+  // Dovecot has not made them where nothing was delivered yet.
+  execFileSync('install', ['-d', '-o', String(VMAIL_ID), '-g', String(VMAIL_ID), '-m', '700', ...folders])
+  const have = await countOf(project, mailbox)
   for (let n = have; n < mails; n++) {
-    const mail = `Return-Path: <${FOO}>\nDelivered-To: ${BAR}\nSubject: ${n}\nFrom: ${FOO}\n\n${`${'x'.repeat(70)}\n`.repeat(27)}`
+    const trace = `Return-Path: <${FOO}>\nX-Original-To: ${recipient}\nDelivered-To: ${mailbox}\n`
+    const mail = `${trace}Subject: ${n}\nFrom: ${FOO}\n\n${`${'x'.repeat(70)}\n`.repeat(27)}`
     const lines = mail.split('\n').length - 1
     const file = `${folder}/${1_700_000_000 + n}.M0P${n}.bench,S=${mail.length},W=${mail.length + lines}`
     writeFileSync(file, mail)
     chownSync(file, VMAIL_ID, VMAIL_ID)
   }
   // The first session after that reads them all; the second is as every later one.
-  await readable(project, BAR, mails, 100)
+  await readable(project, mailbox, mails, 100)
 }
 
 async function readNewest(project: Project): Promise<void> {

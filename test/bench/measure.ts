@@ -66,6 +66,20 @@ export async function scriptSeconds(project: Project, name: string, ...args: str
   return seconds
 }
 
+/** The milliseconds of CPU of one of the project's scripts, start-up included. */
+export async function cpuOf(project: Project, name: string, ...args: string[]): Promise<number> {
+  const script = 'TIMEFORMAT="%U %S"; { time "$@" >/dev/null 2>/dev/null; } 2>&1'
+  const command = [process.execPath, '--import', 'tsx', `scripts/${name}.ts`, ...args]
+  const [, times] = await secondsOf(project, 'bash', ['-c', script, 'bash', ...command])
+  return (
+    times
+      .trim()
+      .split(' ')
+      .map(Number)
+      .reduce((sum, seconds) => sum + seconds, 0) * 1000
+  )
+}
+
 /** Whether a program is on this machine. */
 export function isInstalled(program: string): boolean {
   try {

@@ -23,6 +23,8 @@ export interface Call {
   params: URLSearchParams
   /** The request's JSON, as openapi.json wants it. */
   body: { IDs?: string[]; Search?: string; Read?: boolean; Tags?: string[]; Name?: string } & Partial<SendRequest>
+  /** The name of HTTP authentication; any is welcome. */
+  user: string
   /** Whether the page of another site caused the request, which may change nothing then. */
   isForeign: boolean
   /** Aborted when the client goes away. */
@@ -59,6 +61,7 @@ export function routesOf(settings: Settings, index: Index): Routes {
     },
     'DELETE /api/v1/messages': async (call) => {
       await index.delete(await named(call))
+      if (index.list().length === 0) index.emit('truncate')
       return 'ok'
     },
     'GET /api/v1/search': async (call) => listed(await searched(call), call.params),
@@ -92,9 +95,9 @@ export function routesOf(settings: Settings, index: Index): Routes {
       const policy = { 'content-security-policy': "sandbox; default-src 'none'" }
       return new Bytes(safeType(type), bytes, { ...disposition(kind, safeName(name)), ...policy })
     },
-    'POST /api/v1/send': async ({ body }) => {
+    'POST /api/v1/send': async ({ body, user }) => {
       await current()
-      return sendMail(settings, index, body as SendRequest)
+      return sendMail(settings, index, body as SendRequest, user)
     },
     'GET /api/v1/tags': async () => {
       await current()
@@ -148,7 +151,7 @@ export function routesOf(settings: Settings, index: Index): Routes {
     'PUT /api/v1/chaos': chaos,
     'GET /view/ID.html': async (call) => {
       const { mail } = await opened(call)
-      const html = htmlOf(mail.html ?? refuse(404, 'This message has no HTML'), mail)
+      const html = htmlOf(mail.html ?? refuse(404, 'This message has no HTML'), mail, call.params.get('embed') === '1')
       const headers = { 'content-security-policy': MAIL_POLICY, 'x-dns-prefetch-control': 'off' }
       return new Bytes('text/html; charset=utf-8', html, headers)
     },
@@ -182,7 +185,7 @@ export function routesOf(settings: Settings, index: Index): Routes {
     await current()
     const { seconds, isNew } = parseWait(params, index)
     const isWanted = (entry: Entry) => isNew(entry) && isInMailbox(entry)
-    if (seconds > 0) return waitFor(index, query, seconds, isWanted, summaryOf, signal)
+    if (seconds > 0) return waitFor(index, query, seconds, isWanted, (entry) => summaryOf(entry, true), signal)
     return search(index, query, index.list().filter(isWanted))
   }
 
@@ -229,28 +232,30 @@ export function routesOf(settings: Settings, index: Index): Routes {
     return {
       ...{ total: index.list().length, ...index.totals, count: shown.length, start },
       ...{ messages_count: entries.length, messages_unread: unreadOf(entries) },
-      messages: shown.map(summaryOf),
+      messages: shown.map((entry) => summaryOf(entry, params.get('envelope') === '1')),
     }
   }
 }
 
 const personOf = ({ name, address }: Address) => ({ Name: name, Address: address })
 
-/** Mailpit's Summary, with whom the envelope named, and the mailboxes that have a copy. */
-export function summaryOf(entry: Entry) {
+/** Mailpit's Summary, and beside it on demand whom the envelope named and which mailboxes have a copy. */
+export function summaryOf(entry: Entry, withEnvelope: boolean) {
   const Created = new Date(entry.created).toISOString()
   const Snippet = entry.snippet ?? ''
-  return { ...headOf(entry), Read: isRead(entry), Created, Attachments: entry.attachments, Snippet }
+  const facts = { Read: isRead(entry), Created, Attachments: entry.attachments, Snippet }
+  return { ...headOf(entry), ...facts, ...(withEnvelope && envelopeJson(entry)) }
 }
+
+const envelopeJson = (entry: Entry) => ({ EnvelopeTo: envelopeOf(entry), Mailboxes: mailboxesOf(entry) })
 
 /** What Summary and Message have in common. */
 function headOf(entry: Entry) {
   return {
-    ...{ ID: entry.id, MessageID: entry.messageId, Subject: entry.subject, Size: entry.size, Username: '' },
+    ...{ ID: entry.id, MessageID: entry.messageId, Subject: entry.subject, Size: entry.size, Username: entry.username },
     From: personOf(entry.from[0] ?? { name: '', address: '' }),
     ...{ To: entry.to.map(personOf), Cc: entry.cc.map(personOf), Bcc: bccOf(entry).map(personOf) },
     ...{ ReplyTo: entry.replyTo.map(personOf), Tags: tagsOf(entry) },
-    ...{ EnvelopeTo: envelopeOf(entry), Mailboxes: mailboxesOf(entry) },
   }
 }
 
@@ -267,7 +272,7 @@ function messageOf(entry: Entry, mail: Mail) {
     ...{ Text: mail.text ?? mail.readableText, HTML: mail.html ?? '' },
     Inline: mail.attachments.filter(({ inline }) => inline).map(attachmentOf),
     Attachments: mail.attachments.filter(({ inline }) => !inline).map(attachmentOf),
-    ...{ Links: linksOf(mail), Code: codeOf(mail) ?? null },
+    ...{ Links: linksOf(mail), Code: codeOf(mail) ?? null, ...envelopeJson(entry) },
   }
 }
 

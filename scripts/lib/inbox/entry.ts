@@ -18,6 +18,8 @@ export interface Entry extends Pick<Headers, 'from' | 'to' | 'cc' | 'bcc' | 'rep
   words: string
   /** The first words, once somebody wanted them. */
   snippet?: string
+  /** Who sent it by this API, as long as this process lives. */
+  username: string
   /** Counts up as messages are told of; 0 before that. */
   arrival: number
   timer?: NodeJS.Timeout
@@ -37,7 +39,15 @@ export function readCopy(
   const words = [from, to, cc, bcc, replyTo].flat().map(({ name, address }) => `${name} <${address}>`)
   const entry: Entry = {
     words: fold([...words, subject, messageId].join('\n')),
-    ...{ id: time ? queueId : own, key, copies: [], created: time ?? Number(internalDate), size, arrival: 0 },
+    ...{
+      id: time ? queueId : own,
+      key,
+      copies: [],
+      created: time ?? Number(internalDate),
+      size,
+      arrival: 0,
+      username: '',
+    },
     ...{ from, to, cc, bcc, replyTo, subject, messageId: messageId.replace(/^<|>$/g, '') },
     ...countsOf(bodyStructure),
   }

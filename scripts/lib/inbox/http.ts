@@ -9,9 +9,10 @@ import { messageOf } from '../cli.ts'
 import { ROOT, type Settings } from '../settings.ts'
 import { type Answer, Bytes, type Call, type Routes, routesOf, summaryOf, VERSION } from './api.ts'
 import { check } from './check.ts'
-import { isRead, tagsOf } from './entry.ts'
+import { isRead, SEEN, tagsOf } from './entry.ts'
 import { guard, HttpError, hostsOf, isForeign, refuse } from './guard.ts'
 import { Index } from './index.ts'
+import { urlOf } from './service.ts'
 
 /** Bytes of a request's body: twice the attachments of the largest mail that the server takes, in base64. */
 const LARGEST_BODY = 30_000_000
@@ -83,7 +84,9 @@ export async function serveInbox(settings: Settings, port: number): Promise<Inbo
     const [id = '', part = ''] = (route.pattern.exec(pathname) ?? []).slice(1).map(decoded)
     const body = method === 'GET' ? {} : await bodyOf(request)
     if (method !== 'GET') await check(route.name, body)
-    return route.handle({ id, part, params, body, isForeign: isForeign(request), signal })
+    const login = request.headers.authorization?.replace(/^Basic /, '') ?? ''
+    const [user = ''] = Buffer.from(login, 'base64').toString().split(':')
+    return route.handle({ id, part, params, body, user, isForeign: isForeign(request), signal })
   }
   /** The status and JSON of what went wrong. Without a server, whatever went wrong is that. */
   function problem(error: unknown): [number, Answer] {
@@ -95,7 +98,7 @@ export async function serveInbox(settings: Settings, port: number): Promise<Inbo
     try {
       guard(request, hosts, false)
       if (!/^\/api\/events(\?|$)/.test(request.url ?? '')) refuse(404, 'There is no such socket')
-      sockets.handleUpgrade(request, socket, head, (client) => sockets.emit('connection', client))
+      sockets.handleUpgrade(request, socket, head, (client) => sockets.emit('connection', client, request))
     } catch (error) {
       socket.end(`HTTP/1.1 ${problem(error)[0]} Refused\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
     }
@@ -115,11 +118,6 @@ export async function serveInbox(settings: Settings, port: number): Promise<Inbo
     throw error
   }
   return { url: urlOf(settings, (server.address() as AddressInfo).port), index, close }
-}
-
-/** The page's address, for a browser on this machine. */
-export function urlOf({ host }: Settings, port: number): string {
-  return `http://${host.includes(':') ? `[${host}]` : host}:${port}/`
 }
 
 /** "GET /view/ID.html" as a method and a pattern. */
@@ -177,11 +175,12 @@ function asBytes(answer: Answer): Bytes {
 /** The sockets that tell pages what happens: {Type, Data}. */
 function eventsOf(index: Index): WebSocketServer {
   const sockets = new WebSocketServer({ noServer: true, maxPayload: 1_000 })
-  const tell = (Type: string, Data: object, clients: Iterable<WebSocket> = sockets.clients) => {
+  const tell = (Type: string, Data: object | null, clients: Iterable<WebSocket> = sockets.clients) => {
     const text = JSON.stringify({ Type, Data })
     for (const client of clients) client.send(text)
   }
   const stats = () => ({ Total: index.list().length, Unread: index.totals.unread, Version: VERSION })
+  const withEnvelope = new WeakSet<WebSocket>()
   let isCounting = false
   const count = () => {
     if (isCounting || sockets.clients.size === 0) return
@@ -195,13 +194,18 @@ function eventsOf(index: Index): WebSocketServer {
     count()
     if (!isNews || sockets.clients.size === 0) return
     await index.readSnippets([entry]).catch(() => {})
-    tell('new', summaryOf(entry))
+    for (const client of sockets.clients) tell('new', summaryOf(entry, withEnvelope.has(client)), [client])
   })
-  index.on('update', (entry) => tell('update', { ID: entry.id, Read: isRead(entry), Tags: tagsOf(entry) }))
+  index.on('update', (entry, flag) => {
+    const [Read, Tags] = [{ Read: isRead(entry) }, { Tags: tagsOf(entry) }]
+    tell('update', { ID: entry.id, ...(flag === SEEN ? Read : flag ? Tags : { ...Read, ...Tags }) })
+  })
   index.on('delete', ({ id }) => tell('delete', { ID: id }))
+  index.on('truncate', () => tell('truncate', null))
   index.on('server', (up) => tell('server', { up }))
   for (const event of ['update', 'delete', 'server'] as const) index.on(event, count)
-  sockets.on('connection', (client: WebSocket) => {
+  sockets.on('connection', (client: WebSocket, { url }: IncomingMessage) => {
+    if (url?.includes('envelope=1')) withEnvelope.add(client)
     client.on('error', () => {})
     client.once('close', index.follow('watching'))
     tell('server', { up: index.isUp }, [client])

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { FetchMessageObject } from 'imapflow'
 import { readAccounts } from '../accounts/accounts.ts'
 import { CONFIG_DIR, type Settings } from '../settings.ts'
-import { type Entry, fold, readCopy, tagsOf, unreadOf } from './entry.ts'
+import { type Entry, envelopeOf, fold, readCopy, tagsOf, unreadOf } from './entry.ts'
 import { type Copy, type Listener, Mailbox } from './mailbox.ts'
 
 /** Milliseconds in which the copies of a message to several recipients come together. */
@@ -19,22 +19,28 @@ const ACCOUNTS = 500
 interface Events {
   /** A message is there, which may be old news: part of a mailbox that was opened. */
   new: [Entry, isNews: boolean]
-  update: [Entry]
+  /** Of a change of flags that the inbox made itself, which flag it was. */
+  update: [Entry, flag?: string]
   delete: [Entry]
+  /** All messages were deleted at once. */
+  truncate: []
   /** The mail server is back, or away. */
   server: [boolean]
 }
 
 export class Index extends EventEmitter<Events> implements Listener {
+  /** Whether the mail server answers. */
+  isUp = false
+  /** The `arrival` of the newest message. */
+  arrivals = 0
   readonly #settings: Settings
   readonly #boxes = new Map<string, Mailbox>()
   readonly #byKey = new Map<string, Entry>()
   readonly #byCopy = new Map<Copy, Entry>()
   readonly #timer = setInterval(() => this.#followAccounts(), ACCOUNTS)
+  readonly #expected = new Map<string, { username: string; recipients: string[] }>()
   #sorted: Entry[] | undefined
   #totals: { unread: number; tags: string[] } | undefined
-  #arrivals = 0
-  #isUp = false
   #accountsChanged = 0
   #users = { waiting: new Set(), watching: new Set() }
   #pause = new AbortController()
@@ -55,16 +61,6 @@ export class Index extends EventEmitter<Events> implements Listener {
     clearInterval(this.#timer)
     for (const box of this.#boxes.values()) box.close()
     this.#pause.abort()
-  }
-
-  /** Whether the mail server answers. */
-  get isUp(): boolean {
-    return this.#isUp
-  }
-
-  /** The `arrival` of the newest message. */
-  get arrivals(): number {
-    return this.#arrivals
   }
 
   get mailboxes(): string[] {
@@ -152,7 +148,7 @@ export class Index extends EventEmitter<Events> implements Listener {
     const changed = entries.filter(({ copies }) => copies.some(({ flags }) => flags.has(flag) !== on))
     // Here first: what the server then says is no news.
     for (const { flags } of changed.flatMap(({ copies }) => copies)) on ? flags.add(flag) : flags.delete(flag)
-    for (const entry of changed) this.emit('update', entry)
+    for (const entry of changed) this.emit('update', entry, flag)
     await eachBox(
       changed.flatMap(({ copies }) => copies),
       (box, uids) => box.flag(uids, flag, on),
@@ -166,6 +162,28 @@ export class Index extends EventEmitter<Events> implements Listener {
     )
   }
 
+  /**
+   * The message with this queue id, which the server has just accepted, once it is there for all of the recipients; what
+   * there is of it when `patience` milliseconds are over. It is told of no sooner.
+   */
+  expect(id: string, recipients: string[], username: string, patience: number): Promise<Entry | undefined> {
+    this.#expected.set(id, { username, recipients: recipients.map(fold) })
+    return new Promise((resolve) => {
+      const end = () => {
+        clearTimeout(timer)
+        this.#expected.delete(id)
+        this.off('new', look).off('update', look)
+        const entry = this.#byKey.get(id)
+        if (entry && !entry.arrival) this.#show(entry, true)
+        resolve(entry)
+      }
+      const look = (entry = this.#byKey.get(id)) => entry?.id === id && this.#isWhole(entry, false) && end()
+      const timer = setTimeout(end, patience)
+      this.on('new', look).on('update', look)
+      look()
+    })
+  }
+
   arrived(copy: Copy, message: FetchMessageObject): void {
     const { entry: read, recipient, isAlone } = readCopy(copy, message)
     const entry = this.#byKey.get(read.key) ?? read
@@ -174,8 +192,8 @@ export class Index extends EventEmitter<Events> implements Listener {
     this.#byKey.set(entry.key, entry)
     this.#byCopy.set(copy, entry)
     if (entry.arrival) this.emit('update', entry)
-    else if (isAlone || !copy.box.isNews) this.#show(entry, copy.box.isNews)
-    else {
+    else if (this.#isWhole(entry, isAlone) || !copy.box.isNews) this.#show(entry, copy.box.isNews)
+    else if (!this.#expected.has(entry.id)) {
       clearTimeout(entry.timer)
       entry.timer = setTimeout(() => this.#show(entry, true), SETTLE)
     }
@@ -200,8 +218,8 @@ export class Index extends EventEmitter<Events> implements Listener {
 
   turned(): void {
     const isUp = [...this.#boxes.values()].some(({ isOpen }) => isOpen)
-    if (isUp === this.#isUp) return
-    this.#isUp = isUp
+    if (isUp === this.isUp) return
+    this.isUp = isUp
     this.emit('server', isUp)
   }
 
@@ -211,8 +229,16 @@ export class Index extends EventEmitter<Events> implements Listener {
     await sleep(pace, undefined, { signal: this.#pause.signal }).catch(() => {})
   }
 
+  #isWhole(entry: Entry, isAlone: boolean): boolean {
+    const expected = this.#expected.get(entry.id)
+    if (expected) entry.username = expected.username
+    const there = envelopeOf(entry).map(fold)
+    return expected?.recipients.every((one) => there.includes(one)) ?? isAlone
+  }
+
   #show(entry: Entry, isNews: boolean): void {
-    entry.arrival = ++this.#arrivals
+    entry.arrival = ++this.arrivals
+    clearTimeout(entry.timer)
     this.#sorted = undefined
     this.emit('new', entry, isNews)
   }

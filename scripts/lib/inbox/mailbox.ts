@@ -44,13 +44,13 @@ export class Mailbox {
   /** Settled when the mailbox is open, and when all is read that it was opened with; or when that failed. */
   opened: Promise<unknown> = Promise.resolve()
   filled: Promise<unknown> = Promise.resolve()
+  isOpen = false
   wasOpen = false
   readonly copies = new Map<number, Copy>()
   readonly #settings: Settings
   readonly #listener: Listener
   #client: ImapFlow | undefined
   #isClosed = false
-  #isOpen = false
   #hasNews = false
   /** The highest UID that was read. */
   #last = 0
@@ -63,10 +63,6 @@ export class Mailbox {
     this.#settings = settings
     this.#listener = listener
     void this.#live()
-  }
-
-  get isOpen(): boolean {
-    return this.#isOpen
   }
 
   close(): void {
@@ -111,7 +107,7 @@ export class Mailbox {
       const at = (name: string) => list[list.findIndex((item) => item?.value === name) + 1]?.value ?? ''
       previews.set(Number(at('UID')), at('PREVIEW').replace(/\s+/g, ' ').trim())
     }
-    for (const value of rangesOf(uids)) {
+    for (const value of portionsOf(uids)) {
       const words = [{ type: 'SEQUENCE', value }, [atom('UID'), atom('PREVIEW')]]
       const response = await client.exec('UID FETCH', words, { untagged: { FETCH } })
       response.next()
@@ -128,14 +124,16 @@ export class Mailbox {
   async flag(uids: number[], flag: string, on: boolean): Promise<void> {
     const client = this.#connection()
     const options = { uid: true, silent: true }
-    for (const range of rangesOf(uids)) {
+    for (const range of portionsOf(uids)) {
       await (on ? client.messageFlagsAdd(range, [flag], options) : client.messageFlagsRemove(range, [flag], options))
     }
   }
 
   async delete(uids: number[]): Promise<void> {
-    for (const range of rangesOf(uids)) await this.#connection().messageDelete(range, BY_UID)
-    this.#forget(uids)
+    for (const range of portionsOf(uids)) {
+      await this.#connection().messageDelete(range, BY_UID)
+      this.#forget(range.split(',').map(Number))
+    }
   }
 
   #connection(): ImapFlow {
@@ -152,7 +150,7 @@ export class Mailbox {
       })
       this.filled = this.#connect(isOpen).catch(() => this.#client?.close())
       await this.filled.finally(isOpen)
-      while (this.#isOpen) {
+      while (this.isOpen) {
         await this.look().catch(() => this.#client?.close())
         await this.#listener.pause()
       }
@@ -188,12 +186,10 @@ export class Mailbox {
     client.on('flags', ({ uid, flags }) => this.#flagged(uid, flags))
     client.on('expunge', ({ uid }) => this.#forget([uid ?? 0]))
     const unknown = [...uids].filter((uid) => !this.copies.has(uid)).sort((a, b) => b - a)
-    for (const range of rangesOf(unknown.slice(0, FIRST))) await this.#read(range)
+    if (unknown.length > 0) await this.#read(unknown.slice(0, FIRST).join())
     this.#turn(true)
     isOpen()
-    for (let at = FIRST; at < unknown.length; at += PORTION) {
-      for (const range of rangesOf(unknown.slice(at, at + PORTION))) await this.#read(range)
-    }
+    for (const range of portionsOf(unknown.slice(FIRST))) await this.#read(range)
     this.isNews = true
   }
 
@@ -225,23 +221,15 @@ export class Mailbox {
   }
 
   #turn(isOpen: boolean): void {
-    if (this.#isOpen === isOpen) return
-    this.#isOpen = isOpen
+    if (this.isOpen === isOpen) return
+    this.isOpen = isOpen
     this.wasOpen ||= isOpen
     this.#listener.turned()
   }
 }
 
-/** UIDs as sequence sets (RFC 3501): runs as "1:9", and a few hundred in each set, so that no line grows too long. */
-function rangesOf(uids: number[]): string[] {
-  const runs: [number, number][] = []
-  for (const uid of [...uids].sort((a, b) => a - b)) {
-    const run = runs.at(-1)
-    if (run?.[1] === uid - 1) run[1] = uid
-    else runs.push([uid, uid])
-  }
-  const texts = runs.map(([from, to]) => (from === to ? String(from) : `${from}:${to}`))
-  return Array.from({ length: Math.ceil(texts.length / 300) }, (_, set) =>
-    texts.slice(set * 300, set * 300 + 300).join(),
-  )
+/** UIDs as lists of a length that any command takes, and that leaves room for others' commands between them. */
+function portionsOf(uids: number[]): string[] {
+  const count = Math.ceil(uids.length / PORTION)
+  return Array.from({ length: count }, (_, n) => uids.slice(n * PORTION, (n + 1) * PORTION).join())
 }

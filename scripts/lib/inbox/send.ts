@@ -2,7 +2,7 @@
 import { createTransport } from 'nodemailer'
 import { messageOf } from '../cli.ts'
 import type { Settings } from '../settings.ts'
-import { type Entry, envelopeOf, flagOf } from './entry.ts'
+import { flagOf } from './entry.ts'
 import { refuse } from './guard.ts'
 import type { Index } from './index.ts'
 
@@ -30,7 +30,12 @@ export interface SendRequest {
 }
 
 /** Gives the mail's ID, and the recipients that were refused where others were not. Refuses with 400 what nobody gets. */
-export async function sendMail({ host, ports }: Settings, index: Index, request: SendRequest): Promise<object> {
+export async function sendMail(
+  { host, ports }: Settings,
+  index: Index,
+  request: SendRequest,
+  user: string,
+): Promise<object> {
   const people = (list: Person[] = []) => list.map(({ Name: name = '', Email: address }) => ({ name, address }))
   const { accept: time } = PATIENCE
   const timeouts = { connectionTimeout: time, greetingTimeout: time, socketTimeout: time }
@@ -52,11 +57,7 @@ export async function sendMail({ host, ports }: Settings, index: Index, request:
       ...{ disableFileAccess: true, disableUrlAccess: true },
     })
     const id = /queued as (\w+)/.exec(sent.response)?.[1] ?? refuse(502, `The mail server says: ${sent.response}`)
-    const isWhole = (entry: Entry) => {
-      const there = envelopeOf(entry).map((address) => address.toLowerCase())
-      return sent.accepted.every((address) => there.includes(address.toLowerCase()))
-    }
-    const entry = await arrival(index, id, isWhole)
+    const entry = await index.expect(id, sent.accepted, user, PATIENCE.deliver)
     for (const tag of request.Tags ?? []) await index.flag(entry ? [entry] : [], flagOf(tag), true)
     return { ID: entry?.id ?? id, ...(sent.rejected.length > 0 && { Rejected: sent.rejected }) }
   } catch (error) {
@@ -65,22 +66,4 @@ export async function sendMail({ host, ports }: Settings, index: Index, request:
     unfollow()
     transport.close()
   }
-}
-
-/** The message with this queue id once it is whole; what is there of it when the time is up. */
-function arrival(index: Index, id: string, isWhole: (entry: Entry) => boolean): Promise<Entry | undefined> {
-  return new Promise((resolve) => {
-    const look = () => {
-      const entry = index.find(id)
-      if (entry && isWhole(entry)) end()
-    }
-    const end = () => {
-      clearTimeout(timer)
-      index.off('new', look).off('update', look)
-      resolve(index.find(id))
-    }
-    const timer = setTimeout(end, PATIENCE.deliver)
-    index.on('new', look).on('update', look)
-    look()
-  })
 }

@@ -1,95 +1,97 @@
 /** The inbox in the background: started by npm start, ended by npm stop, and recorded for both and for status. */
 import { spawn } from 'node:child_process'
-import {
-  accessSync,
-  closeSync,
-  constants,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { closeSync, mkdirSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { messageOf } from '../cli.ts'
+import { assertPortFree } from '../server/ports.ts'
 import { isLiving, startTimeOf } from '../server/processes.ts'
 import { becomeRoot, isRoot } from '../server/root.ts'
-import { enabledProtocols, ROOT, type Settings } from '../settings.ts'
+import { type EngineName, enabledProtocols, ROOT, type Settings } from '../settings.ts'
 
 const LAUNCH = join(dirname(dirname(fileURLToPath(import.meta.url))), 'launch.mjs')
 const [RECORD, LOG] = ['inbox.json', 'inbox.log']
-/** Milliseconds until it listens, and until it ends. */
+/** Milliseconds until it answers, and until it has ended. */
 const PATIENCE = { start: 20_000, stop: 5_000 }
 
-interface Running {
+interface Record {
   url: string
   pid: number
   /** As the kernel counts it, which a reused pid has not. */
   startTime: string
   /** The settings that it was started with, as text. */
   settings: string
-  folder: string
 }
 
-/** The inbox that runs in the background, if any. */
-export function runningInbox(settings: Settings): Running | undefined {
-  return foldersOf(settings)
-    .flatMap((folder): Running[] => {
-      try {
-        return [{ ...JSON.parse(readFileSync(join(folder, RECORD), 'utf8')), folder }]
-      } catch {
-        return []
-      }
-    })
-    .find(({ pid, startTime }) => isLiving(pid, startTime) && isThere(pid))
+/** The page's address, for a browser on this machine. */
+export function urlOf({ host }: Settings, port: number): string {
+  return `http://${host.includes(':') ? `[${host}]` : host}:${port}/`
+}
+
+/** Throws a Failure that names who has the inbox's port. */
+export function assertInboxPortFree({ bindAddress, inboxPort }: Settings): Promise<void> {
+  return assertPortFree(bindAddress, inboxPort, 'inbox', 'INBOX_PORT')
+}
+
+/** The warning that others can read and delete all mail, in a line; undefined where only this machine reaches the inbox. */
+export function exposure({ bindAddress, inboxPort }: Settings): string | undefined {
+  if (inboxPort === 0 || /^(127\.|::1$)/.test(bindAddress)) return undefined
+  return `BIND_ADDRESS=${bindAddress}: whoever reaches port ${inboxPort} of this machine reads and deletes all mail.`
+}
+
+/** The inbox that runs in the background, and the folder of its record. */
+export function runningInbox(settings: Settings): (Record & { folder: string }) | undefined {
+  for (const folder of Object.values(foldersOf(settings))) {
+    try {
+      const record: Record = JSON.parse(readFileSync(join(folder, RECORD), 'utf8'))
+      if (isLiving(record.pid, record.startTime) && isThere(record.pid)) return { ...record, folder }
+    } catch {
+      // There is no record, or it is just being written.
+    }
+  }
+  return undefined
 }
 
 /**
- * Starts the inbox, anew where the settings have changed. Gives where it listens and whether this started it, or the problem
- * in a line; nothing where it is turned off.
+ * Starts the inbox, anew where the settings have changed. Gives its address and whether this started it, or the problem in
+ * a line; nothing where it is turned off.
  */
-export async function startInbox(settings: Settings): Promise<{ url?: string; isNew?: boolean; problem?: string }> {
+export async function startInbox(
+  settings: Settings,
+  engine: 'docker' | 'native',
+): Promise<{ url?: string; isNew?: boolean; problem?: string }> {
   const running = runningInbox(settings)
   const { imap } = enabledProtocols()
-  const wanted = JSON.stringify(settings)
-  if (running?.settings === wanted && imap) return { url: running.url }
+  const text = JSON.stringify(settings)
+  if (running?.settings === text && imap) return { url: running.url }
   await stopInbox(settings)
   if (settings.inboxPort === 0) return {}
   if (!imap) return { problem: 'There is no inbox, because IMAP is off in development-mail-server.env.' }
-  const folder = foldersOf(settings).find(isWritable) as string
-  const log = join(folder, LOG)
-  const out = openSync(log, 'w')
-  const child = spawn(process.execPath, [LAUNCH, 'inbox'], {
-    ...{ cwd: ROOT, detached: true, stdio: ['ignore', out, out, 'ipc'] },
-    ...ownerOf(ROOT),
-  })
-  closeSync(out)
   try {
-    const url = await new Promise<string | undefined>((resolve) => {
-      const timer = setTimeout(resolve, PATIENCE.start)
-      const end = (url?: string) => {
-        clearTimeout(timer)
-        resolve(url)
-      }
-      child.once('message', (message) => end(String(message)))
-      for (const event of ['exit', 'error'] as const) child.once(event, () => end())
-    })
-    if (!url || !child.pid) {
-      child.kill('SIGKILL')
-      const words = readFileSync(log, 'utf8').trim().split('\n').at(-1)
-      return { problem: `The mail server runs without its inbox. ${words || `See ${log}`}` }
-    }
-    const record = { url, pid: child.pid, startTime: startTimeOf(child.pid), settings: wanted }
-    writeFileSync(join(folder, RECORD), JSON.stringify(record), { mode: 0o644 })
-    // From now on it lives without this process.
-    await new Promise((resolve) => child.send('stay', resolve))
-    return { url, isNew: true }
-  } finally {
-    if (child.connected) child.disconnect()
-    child.unref()
+    await assertInboxPortFree(settings)
+  } catch (error) {
+    return { problem: `The mail server runs without its inbox. ${messageOf(error)}` }
   }
+  const folder = foldersOf(settings)[engine]
+  mkdirSync(folder, { recursive: true })
+  const log = openSync(join(folder, LOG), 'w')
+  const options = { cwd: ROOT, detached: true, ...ownerOf(ROOT) }
+  const child = spawn(process.execPath, [LAUNCH, 'inbox'], { ...options, stdio: ['ignore', log, log] })
+  child.on('error', () => {})
+  child.unref()
+  closeSync(log)
+  const { pid = 0 } = child
+  const url = urlOf(settings, settings.inboxPort)
+  const record: Record = { url, pid, startTime: startTimeOf(pid), settings: text }
+  writeFileSync(join(folder, RECORD), JSON.stringify(record), { mode: 0o644 })
+  for (const end = Date.now() + PATIENCE.start; child.exitCode === null && Date.now() < end; await sleep(20)) {
+    const answer = await fetch(`${url}api/v1/info`, { signal: AbortSignal.timeout(1_000) }).catch(() => undefined)
+    if (answer?.ok) return { url, isNew: true }
+  }
+  await stopInbox(settings)
+  const words = readFileSync(join(folder, LOG), 'utf8').trim().split('\n').at(-1)
+  return { problem: `The mail server runs without its inbox. ${words || 'It does not answer. Try: npm run inbox'}` }
 }
 
 /** Ends the inbox. False where none was running. */
@@ -105,45 +107,18 @@ export async function stopInbox(settings: Settings): Promise<boolean> {
     rmSync(join(folder, RECORD), { force: true })
   } catch (error) {
     // Root's, or in root's folder: the whole script runs again.
-    if (isRoot || !/^(EPERM|EACCES)$/.test(String((error as NodeJS.ErrnoException).code))) throw error
+    if (isRoot || !['EPERM', 'EACCES'].includes(String((error as NodeJS.ErrnoException).code))) throw error
     await becomeRoot()
   }
   return true
 }
 
-/** In a process that startInbox has started: tells that it listens. Settled when the process that waits for it was killed. */
-export function report(url: string): Promise<void> {
-  return new Promise((resolve) => {
-    let stays = false
-    process.once('message', () => {
-      stays = true
-    })
-    process.once('disconnect', () => stays || resolve())
-    process.send?.(url)
-  })
+/** Where the record and the log are, by engine: Docker's user may have no folder elsewhere. */
+function foldersOf({ stateDir }: Settings): { [engine in Exclude<EngineName, 'auto'>]: string } {
+  return { native: stateDir, docker: join(ROOT, 'docker-data', 'inbox') }
 }
 
-/** The warning that others can read and delete all mail, in a line; undefined where only this machine reaches the inbox. */
-export function exposure({ bindAddress, inboxPort }: Settings): string | undefined {
-  if (inboxPort === 0 || /^(127\.|::1$)/.test(bindAddress)) return undefined
-  return `BIND_ADDRESS=${bindAddress}: whoever reaches port ${inboxPort} of this machine reads and deletes all mail.`
-}
-
-/** Where the record and the log may be: the native engine's folder, or the project's, which Docker's user can write to. */
-function foldersOf({ stateDir }: Settings): string[] {
-  return [stateDir, join(ROOT, 'docker-data', 'inbox')]
-}
-
-function isWritable(folder: string): boolean {
-  try {
-    if (folder.startsWith(ROOT)) mkdirSync(folder, { recursive: true })
-    accessSync(folder, constants.W_OK)
-    return true
-  } catch {
-    return false
-  }
-}
-
+/** For systems without /proc, where a process's start is not told. */
 function isThere(pid: number): boolean {
   try {
     return process.kill(pid, 0)
@@ -154,7 +129,6 @@ function isThere(pid: number): boolean {
 
 /** By sudo, the user whose project it is: a server of HTTP needs no root. */
 function ownerOf(folder: string): { uid?: number; gid?: number } {
-  const { SUDO_UID, SUDO_GID } = process.env
-  const isOwner = isRoot && SUDO_UID && SUDO_GID && statSync(folder).uid === Number(SUDO_UID)
-  return isOwner ? { uid: Number(SUDO_UID), gid: Number(SUDO_GID) } : {}
+  const [uid, gid] = [Number(process.env.SUDO_UID), Number(process.env.SUDO_GID)]
+  return isRoot && gid >= 0 && statSync(folder).uid === uid ? { uid, gid } : {}
 }

@@ -12,8 +12,8 @@ export const MAIL_POLICY =
 /** Characters of a mail's HTML with its pictures in it. */
 const LONGEST = 64_000_000
 
-/** The HTML of a mail, fit to be sent with `MAIL_POLICY`. */
-export function htmlOf(html: string, { attachments }: Mail): string {
+/** The HTML of a mail, fit to be sent with `MAIL_POLICY`. In a frame (`isEmbedded`) its links open windows of their own. */
+export function htmlOf(html: string, { attachments }: Mail, isEmbedded: boolean): string {
   let length = html.length
   return (
     html
@@ -27,8 +27,8 @@ export function htmlOf(html: string, { attachments }: Mail): string {
         length += url?.length ?? 0
         return url && length < LONGEST ? url : reference
       })
-      // A link opens a window of its own, and not in the mail's frame.
-      .replace(/^\s*(<!doctype[^>]*>)?/i, '$&<base target="_blank">')
+      // Of two attributes of a name the first counts.
+      .replace(isEmbedded ? /<(a|area)(?=\s)/gi : /$^/, '<$1 target="_blank" rel="noreferrer noopener"')
   )
 }
 

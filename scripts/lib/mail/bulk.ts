@@ -1,8 +1,8 @@
 /** Many messages over a few connections: each is reported exactly once, whatever becomes of the connections. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Failure } from '../cli.ts'
-import type { Notify, Parcel, SmtpSession } from './smtp.ts'
-import type { Delivery } from './smtp_delivery.ts'
+import { type ExitName, Failure, type Io } from '../cli.ts'
+import { type Delivery, type Notify, type Parcel, statusOf } from './delivery.ts'
+import type { SmtpSession } from './smtp.ts'
 
 /** A message with its envelope. */
 export interface Outgoing extends Parcel {
@@ -27,10 +27,10 @@ export interface Plan {
   stopped: () => boolean
 }
 
-/** Milliseconds between two attempts to connect. */
-const PAUSE = 200
-/** How much is made before the first connection: until then the server leaves the CPU to this process. */
-const AHEAD = { messages: 2_000, bytes: 32_000_000 }
+/** Milliseconds between two attempts to connect, and between two numbers of the counter. */
+const [PAUSE, COUNTING] = [200, 100]
+/** How many messages that were not accepted get lines of their own; `--json` has them all. */
+const MOST_LINES = 20
 
 /**
  * Sends all messages of a plan. A refused or failed message does not stop the others. A message whose connection broke
@@ -46,18 +46,10 @@ export async function sendAll(plan: Plan): Promise<void> {
   let everConnected = false
   let hopeless: Failure | undefined
 
-  const made = new Map<number, Outgoing>()
-  for (let n = 1, bytes = 0; n <= Math.min(count, AHEAD.messages) && bytes < AHEAD.bytes && !stopped(); n++) {
-    const message = await make(n)
-    made.set(n, message)
-    bytes += message.bytes.length
-  }
-
   /** A session, or undefined when none can be had: then others go on, or all is hopeless. */
   async function connect(connection: number): Promise<SmtpSession | undefined> {
     const deadline = Date.now() + patience
-    for (;;) {
-      if (hopeless) return undefined
+    while (!hopeless) {
       try {
         const session = await open(connection)
         everConnected = true
@@ -69,46 +61,33 @@ export async function sendAll(plan: Plan): Promise<void> {
         else await sleep(PAUSE)
       }
     }
-  }
-
-  /** The number of the next message, or undefined when there is none left. */
-  const take = () => (stopped() ? undefined : (again.pop() ?? (next <= count ? next++ : undefined)))
-
-  async function load(n: number): Promise<{ n: number; message: Outgoing }> {
-    const message = made.get(n) ?? (await make(n))
-    made.delete(n)
-    return { n, message }
+    return undefined
   }
 
   async function work(connection: number): Promise<void> {
     let session: SmtpSession | undefined
-    // Each message is told to the session together with the one after it, whose envelope then goes out behind it.
-    let following: Awaited<ReturnType<typeof load>> | undefined
     for (;;) {
-      const n = following?.n ?? take()
       // Nothing may come between this and the count of workers: what another one leaves must find a taker.
+      const n = stopped() ? undefined : (again.pop() ?? (next <= count ? next++ : undefined))
       if (n === undefined) break
-      const item = following ?? (await load(n))
-      following = undefined
+      const message = await make(n)
       let delivery: Delivery | undefined
       while (!delivery) {
         const isFresh = !session?.usable
         if (isFresh) session = await connect(connection)
-        if (!session && hopeless) {
+        if (session) {
+          const attempt: Delivery = await session.deliver(message, notify)
+          if (!attempt.untaken || isFresh) delivery = attempt
+        } else if (hopeless) {
           delivery = undelivered(hopeless)
-        } else if (!session && workers > 1) {
+        } else if (workers > 1) {
           // Another worker is still at its message, and will look for more after it.
           workers -= 1
-          again.push(item.n, ...(following ? [following.n] : []))
+          again.push(n)
           return
-        } else if (session) {
-          const after = following ? undefined : take()
-          if (after !== undefined) following = await load(after)
-          const attempt = await session.deliver(item.message, { notify, following: following?.message })
-          if (!attempt.untaken || isFresh) delivery = attempt
         }
       }
-      report(item.n, item.message, delivery)
+      report(n, message, delivery)
     }
     workers -= 1
     await session?.close()
@@ -119,4 +98,55 @@ export async function sendAll(plan: Plan): Promise<void> {
 
 function undelivered({ exit, message }: Failure): Delivery {
   return { exit, reply: null, queueId: null, accepted: [], refused: [], problem: message, untaken: true }
+}
+
+/**
+ * The sum of many messages, from now on: a counter on a terminal, lines for what was not accepted unless `json` has them, and
+ * the exit of the message with the lowest number that not all its recipients were accepted for.
+ */
+export function tallyOf(total: number, json: boolean, { stderr, print, say }: Io) {
+  const begin = performance.now()
+  const counts = { accepted: 0, partial: 0, refused: 0, failed: 0 }
+  const first = { n: Number.POSITIVE_INFINITY, exit: 'ok' as ExitName }
+  let [done, drawn, lines, lastProblem] = [0, 0, 0, '']
+  /** Takes the counter away, for other output. */
+  const clear = () => stderr.isTTY && stderr.write('\r\x1b[K')
+
+  function add(n: number, { exit, problem, refused }: Delivery): void {
+    done += 1
+    counts[statusOf(exit)] += 1
+    if (exit !== 'ok' && n < first.n) Object.assign(first, { n, exit })
+    // Where no connection is to be had, all that remain fail for the same reason.
+    const isNews = problem !== null && (refused.length > 0 || problem !== lastProblem)
+    if (isNews && !json && lines <= MOST_LINES) {
+      lastProblem = problem
+      clear()
+      const facts = refused.length > 0 ? refused.map(({ recipient, reply }) => `${recipient}: ${reply}`) : [problem]
+      for (const fact of facts) print(`Message ${n} ${statusOf(exit)}: ${fact}`)
+      lines += 1
+      if (lines > MOST_LINES) print('... and so on; --json has a line for every message.')
+    }
+    if (!stderr.isTTY || performance.now() - drawn < COUNTING) return
+    drawn = performance.now()
+    stderr.write(`\r${done} of ${total}`)
+  }
+
+  /** Prints the sum, on stderr with `json`; gives the exit. */
+  function end(): ExitName {
+    clear()
+    const seconds = (performance.now() - begin) / 1000
+    const { accepted, partial, refused, failed } = counts
+    const parts = [
+      `${accepted + partial} accepted${partial > 0 ? ` (${partial} not for all recipients)` : ''}`,
+      `${refused} refused`,
+      ...(failed > 0 ? [`${failed} failed`] : []),
+      ...(done < total ? [`${total - done} not sent`] : []),
+    ]
+    const rate = (done / Math.max(seconds, 0.001)).toFixed(1)
+    const sum = `${parts.join(', ')} of ${total} messages in ${seconds.toFixed(2)} s: ${rate} messages per second`
+    if (json) say(sum)
+    else print(sum)
+    return first.exit
+  }
+  return { add, clear, end }
 }

@@ -2,34 +2,26 @@
  * The options that both mail clients share: which server, which login, how long to wait. Each value comes from its
  * option, the environment, `.env`, or the default, in this order.
  */
+import { createInterface } from 'node:readline'
 import type { Login } from '../accounts/accounts.ts'
-import { Failure } from '../cli.ts'
-import { parsePort, readSettings, type ServiceName, setting } from '../settings.ts'
-import type { TlsMode } from './pop3.ts'
+import { Failure, type Io, say } from '../cli.ts'
+import { parsePort, readSettings, type ServiceName, type Settings, setting } from '../settings.ts'
+
+const ONE = { type: 'string' } as const
 
 /** For `parseArgs`: `parseArgs({ options: { ...CLIENT_OPTIONS, ... } })`. */
 export const CLIENT_OPTIONS = {
-  host: { type: 'string' },
-  port: { type: 'string' },
-  user: { type: 'string' },
-  password: { type: 'string' },
+  ...{ host: ONE, port: ONE, user: ONE, password: ONE, tls: ONE, timeout: ONE },
   'password-stdin': { type: 'boolean' },
-  tls: { type: 'string' },
-  timeout: { type: 'string' },
 } as const
 
 /** What `parseArgs` makes of CLIENT_OPTIONS. */
-export interface ClientValues {
-  host?: string
-  port?: string
-  user?: string
-  password?: string
-  'password-stdin'?: boolean
-  tls?: string
-  timeout?: string
-}
+export type ClientValues = { [name in keyof typeof CLIENT_OPTIONS]?: name extends 'password-stdin' ? boolean : string }
+
+export type TlsMode = 'none' | 'starttls' | 'implicit'
 
 export interface Client {
+  /** The time out in milliseconds. */
   server: { host: string; port: number; tls: TlsMode; timeout: number }
   /** Undefined when `--user ''` asks for no login. */
   login: Login | undefined
@@ -45,63 +37,88 @@ const PROTOCOLS = {
   pop3: { prefix: 'POP3', account: 'bar', ports: { none: 'pop3', starttls: 'pop3', implicit: 'pop3s' } },
 } as const satisfies Record<string, { prefix: string; account: string; ports: Record<TlsMode, ServiceName> }>
 
-const TLS_MODES: readonly string[] = ['none', 'starttls', 'implicit'] satisfies TlsMode[]
-/** Seconds. The upper bound keeps timers, which count milliseconds in 32 bits, from overflowing. */
-const TIMEOUT = { default: 30, max: 86_400 }
+const TLS_MODES = ['none', 'starttls', 'implicit'] as const satisfies TlsMode[]
+/** The ports that stand for a TLS mode wherever a server has not moved them (RFC 8314 section 7.3, RFC 6409). */
+const KNOWN_PORTS: Record<number, TlsMode> = { 465: 'implicit', 587: 'starttls', 995: 'implicit' }
+/** Seconds. Timers count milliseconds in 32 bits, and must not overflow. */
+const [TIMEOUT, LONGEST_TIMEOUT] = [30, 86_400]
 
 /** The lines of `--help` about these options. */
 export function explainClientOptions(protocol: Protocol): string {
   const { prefix, account } = PROTOCOLS[protocol]
-  const noLogin = protocol === 'smtp' ? "; '' for no login" : ''
+  const isSmtp = protocol === 'smtp'
   return `Server and login (option, else environment, else .env, else the default):
   --host HOST            MAIL_HOST      where the development mail server listens
   --port PORT            ${prefix}_PORT      its port for the TLS mode
-  --tls MODE             ${prefix}_TLS       none (default), starttls, or implicit; the certificate is not verified
-  --user USER            ${prefix}_USER      ${account}@development-virtual.example.com${noLogin}
+  --tls MODE             ${prefix}_TLS       none, starttls or implicit; the certificate is not verified. Default: what
+                                        --port is for (${isSmtp ? '465 implicit, 587 starttls' : '995 implicit'}), else none
+  --user USER            ${prefix}_USER      ${account}@development-virtual.example.com${isSmtp ? "; '' for no login" : ''}
   --password PASSWORD    ${prefix}_PASSWORD  that of a known account, where it still is the initial one
   --password-stdin       the first line of stdin is the password
-  --timeout SECONDS      MAIL_TIMEOUT   how long the server may stay silent (${TIMEOUT.default})`
+  --timeout SECONDS      MAIL_TIMEOUT   how long each answer of the server may take (${TIMEOUT})`
 }
 
 /**
  * Resolves server and login, and reads the password from stdin where that is asked for. Throws a usage Failure that
  * names the option or the variable with the wrong value.
  */
-export async function resolveClient(protocol: Protocol, values: ClientValues): Promise<Client> {
-  const { prefix, account: accountName, ports } = PROTOCOLS[protocol]
+export async function resolveClient(
+  protocol: Protocol,
+  values: ClientValues,
+  io: Pick<Io, 'stdin' | 'say'> = { stdin: process.stdin, say },
+): Promise<Client> {
+  const { prefix, account, ports } = PROTOCOLS[protocol]
   const settings = readSettings()
-
   const host = pick('--host', values.host, 'MAIL_HOST') ?? { name: 'MAIL_HOST', text: settings.host }
   if (!/^[^\s\0]+$/.test(host.text)) throw wrong(host, 'a host is a name or an IP address')
+
+  const given = values.port === undefined ? undefined : parsePort('--port', values.port)
   const mode = pick('--tls', values.tls, `${prefix}_TLS`)
-  if (mode && !TLS_MODES.includes(mode.text)) throw wrong(mode, `choose one of ${TLS_MODES.join(', ')}`)
-  const tls = (mode?.text ?? 'none') as TlsMode
+  const tls = mode ? TLS_MODES.find((name) => name === mode.text) : modeOf(given, ports, settings)
+  if (!tls) throw wrong(mode as Named, `choose one of ${TLS_MODES.join(', ')}`)
+  if (!mode && tls !== 'none') io.say(`--port ${given}: that is the port for TLS, so --tls ${tls}.`)
   // The variable of the port is the server's own, which the settings have checked already.
-  const port = values.port === undefined ? settings.ports[ports[tls]] : parsePort('--port', values.port)
+  const port = given ?? settings.ports[ports[tls]]
+
   const seconds = pick('--timeout', values.timeout, 'MAIL_TIMEOUT')
-  const timeout = Number(seconds?.text ?? TIMEOUT.default)
-  if (seconds && !(/^\d+(\.\d+)?$/.test(seconds.text) && timeout > 0 && timeout <= TIMEOUT.max)) {
-    throw wrong(seconds, `a number of seconds, above 0 and up to ${TIMEOUT.max}`)
+  const timeout = Number(seconds?.text ?? TIMEOUT)
+  if (seconds && !(/^\d+(\.\d+)?$/.test(seconds.text) && timeout > 0 && timeout <= LONGEST_TIMEOUT)) {
+    throw wrong(seconds, `a number of seconds, above 0 and up to ${LONGEST_TIMEOUT}`)
   }
   const server = { host: host.text, port, tls, timeout: timeout * 1000 }
 
   if (values.password !== undefined && values['password-stdin']) {
     throw new Failure('usage', '--password and --password-stdin: give the password once.')
   }
-  const { VIRTUAL_DOMAIN } = await import('../accounts/accounts.ts')
-  const chosen = pick('--user', values.user, `${prefix}_USER`)
-  const user = chosen ?? { name: '--user', text: `${accountName}@${VIRTUAL_DOMAIN}` }
-  if (user.text === '') {
-    if (protocol === 'pop3') throw wrong(user, 'POP3 has no access without a login')
+  const chosen = await chosenUser(protocol, values)
+  if (chosen?.text === '') {
+    if (protocol === 'pop3') throw wrong(chosen, 'POP3 has no access without a login')
     return { server, login: undefined, loginWasChosen: true }
   }
+  const { VIRTUAL_DOMAIN } = await import('../accounts/accounts.ts')
+  const user = chosen ?? { name: '--user', text: `${account}@${VIRTUAL_DOMAIN}` }
   const password = values['password-stdin']
-    ? { name: '--password-stdin', text: await passwordFromStdin() }
+    ? { name: '--password-stdin', text: await passwordFromStdin(io.stdin) }
     : (pick('--password', values.password, `${prefix}_PASSWORD`) ?? (await initialPassword(user.text)))
   for (const { name, text } of [user, password]) {
     if (/[\r\n\0]/.test(text)) throw new Failure('usage', `${name}: a line break or NUL cannot be part of a login.`)
   }
   return { server, login: { user: user.text, password: password.text }, loginWasChosen: chosen !== undefined }
+}
+
+/** The user that option or setting names, by address or by local part; undefined where none is named. */
+export async function chosenUser(protocol: Protocol, values: ClientValues): Promise<Named | undefined> {
+  const user = pick('--user', values.user, `${PROTOCOLS[protocol].prefix}_USER`)
+  if (!user || user.text === '' || user.text.includes('@')) return user
+  const { readAccounts } = await import('../accounts/accounts.ts')
+  const named = readAccounts().filter(({ address }) => address.toLowerCase().startsWith(`${user.text.toLowerCase()}@`))
+  return named.length === 1 && named[0] ? { ...user, text: named[0].address } : user
+}
+
+/** What a port that was asked for stands for, first on this server and then everywhere. */
+function modeOf(port: number | undefined, ports: Record<TlsMode, ServiceName>, settings: Settings): TlsMode {
+  if (port === undefined) return 'none'
+  return TLS_MODES.find((mode) => settings.ports[ports[mode]] === port) ?? KNOWN_PORTS[port] ?? 'none'
 }
 
 /** A value and what the user typed it as, for messages. */
@@ -124,27 +141,18 @@ function wrong({ name, text }: Named, rule: string): Failure {
 async function initialPassword(user: string): Promise<Named> {
   const { knownPassword, readAccounts } = await import('../accounts/accounts.ts')
   const account = readAccounts().find(({ address }) => address.toLowerCase() === user.toLowerCase())
-  const password = account && knownPassword(account)
-  if (!password) {
-    throw new Failure(
-      'usage',
-      `No password is known for ${JSON.stringify(user)}. Give it: --password or --password-stdin`,
-    )
-  }
-  return { name: '--password', text: password }
+  const text = account && knownPassword(account)
+  if (text) return { name: '--password', text }
+  const advice = 'Give it: --password or --password-stdin'
+  throw new Failure('usage', `No password is known for ${JSON.stringify(user)}. ${advice}`)
 }
 
 /** The first line of stdin. What comes behind it is left alone, so that a pipe may stay open. */
-async function passwordFromStdin(): Promise<string> {
-  if (process.stdin.isTTY) {
-    throw new Failure('usage', '--password-stdin: stdin is the terminal. Pipe the password into it.')
-  }
-  let bytes = Buffer.alloc(0)
-  for await (const chunk of process.stdin) {
-    bytes = Buffer.concat([bytes, chunk])
-    if (bytes.includes('\n')) break
-  }
-  const password = bytes.toString('utf8').split(/\r?\n/)[0]
+async function passwordFromStdin(stdin: Io['stdin']): Promise<string> {
+  if (stdin.isTTY) throw new Failure('usage', '--password-stdin: stdin is the terminal. Pipe the password into it.')
+  const lines = createInterface({ input: stdin })
+  const { value: password } = await lines[Symbol.asyncIterator]().next()
+  lines.close()
   if (!password) throw new Failure('usage', '--password-stdin: stdin has no password in its first line.')
   return password
 }

@@ -29,31 +29,48 @@ const ALIASES: [RegExp, string][] = [
   [/^(?:cs)?iso[-_]?2022[-_]?jp|^cp5022[012]$|^junet$/, 'iso-2022-jp'],
   [/^uhc$|^(?:x-)?euc[-_]?kr$/, 'euc-kr'],
   [/^utf8mb[34]$/, 'utf-8'],
+  [/^(?:cs)?(?:iso[-_ ]?)?8859[-_ ]?(\d+)$/, 'iso-8859-$1'],
+  [/^ansi$/, 'cp1252'],
 ]
-/** What Node decodes by a smaller or an older table than the label's senders (nodejs/node issue 56542), by iconv-lite. */
-const WIDER: Record<string, string> = { 'windows-1252': 'cp1252', 'euc-kr': 'cp949', big5: 'big5-hkscs' }
-const CODE_PAGES: Record<string, string> = { cp932: 'shift_jis', cp936: 'gbk', cp949: 'euc-kr', cp950: 'big5' }
+const CODE_PAGES = new Map([
+  ['cp932', 'shift_jis'],
+  ['cp936', 'gbk'],
+  ['cp949', 'euc-kr'],
+  ['cp950', 'big5'],
+  ['cp20932', 'euc-jp'],
+  ['cp65001', 'utf-8'],
+])
+/** What Node decodes by a smaller table than the label's senders (nodejs/node issue 56542), by iconv-lite. */
+const WIDER = new Map([
+  ['windows-1252', 'cp1252'],
+  ['euc-kr', 'cp949'],
+  ['big5', 'big5-hkscs'],
+  ['gbk', 'gb18030'],
+])
 
 const decoders = new Map<string, { name: string; decode: Decoder } | undefined>()
 
 /** The decoder of a label and one name for all the labels of its charset; undefined for an unknown one. */
 function decoderOf(label: string): { name: string; decode: Decoder } | undefined {
-  if (!decoders.has(label) && decoders.size < 1_000) decoders.set(label, findDecoder(label))
-  return decoders.get(label)
+  if (decoders.has(label)) return decoders.get(label)
+  const decoder = findDecoder(label)
+  // A mail may make up any number of labels.
+  if (decoders.size < 1_000) decoders.set(label, decoder)
+  return decoder
 }
 
 function findDecoder(label: string) {
   let alias = label
   for (const [pattern, meaning] of ALIASES)
     if (pattern.test(alias)) alias = alias.replace(pattern, meaning).slice(0, 40)
-  alias = /^iso-2022-jp|^shift_jis|^euc-jp/.exec(alias)?.[0] ?? CODE_PAGES[alias] ?? alias
+  alias = /^iso-2022-jp|^shift_jis|^euc-jp/.exec(alias)?.[0] ?? CODE_PAGES.get(alias) ?? alias
   if (alias === 'iso-2022-jp') return { name: alias, decode: fromIso2022jp }
   // Without a mark iconv-lite finds out which byte comes first.
   if (/^utf-?16$/.test(alias)) return { name: 'utf-16', decode: iconv('utf-16') }
   for (const name of [alias, alias.replace(/^cp(?=874$|125\d$)/, 'windows-'), alias.replace(/^x-/, '')]) {
     try {
       const decoder = new TextDecoder(name)
-      const wider = WIDER[decoder.encoding]
+      const wider = WIDER.get(decoder.encoding)
       return { name: decoder.encoding, decode: wider ? iconv(wider) : (bytes: Uint8Array) => decoder.decode(bytes) }
     } catch {}
   }
@@ -113,20 +130,33 @@ function guess(bytes: Uint8Array, hint: string | undefined): string {
   const text = utf8.decode(sample)
   if ((text.match(/[\x80-\ufffc]/g)?.length ?? 0) > (marks(text) - 1) * 4) return utf8.decode(bytes)
   const hinted = hint === undefined || NO_LABEL.test(hint) ? undefined : decoderOf(hint)
-  if (hinted && !/^utf|2022/.test(hinted.name) && marks(hinted.decode(sample)) === 1) return hinted.decode(bytes)
-  const japanese = ['euc-jp', 'shift_jis'].find((label) => isJapanese(iconv(label)(sample)))
-  return iconv(japanese ?? 'cp1252')(bytes)
+  if (hinted && !/^utf|2022/.test(hinted.name) && !isBroken(hinted.decode(sample))) return hinted.decode(bytes)
+  return iconv(japaneseOf(sample) ?? 'cp1252')(bytes)
 }
 
-/** Whether a text that was decoded as Japanese is: it has no mark of failure, and its characters stand side by side. */
-function isJapanese(text: string): boolean {
-  if (/[\ufffd\ue000-\uf8ff]/.test(text)) return false
-  const all = text.match(/[\u3001-\u30ff\u4e00-\u9fff]/g)?.length ?? 0
-  const alone = text.match(
-    /(?<![\u3001-\u30ff\u4e00-\u9fff])[\u3001-\u30ff\u4e00-\u9fff](?![\u3001-\u30ff\u4e00-\u9fff])/g,
-  )
-  const half = text.match(/[\uff61-\uff9f\x80-\x9f]/g)?.length ?? 0
-  return all > 0 && (alone?.length ?? 0) * 2 <= all && half * 2 <= all
+/** A mark of failure; at the very end it is only a character that was cut in two. */
+const isBroken = (text: string) => /\ufffd./s.test(text)
+
+/** EUC-JP or Shift_JIS, where the bytes make sense as that: kanji and kana side by side. */
+function japaneseOf(bytes: Uint8Array): string | undefined {
+  const high = binaryOf(bytes).replace(/[\0-\x7f]+/g, '')
+  // The letters of Western languages are where Shift_JIS has its rare kanji.
+  const labels = high.replace(/[^\x81-\x9f]+/g, '').length < high.length * 0.4 ? ['euc-jp'] : ['euc-jp', 'shift_jis']
+  return labels.find((label) => {
+    const text = iconv(label)(bytes)
+    const all = text.match(/[\u3001-\u30ff\u4e00-\u9fff]/g)?.length ?? 0
+    const alone = text.match(
+      /(?<![\u3001-\u30ff\u4e00-\u9fff])[\u3001-\u30ff\u4e00-\u9fff](?![\u3001-\u30ff\u4e00-\u9fff])/g,
+    )
+    const halfWidth = text.match(/[\uff61-\uff9f\x80-\x9f]/g)?.length ?? 0
+    return (
+      all > 0 &&
+      !/[\ue000-\uf8ff]/.test(text) &&
+      !isBroken(text) &&
+      (alone?.length ?? 0) * 2 <= all &&
+      halfWidth * 2 <= all
+    )
+  })
 }
 
 /** An encoded word: charset, language (RFC 2231), encoding, text. Bytes that are not ASCII should not be there, and are. */

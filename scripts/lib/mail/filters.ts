@@ -60,7 +60,7 @@ export function parseCount(option: string, text: string): number {
   return Number(text)
 }
 
-/** What was asked for: a test of a text and, where it is a whole address, that address. */
+/** What was asked for: a test of a text and, where it is an address, that address, folded. */
 export interface Pattern {
   test: (text: string) => boolean
   address: string | undefined
@@ -72,7 +72,7 @@ export function parseText(option: string, text: string): Pattern {
   const [, pattern, flags = ''] = /^\/(.+)\/([a-z]*)$/s.exec(text) ?? []
   if (pattern === undefined) {
     const wanted = fold(text)
-    return { test: (candidate) => fold(candidate).includes(wanted), address: wholeAddress(text) }
+    return { test: (candidate) => fold(candidate).includes(wanted), address: givenAddress(text) }
   }
   try {
     // "g" and "y" would make the next test begin where the last one ended.
@@ -83,17 +83,27 @@ export function parseText(option: string, text: string): Pattern {
   }
 }
 
-/** Whether an address is the one that is given whole, `ann@shop.example`, or has the part: `ann@`, `@shop`, `shop`. */
+/**
+ * Whether an address is the one that is given, `ann@shop.example`, or has the part that is given: `ann@`, `@shop.example`,
+ * `shop`. Of `ann@shop` the part before the @ is whole.
+ */
 export function matchesAddress(pattern: string, address: string): boolean {
-  const whole = wholeAddress(pattern)
-  return whole === undefined ? fold(address).includes(fold(pattern)) : fold(address) === whole
+  const given = givenAddress(pattern)
+  return given === undefined ? fold(address).includes(fold(pattern)) : isGiven(given, address)
+}
+
+function isGiven(given: string, address: string): boolean {
+  const candidate = withoutQuotes(fold(address))
+  return candidate === given || (!/@.*[.\]]/.test(given) && candidate.startsWith(given))
 }
 
 /** The address in `ann@shop.example` or `<ann@shop.example>`, folded; undefined for a part of one. */
-function wholeAddress(text: string): string | undefined {
+function givenAddress(text: string): string | undefined {
   const [, address] = /^<?((?:"[^"]*"|[^\s@<>",]+)@[^\s@<>",]+?)>?$/.exec(text.trim()) ?? []
-  return address === undefined ? undefined : fold(address)
+  return address === undefined ? undefined : withoutQuotes(fold(address))
 }
+
+const withoutQuotes = (address: string) => address.replace(/^"(.*)"@/, '$1@')
 
 /** Equal for texts that differ in letter case, or in how an accent is composed. */
 function fold(text: string): string {
@@ -104,8 +114,9 @@ function fold(text: string): string {
 function testHeader(mail: Headers, filter: HeaderFilter, { test, address }: Pattern): boolean {
   if (filter === 'subject') return test(mail.subject)
   if (filter === 'message-id') return test(mail.messageId)
-  const list: Address[] = filter === 'from' ? mail.from : [...mail.to, { name: '', address: mail.envelopeRecipient }]
-  if (address !== undefined) return list.some((one) => fold(one.address) === address)
+  const recorded = mail.envelopeRecipient === '' ? [] : [{ name: '', address: mail.envelopeRecipient }]
+  const list: Address[] = filter === 'from' ? mail.from : [...mail.to, ...recorded]
+  if (address !== undefined) return list.some((one) => isGiven(address, one.address))
   const raw = mail.headers.find(({ name }) => name.toLowerCase() === filter)?.value ?? ''
   return test(raw) || list.some((one) => test(`${one.name} <${one.address}>`) || test(one.address))
 }

@@ -1,7 +1,9 @@
 /** A mail as it is shown: who, when, what, with which attachments (RFC 5322, 2045 to 2047, 2183, 2231). */
 import { addressParser } from 'postal-mime'
 import { type Decoding, decodeHeader, decodeText } from './decode.ts'
-import { contentOf, type Part, partsOf } from './parts.ts'
+import { beginningOf, textOfHtml } from './links.ts'
+import { CUT_OFF, contentOf, type Opened, type Part, partsOf } from './parts.ts'
+import { withLineFeeds } from './replace.ts'
 
 export interface Address {
   /** Display name, or an empty string. */
@@ -62,9 +64,9 @@ export interface Mail extends Headers {
 
 /** Reads a whole mail. Never rejects: whatever the bytes are, they are shown as far as it goes, and `warnings` says why. */
 export async function readMail(raw: Uint8Array): Promise<Mail> {
-  const { bytes, head, decoding } = opened(raw)
-  const header = headersOf(head, decoding)
-  const found = await partsOf(bytes, decoding)
+  const { decoding, ...mail } = opened(raw)
+  const header = headersOf(mail.head, decoding)
+  const found = await partsOf(mail, decoding)
   const parts = found.map((part) => ({ ...part, isText: isText(part, found.length === 1) }))
   const texts = parts
     .filter(({ isText }) => isText)
@@ -86,10 +88,15 @@ export async function readMail(raw: Uint8Array): Promise<Mail> {
     ...header,
     text: plain.length === 0 ? null : isBlank ? '' : plain.map(({ text }) => text).join('\n'),
     html: html.length === 0 ? null : html.map(({ text }) => text).join('\n'),
-    readableText: await readable(texts, decoding),
+    readableText: readable(texts, decoding),
     attachments,
-    warnings: [...decoding.warnings],
+    warnings: warningsOf(decoding),
   }
+}
+
+/** Where a mail was cut off, what is broken at its end is that once more. */
+function warningsOf({ warnings }: Decoding): string[] {
+  return [...warnings].filter((warning) => !warnings.has(CUT_OFF) || !/^(broken|a multipart)/.test(warning))
 }
 
 /** The same without the body, for a view that needs no more. Also for a header alone, as TOP gives it. */
@@ -102,7 +109,7 @@ export function readHeaders(raw: Uint8Array): Headers {
 const LONG_HEADER = { begin: 1_000_000, end: 100_000 }
 
 /** The mail, and its header as one character a byte; what is in the middle of an endless header is left out. */
-function opened(raw: Uint8Array): { bytes: Buffer; head: string; decoding: Decoding } {
+function opened(raw: Uint8Array): Opened & { decoding: Decoding } {
   let bytes = Buffer.from(raw.buffer, raw.byteOffset, raw.length)
   const warnings = new Set<string>()
   const blankLines = ['\n\n', '\n\r\n'].map((lines) => bytes.indexOf(lines)).filter((at) => at >= 0)
@@ -114,7 +121,8 @@ function opened(raw: Uint8Array): { bytes: Buffer; head: string; decoding: Decod
     bytes = Buffer.concat([bytes.subarray(0, LONG_HEADER.begin), rest])
   }
   const hint = /charset\s*=\s*["']?([^\s"';]+)/i.exec(bytes.toString('latin1', 0, 65_536))?.[1]?.toLowerCase()
-  return { bytes, head: bytes.toString('latin1', 0, end), decoding: { hint, warnings } }
+  const blankLine = (end === 0 ? /^\r?\n/ : /^\n\r?\n/).exec(bytes.toString('latin1', end, end + 3))?.[0] ?? ''
+  return { bytes, head: bytes.toString('latin1', 0, end), body: end + blankLine.length, decoding: { hint, warnings } }
 }
 
 function headersOf(head: string, decoding: Decoding): Headers {
@@ -188,7 +196,7 @@ function isText({ type, disposition, name, slot }: Part, isAlone: boolean): bool
 
 /** The text of a text part, with the line breaks as LF. */
 function textOf(part: Part, decoding: Decoding): string {
-  const text = decodeText(contentOf(part, decoding), part.charset, decoding).replaceAll('\r\n', '\n')
+  const text = withLineFeeds(decodeText(contentOf(part, decoding), part.charset, decoding))
   if (!part.flowed || part.type !== 'text/plain' || text.length > 2_000_000) return text
   // Joins the lines that were broken behind a space (RFC 3676 section 4), but for quoted ones and "-- ".
   const soft = part.flowed === 'delsp' ? /(^>.*\n|^-- \n)| \n ?/gm : /(^>.*\n|^-- \n)|(?<= )\n ?/gm
@@ -202,19 +210,16 @@ interface Text {
 }
 
 /** The texts in their order; of an alternative the plain one, unless a template left it blank. */
-async function readable(texts: Text[], { warnings }: Decoding): Promise<string> {
+function readable(texts: Text[], { warnings }: Decoding): string {
   const has = (slot: object | undefined, isWanted: (text: Text) => boolean) =>
-    texts.some((text) => text.slot === slot && isWanted(text))
+    slot !== undefined && texts.some((text) => text.slot === slot && isWanted(text))
   const isBlank = ({ text }: Text) => !/\S/.test(text)
   const shown = texts.filter((text) =>
     text.isHtml
       ? !has(text.slot, (other) => !other.isHtml && !isBlank(other))
       : !(isBlank(text) && has(text.slot, ({ isHtml }) => isHtml)),
   )
-  if (!shown.some(({ isHtml }) => isHtml)) return shown.map(({ text }) => text).join('\n')
-  const { LONGEST, textOfHtml } = await import('./links.ts')
-  if (shown.some(({ isHtml, text }) => isHtml && text.length > LONGEST)) {
-    warnings.add(`HTML of more than ${LONGEST / 1e6} million characters: the text is that of its beginning`)
-  }
+  const isLong = shown.some(({ isHtml, text }) => isHtml && beginningOf(text).length < text.length)
+  if (isLong) warnings.add('very long HTML, of which the beginning is shown as text')
   return shown.map(({ isHtml, text }) => (isHtml ? textOfHtml(text) : text)).join('\n')
 }

@@ -3,19 +3,12 @@ import { readFileSync } from 'node:fs'
 import { basename } from 'node:path'
 import { buffer } from 'node:stream/consumers'
 import { BAR, FOO } from '../accounts/accounts.ts'
-import { Failure, messageOf } from '../cli.ts'
+import { Failure, type Io, messageOf } from '../cli.ts'
 import { type Mailbox, parseAddressList, problemOfAddress, toEnvelope } from './addresses.ts'
 import type { Outgoing } from './bulk.ts'
-import {
-  type Attachment,
-  type Compose,
-  type Draft,
-  loadComposer,
-  PRIORITIES,
-  type Priority,
-  prepareEml,
-} from './message.ts'
-import type { Envelope } from './smtp.ts'
+import type { Envelope } from './delivery.ts'
+import { prepareEml } from './eml.ts'
+import { type Attachment, compose, type Draft } from './message.ts'
 
 const MANY = { type: 'string', multiple: true } as const
 const ONE = { type: 'string' } as const
@@ -33,7 +26,6 @@ const COMPOSE_OPTIONS = {
   'message-id': ONE,
   'in-reply-to': ONE,
   date: ONE,
-  priority: ONE,
 } as const
 
 /** For `parseArgs`. */
@@ -68,6 +60,7 @@ const RESERVED: Record<string, string> = {
   'content-type': '--eml',
   'content-transfer-encoding': '--eml',
   'content-disposition': '--eml',
+  'resent-bcc': '--bcc',
 }
 
 const SUBJECT = 'テストメール: 開発用メールサーバーから、ふうーがバーに送るメールの、とても長い件名です'
@@ -79,13 +72,14 @@ export interface MailContext {
   numbered: boolean
   /** The user of the login, who is the sender where no other is named and the name is an address. */
   user: string | undefined
+  io: Pick<Io, 'stdin' | 'say'>
 }
 
 /**
  * Checks the options, reads the files that they name, and gives the function that makes message `n`. Throws a usage
  * Failure that names the option, before anything is sent.
  */
-export async function readMail(values: MailValues, context: MailContext): Promise<(n: number) => Promise<Outgoing>> {
+export async function mailMaker(values: MailValues, context: MailContext): Promise<(n: number) => Promise<Outgoing>> {
   const composing = (Object.keys(COMPOSE_OPTIONS) as MailOption[]).find((name) => values[name] !== undefined)
   if (values.eml !== undefined && composing) {
     throw new Failure('usage', `--${composing}: --eml sends the message as it is. Leave one of the two out.`)
@@ -98,12 +92,9 @@ export async function readMail(values: MailValues, context: MailContext): Promis
   }
   const make = await readDraft(values, context)
   make(1)
-  // Loaded with the first message: until then there may still be an error of usage.
-  let compose: Compose | undefined
   return async (n) => {
-    compose ??= await loadComposer()
     const { envelope, draft } = make(n)
-    return { envelope, ...compose(draft) }
+    return { envelope, ...(await compose(draft)) }
   }
 }
 
@@ -111,16 +102,12 @@ async function readDraft(
   values: MailValues,
   context: MailContext,
 ): Promise<(n: number) => { envelope: Envelope; draft: Draft }> {
-  const text = await readText('text', values.text)
-  const html = await readText('html', values.html)
+  const text = await readText('text', values.text, context)
+  const html = await readText('html', values.html, context)
   const calendar = values.calendar === undefined ? undefined : decode('calendar', readFile('calendar', values.calendar))
   const attachments = [...(values.attach ?? []).map(readAttachment), ...(values.inline ?? []).map(readInline)]
   const headers = (values.header ?? []).map(readHeader)
   const date = values.date === undefined ? undefined : readDate(values.date)
-  const { priority } = values
-  if (priority !== undefined && !Object.hasOwn(PRIORITIES, priority)) {
-    throw new Failure('usage', `--priority ${priority}: choose high, normal or low.`)
-  }
   const inReplyTo = readMessageId('in-reply-to', values['in-reply-to'])
   const hasContent = [text, html, calendar].some((part) => part !== undefined)
   return (n) => {
@@ -140,7 +127,6 @@ async function readDraft(
       messageId: readMessageId('message-id', values['message-id'] && fill(values['message-id'])),
       inReplyTo,
       date: date ?? new Date(),
-      priority: priority as Priority | undefined,
     }
     const envelope = envelopeOf(values, fill, draft.from, [...draft.to, ...draft.cc, ...(list('bcc') ?? [])])
     return { envelope, draft }
@@ -148,7 +134,7 @@ async function readDraft(
 }
 
 async function readReady(values: MailValues, path: string, context: MailContext): Promise<(n: number) => Outgoing> {
-  const bytes = path === '-' ? await buffer(process.stdin) : readFile('eml', path)
+  const bytes = path === '-' ? await buffer(context.io.stdin) : readFile('eml', path)
   const needed = {
     sender: values.from === undefined && values['envelope-from'] === undefined,
     recipients: !isAddressed(values),
@@ -161,6 +147,11 @@ async function readReady(values: MailValues, path: string, context: MailContext)
   }
   if (needed.recipients && message.to.length === 0) {
     throw new Failure('usage', `--eml ${path}: no recipient in its To, Cc and Bcc. Name one: --to`)
+  }
+  if (message.before) {
+    context.io.say(
+      `--eml ${path} begins with ${message.before}, which is sent as well: servers may take the header for text.`,
+    )
   }
   return (n) => {
     const fill = filler(context, n)
@@ -229,8 +220,12 @@ function readFile(option: MailOption, path: string): Buffer {
 }
 
 /** A text: the value itself, `@FILE`, or `-` for stdin. */
-async function readText(option: 'text' | 'html', value: string | undefined): Promise<string | undefined> {
-  if (value === '-') return decode(option, await buffer(process.stdin))
+async function readText(
+  option: 'text' | 'html',
+  value: string | undefined,
+  { io }: MailContext,
+): Promise<string | undefined> {
+  if (value === '-') return decode(option, await buffer(io.stdin))
   if (value?.startsWith('@')) return decode(option, readFile(option, value.slice(1)))
   return value
 }

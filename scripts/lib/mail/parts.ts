@@ -2,6 +2,15 @@
 import PostalMime from 'postal-mime'
 import { type Decoding, decodeHeader, decodeText } from './decode.ts'
 
+/** A mail whose header was found. */
+export interface Opened {
+  bytes: Buffer
+  /** The header, one character a byte. */
+  head: string
+  /** Where the body begins. */
+  body: number
+}
+
 /** A part that is no multipart. */
 export interface Part {
   type: string
@@ -25,6 +34,7 @@ interface Node {
   childNodes: Node[]
   state: 'header' | 'body' | 'finished'
   headers: { key: string; value: string }[]
+  headerLines: string[]
   contentType: { value: string; parsed: Structured; multipart: string | false }
   contentDisposition: { value: string; parsed: Structured }
   contentTransferEncoding: { encoding: string }
@@ -43,6 +53,8 @@ interface Parser {
 }
 
 const DASH = 0x2d
+/** The warning that a multipart has no closing delimiter. */
+export const CUT_OFF = 'cut off: a multipart has no end'
 /** So many parts are shown, and noted. */
 const UNUSUAL = 1_000
 
@@ -50,14 +62,20 @@ const UNUSUAL = 1_000
  * The parts of a mail. postal-mime gets the lines of headers and what may be a delimiter alone, and the bodies stay where
  * they are: it would decode the text by itself, after UTF-8, and take 3 s for 20 MB.
  */
-export async function partsOf(raw: Buffer, decoding: Decoding): Promise<Part[]> {
+export async function partsOf({ bytes: raw, head, body }: Opened, decoding: Decoding): Promise<Part[]> {
   const limits = { maxNestingDepth: Number.MAX_SAFE_INTEGER, maxHeadersSize: Number.MAX_SAFE_INTEGER }
   const parser = new PostalMime(limits) as unknown as Parser
+  const { root } = parser
   const parts: Part[] = []
-  const begins = new Map<Node, number>()
+  let isTooDeep = false
+  root.setupContentDecoder = () => {}
+  root.headerLines = head.split(/\r?\n(?![ \t])/).filter((line) => /^content-/i.test(line))
+  root.processHeaders()
+  root.state = 'body'
+  const begins = new Map([[root, body]])
   const ends = new Map<Node, number>()
   try {
-    for (let at = 0; at < raw.length; ) {
+    for (let at = root.contentType.multipart ? body : raw.length; at < raw.length; ) {
       const node = parser.currentNode
       node.setupContentDecoder = () => {}
       if (node.state !== 'header' && (raw[at] !== DASH || raw[at + 1] !== DASH)) {
@@ -73,6 +91,7 @@ export async function partsOf(raw: Buffer, decoding: Decoding): Promise<Part[]> 
     }
   } catch {
     // postal-mime closes parts by recursion, for which the stack is too small at some thousands of levels.
+    isTooDeep = true
     decoding.warnings.add('too many levels of parts')
   }
   if (parser.currentNode.state === 'header') parser.currentNode.processHeaders()
@@ -88,7 +107,7 @@ export async function partsOf(raw: Buffer, decoding: Decoding): Promise<Part[]> 
       // Cut off behind a delimiter.
       if (section && node.headers.length === 0 && !begins.has(node)) continue
       if (multipart && node.childNodes.length > 0) {
-        if (node.state !== 'finished') decoding.warnings.add('cut off: a multipart has no end')
+        if (node.state !== 'finished' && !isTooDeep) decoding.warnings.add(CUT_OFF)
         const inner = multipart.toLowerCase() === 'alternative' ? node : slot
         const prefix = section && `${section}.`
         const { childNodes } = node
@@ -162,8 +181,12 @@ export function contentOf({ encoding, body }: Pick<Part, 'encoding' | 'body'>, d
 }
 
 function fromBase64(body: Buffer, { warnings }: Decoding): Buffer {
-  const digits = body.toString('latin1').replace(/\s+/g, '')
-  if (digits.length % 4 !== 0 || /[^A-Za-z0-9+/=]/.test(digits)) warnings.add('broken base64')
+  const text = body.toString('latin1')
+  // Mailing lists add their lines in plain text.
+  const end = text.search(/(?<=(?:=|\n)[ \t]*\r?\n)(?=[^\n]{0,200}[^A-Za-z0-9+/=\s])/)
+  const encoded = end < 0 ? text : text.slice(0, end)
+  const digits = encoded.replace(/[^A-Za-z0-9+/=]+/g, '')
+  if (end >= 0 || digits.length % 4 !== 0 || /[^A-Za-z0-9+/=\s]/.test(encoded)) warnings.add('broken base64')
   // "=" ends a unit; some programs write several units one after the other.
   return Buffer.concat(digits.split(/=+/).map((unit) => Buffer.from(unit, 'base64')))
 }

@@ -12,8 +12,8 @@ const LONGEST_EXTENSION = 20
 const DEVICE = /^(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])[ ]*(\.|$)/i
 
 /** A file name that is safe on Linux, macOS and Windows, from whatever a mail gives. `otherwise` where nothing is left. */
-export function safeFileName(name: string | null, otherwise: string): string {
-  const last = (name ?? '').slice(-1_000).split(/[/\\]/).at(-1) as string
+export function safeFileName(name: string, otherwise: string): string {
+  const last = name.slice(-1_000).split(/[/\\]/).at(-1) as string
   const clean = last
     .normalize('NFC')
     // Control characters, what Windows has other uses for, bidi controls (which turn exe.txt into txt.exe), half characters.
@@ -77,9 +77,9 @@ export function saver(mailFolder: Folder | undefined, attachmentFolder: Folder |
       paths.push(mailFolder.save(safeFileName(`${localPart}-${message.uidl}.eml`, 'mail.eml'), raw))
     }
     if (attachmentFolder) {
-      for (const [index, { name, type, content }] of mail.attachments.entries()) {
+      for (const [index, { name, type, bytes }] of mail.attachments.entries()) {
         const otherwise = `attachment-${index + 1}.${EXTENSIONS[type] ?? /[a-z0-9]{1,8}$/.exec(type)?.[0] ?? 'bin'}`
-        paths.push(attachmentFolder.save(safeFileName(name, otherwise), content()))
+        paths.push(attachmentFolder.save(safeFileName(name, otherwise), bytes))
       }
     }
     return paths.length > 0 ? `${paths.map(visibleLine).join('\n')}\n` : undefined

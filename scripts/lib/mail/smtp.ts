@@ -1,76 +1,121 @@
-/**
- * An SMTP client (RFC 5321) whose sessions carry any number of messages, and which collects for each what the server
- * said to it; what that means is `smtp_delivery.ts`'s matter.
- *
- * nodemailer composes the messages; its own SMTP client is not used. It turns a lone CR in a message into a line end,
- * forgets which recipients were refused when the message fails later, does not tell how far a broken dialogue had come,
- * and takes nearly twice the CPU for each message.
- */
-import type { Login } from '../accounts/accounts.ts'
+/** An SMTP client (RFC 5321) on nodemailer's SMTPConnection: a deadline for each reply, an outcome for each message. */
+import { isAscii } from 'node:buffer'
+import { connect } from 'node:net'
+import SMTPConnection, { type SMTPEnvelope } from 'nodemailer/lib/smtp-connection'
 import { type ExitName, Failure } from '../cli.ts'
-import { isPositive, type Reply, SmtpConnection, type SmtpServer, type Tell } from './smtp_connection.ts'
-import { type Delivery, deliveryOf, isDecided } from './smtp_delivery.ts'
+import type { Client } from './client_options.ts'
+import { type Delivery, type Notify, onOneLine, type Parcel, queueIdOf, refusalOf } from './delivery.ts'
+import { visibleLine } from './visible.ts'
 
-/** Who sends and who receives, which the header need not say. An empty sender is the null sender of bounces. */
-export interface Envelope {
-  from: string
-  to: string[]
+export interface SessionOptions extends Omit<Client, 'server'> {
+  /** Gets the dialogue line by line, secrets masked, fit for a terminal. */
+  tell?: ((line: string) => void) | undefined
 }
 
-/** What a session sends. */
-export interface Parcel {
-  envelope: Envelope
-  bytes: Buffer
+/** nodemailer's errors, as far as they are read here. */
+interface SmtpError extends Error {
+  code?: string
+  /** The command that was refused; CONN where the connection broke. */
+  command?: string
+  response?: string
+  recipient?: string
+  /** OpenSSL's own words. */
+  reason?: string
 }
 
-/** When to report to the sender (RFC 3461 section 4.1): `never`, or some of the others. */
-export type Notify = ('never' | 'success' | 'failure' | 'delay')[]
-
-export interface DeliveryOptions {
-  notify?: Notify | undefined
-  /**
-   * The message that will be delivered next. Its envelope goes out together with this message, which RFC 2920 section
-   * 3.1 allows in so many words, and saves it a round trip.
-   */
-  following?: Parcel | undefined
-}
-
-export interface SessionOptions {
-  login: Login | undefined
-  /** False: log in only where the server offers it. True: fail where it does not. */
-  loginWasChosen: boolean
-  tell?: Tell
-}
+type Done<T> = (error?: Error | null, result?: T) => void
+type Books = SMTPEnvelope & { mailError?: SmtpError; accepted?: string[]; rejectedErrors?: SmtpError[] }
 
 /** A message slower than this on average is given up, in bytes per millisecond (100 kB/s). */
 const SLOWEST = 100
 /** Milliseconds to wait for the answer to QUIT, which changes nothing any more. */
 const FAREWELL = 1_000
+/** nodemailer's own limits, out of the way: they count silence, and a server that sends a byte now and then is not silent. */
+const NEVER = 2 ** 31 - 1
+const COMMAND = /^(?:EHLO|HELO|STARTTLS|AUTH|MAIL FROM|RCPT TO|DATA|RSET|QUIT)\b/
+/** The reply that a refused command gets names the phase that failed. */
+const PHASES: Record<string, ExitName> = {
+  STARTTLS: 'tls',
+  AUTH: 'login',
+  'MAIL FROM': 'sender',
+  'RCPT TO': 'allRecipients',
+  DATA: 'message',
+  'the message': 'message',
+}
 
 export class SmtpSession {
-  readonly #server: SmtpServer
-  readonly #connection: SmtpConnection
-  #extensions: string[] = []
+  readonly #server: Client['server']
+  readonly #connection: SMTPConnection
+  readonly #tell: SessionOptions['tell']
+  readonly #where: string
+  #user = ''
+  /** What the server has still to answer, in order, and what it answered last. */
+  #waiting = ['the connection']
+  #answered = 'the connection'
+  /** The EHLO reply, behind its first line. */
+  #extensions = ''
+  #messageSize = 0
+  #isConnected = false
   #needsReset = false
-  /** The message whose envelope is on its way already, and its lines. */
-  #announced: { parcel: Parcel; lines: string } | undefined
+  #timer: NodeJS.Timeout | undefined
+  /** Ends the step under way. */
+  #fail: (error: Error) => void = () => {}
+  /** False when the connection is gone and the next message needs another session. */
+  usable = true
 
   /** Connects, starts TLS where asked for, and logs in. Throws a Failure: `connection`, `tls`, `login`, `timeout`. */
-  static async open(server: SmtpServer, { login, loginWasChosen, tell }: SessionOptions): Promise<SmtpSession> {
-    const session = new SmtpSession(server, tell ?? (() => {}))
+  static async open(server: Client['server'], { login, loginWasChosen, tell }: SessionOptions): Promise<SmtpSession> {
+    const session = new SmtpSession(server, tell)
     try {
-      await session.#greet()
+      await session.#step<void>((done) => session.#connection.connect(done))
       if (login && (loginWasChosen || session.offers('AUTH'))) await session.#login(login)
       return session
     } catch (error) {
-      session.#connection.destroy()
-      throw error
+      session.#connection.close()
+      throw session.#explain(error as SmtpError)
     }
   }
 
-  private constructor(server: SmtpServer, tell: Tell) {
+  private constructor(server: Client['server'], tell: SessionOptions['tell']) {
+    const { host, port, tls } = server
     this.#server = server
-    this.#connection = new SmtpConnection(server, tell)
+    this.#tell = tell
+    this.#where = `SMTP on ${host}:${port}`
+    const none = () => {}
+    const socket = connect({ host, port }).once('connect', () => {
+      this.#isConnected = true
+    })
+    // Every command and every whole reply passes here, secrets masked.
+    const debug = ({ tnx }: { tnx?: string }, line: string) => {
+      if (tnx === 'client') this.#said(line)
+      if (tnx === 'server') this.#heard(line)
+    }
+    this.#connection = new SMTPConnection({
+      ...{ host, port, connection: socket },
+      secure: tls === 'implicit',
+      requireTLS: tls === 'starttls',
+      ignoreTLS: tls === 'none',
+      // A development server signs its own certificate.
+      tls: { rejectUnauthorized: false },
+      ...{ connectionTimeout: NEVER, greetingTimeout: NEVER, socketTimeout: NEVER, socketCloseTimeout: FAREWELL },
+      maxResponseSize: 65_536,
+      // Beside sending, nodemailer has one door for commands of one's own: a kind of login that it does not know.
+      customAuth: {
+        ASK: async ({ auth, sendCommand }) => {
+          await sendCommand('MAIL FROM:<>')
+          await sendCommand(`RCPT TO:<${auth.user}>`)
+        },
+      },
+      transactionLog: true,
+      logger: { debug, level: none, trace: none, info: none, warn: none, error: none, fatal: none },
+    })
+    this.#connection.on('error', (error) => this.#fail(error))
+    this.#connection.once('end', () => {
+      this.usable = false
+      clearTimeout(this.#timer)
+      // What nodemailer still has to say about the reply that ended it goes first.
+      setImmediate(() => this.#fail(new Error('the server closed the connection')))
+    })
   }
 
   /** Whether the server's EHLO reply has an extension, such as DSN. */
@@ -78,197 +123,177 @@ export class SmtpSession {
     return this.#parameterOf(extension) !== undefined
   }
 
-  /** False when the connection is gone and the next message needs another session. */
-  get usable(): boolean {
-    return this.#connection.usable
-  }
-
-  /**
-   * Sends one message. Its bytes leave as they are, but for line ends: SMTP has CRLF alone (RFC 5321 section 2.3.8),
-   * so a bare LF becomes CRLF, and a last line without line end gets one. Never throws: failures are results.
-   */
-  async deliver(parcel: Parcel, { notify, following }: DeliveryOptions = {}): Promise<Delivery> {
-    const connection = this.#connection
-    const { to } = parcel.envelope
-    const announced = this.#announced?.parcel === parcel ? this.#announced : undefined
-    const lines = announced?.lines ?? withCrlf(parcel.bytes)
-    this.#announced = undefined
-    // To MAIL FROM, to RCPT TO for each recipient, to DATA and to the message, as far as they come.
-    const replies: Reply[] = []
-    let handedOver = false
-    let broken: Failure | undefined
-    try {
-      if (!announced) {
-        if (!this.#fits(lines)) {
-          const fact = `the message has ${lines.length} bytes; the server takes ${this.#largest} at most (SIZE)`
-          throw connection.failure('message', fact)
-        }
-        connection.expectSilence()
-        if (this.#needsReset) await this.#reset()
-      }
-      this.#needsReset = true
-      await this.#sendEnvelope(this.#envelopeCommands(parcel.envelope, lines, notify), announced !== undefined, replies)
-      if (!isDecided(to, replies)) {
-        handedOver = true
-        connection.sendMessage(lines, this.#announce(following, notify))
-        replies.push(await connection.reply('the message', lines.length / SLOWEST))
-      }
-    } catch (error) {
-      if (!(error instanceof Failure)) throw error
-      broken = error
+  /** Sends one message. Never throws: failures are results. */
+  async deliver({ envelope: { from, to }, bytes }: Parcel, notify?: Notify): Promise<Delivery> {
+    // nodemailer keeps its books in the envelope that it is given.
+    const envelope: Books = {
+      ...{ from, to, size: bytes.length, use8BitMime: !isAscii(bytes) },
+      ...(notify ? { dsn: { notify } } : {}),
     }
-
-    // A server that closes the connection says 421; one that waits for a message to nobody knows no way back.
-    const isLeft = replies.some(({ code }) => code === 421) || (!handedOver && replies.at(-1)?.code === 354)
-    if (isLeft) connection.destroy()
-    const delivery = deliveryOf(to, { replies, handedOver, broken, usable: this.usable, where: connection.where })
-    if (delivery.accepted.length > 0) this.#needsReset = false
-    return delivery
+    const refusals = () => (envelope.rejectedErrors ?? []).map((each) => refusalOf(each.recipient, each.response))
+    this.#messageSize = bytes.length
+    this.#waiting = []
+    this.#answered = ''
+    try {
+      // The largest message that the server takes (RFC 1870) is known before a byte is sent; 0 is no limit.
+      const largest = Number(this.#parameterOf('SIZE') || 0)
+      if (largest > 0 && bytes.length > largest) {
+        const fact = `the message has ${bytes.length} bytes; the server takes ${largest} at most (SIZE)`
+        throw this.#failure('message', fact)
+      }
+      // Clears what a refused message left behind.
+      if (this.#needsReset) await this.#step((done) => this.#connection.reset(done))
+      const send = (done: Done<{ response: string }>) => this.#connection.send(envelope, bytes, done)
+      const { response } = await this.#step(send)
+      this.#needsReset = false
+      const refused = refusals()
+      const some = `${this.#where}: ${refused.length} of ${to.length} recipients were refused.`
+      return {
+        exit: refused.length > 0 ? 'someRecipients' : 'ok',
+        reply: onOneLine(response),
+        queueId: queueIdOf(response),
+        accepted: envelope.accepted ?? [],
+        refused,
+        problem: refused.length > 0 ? some : null,
+        untaken: false,
+      }
+    } catch (thrown) {
+      // What was refused stays refused when the connection breaks behind it.
+      const { mailError, rejectedErrors = [] } = envelope
+      const verdict = mailError ?? (rejectedErrors.length === to.length ? rejectedErrors.at(-1) : undefined)
+      const error = (thrown as SmtpError).response ? thrown : (verdict ?? thrown)
+      const { response } = error as SmtpError
+      const { exit, message } = this.#explain(error as SmtpError)
+      const handedOver = [this.#waiting[0], this.#answered].includes('the message')
+      // 421 and a refused RSET are about the connection, any other reply is about the message (RFC 5321 section 3.8).
+      const isBroken = response ? response.startsWith('421') || this.#answered === 'RSET' : exit !== 'message'
+      if (isBroken) this.#connection.close()
+      this.#needsReset = true
+      return {
+        exit,
+        reply: response ? onOneLine(response) : null,
+        queueId: null,
+        accepted: [],
+        // Behind a refused sender all recipients are refused, and not for themselves.
+        refused: exit === 'sender' ? [] : refusals(),
+        problem: handedOver && !response ? `${message} Whether the server took the message is not known.` : message,
+        untaken: isBroken && !handedOver,
+      }
+    }
   }
 
   /** Whether the server takes mail of the null envelope sender for a recipient: 2xx to RCPT TO. Nothing is sent. */
   async accepts(recipient: string): Promise<boolean> {
-    await this.#command('sender', 'MAIL FROM:<>')
-    this.#connection.send(`RCPT TO:<${recipient}>`)
-    const reply = await this.#connection.reply('RCPT TO')
+    await this.#step((done) => this.#connection.login({ method: 'ASK', user: recipient, pass: '' }, done))
     this.#needsReset = true
-    return isPositive(reply)
+    return String(this.#connection.lastServerResponse).startsWith('2')
   }
 
   /** Says QUIT and drops the connection. */
   async close(): Promise<void> {
     if (this.usable) {
-      this.#connection.send('QUIT')
-      await this.#connection.reply('QUIT', FAREWELL - this.#server.timeout).catch(() => {})
+      await new Promise<void>((resolve) => {
+        this.#timer = setTimeout(resolve, FAREWELL)
+        this.#fail = () => resolve()
+        this.#connection.quit()
+      })
     }
-    this.#connection.destroy()
+    this.#connection.close()
   }
 
-  async #greet(): Promise<void> {
-    const connection = this.#connection
-    const greeting = await connection.reply('the connection')
-    if (greeting.code !== 220) throw connection.failure('connection', `the connection refused: ${greeting.text}`)
-    await this.#hello()
-    if (this.#server.tls !== 'starttls') return
-    if (!this.offers('STARTTLS')) throw connection.failure('tls', 'the server does not offer STARTTLS')
-    await this.#command('tls', 'STARTTLS')
-    connection.startTls()
-    await this.#hello()
-  }
-
-  /** EHLO, or HELO where the server knows no EHLO (RFC 5321 section 3.2). */
-  async #hello(): Promise<void> {
-    const connection = this.#connection
-    const name = connection.addressLiteral
-    connection.send(`EHLO ${name}`)
-    const reply = await connection.reply('EHLO')
-    this.#extensions = isPositive(reply) ? reply.lines.slice(1).map((line) => line.slice(4).trim()) : []
-    if (reply.code === 421) throw connection.failure('connection', `EHLO refused: ${reply.text}`)
-    if (!isPositive(reply)) await this.#command('connection', `HELO ${name}`)
-  }
-
-  /** AUTH PLAIN (RFC 4616), or AUTH LOGIN where the server has only that (RFC 4954). */
-  async #login({ user, password }: Login): Promise<void> {
-    const mechanisms = (this.#parameterOf('AUTH') ?? '').toUpperCase().split(/\s+/)
-    if (mechanisms.includes('PLAIN')) {
-      await this.#command('login', `AUTH PLAIN ${base64(`\0${user}\0${password}`)}`, { shown: 'AUTH PLAIN ****' })
-    } else if (mechanisms.includes('LOGIN')) {
-      await this.#command('login', 'AUTH LOGIN', { expected: 334 })
-      await this.#command('login', base64(user), { shown: '(the user)', expected: 334 })
-      await this.#command('login', base64(password), { shown: '****' })
-    } else {
-      const offer = this.offers('AUTH') ? `offers only AUTH ${mechanisms.join(' ')}` : 'offers no login (AUTH)'
+  async #login({ user, password }: NonNullable<Client['login']>): Promise<void> {
+    const offered = this.#parameterOf('AUTH')
+    if (!/\b(?:PLAIN|LOGIN|CRAM-MD5)\b/i.test(offered ?? '')) {
+      const offer = offered === undefined ? 'offers no login (AUTH)' : `offers only AUTH ${offered}`
       const tls = this.#server.tls === 'none' && this.offers('STARTTLS') ? '--tls starttls, or ' : ''
-      throw this.#connection.failure('login', `the server ${offer}. Try ${tls}--user '' for none`)
+      throw this.#failure('login', `the server ${offer}. Try ${tls}--user '' for none`)
     }
+    this.#user = user
+    await this.#step((done) => this.#connection.login({ credentials: { user, pass: password } }, done))
   }
 
-  /** Clears what a failed message left behind. A session that refuses even that is of no use. */
-  async #reset(): Promise<void> {
-    try {
-      await this.#command('connection', 'RSET')
-    } catch (error) {
-      this.#connection.destroy()
-      throw error
+  /** One step of nodemailer's. It ends as well when the connection breaks or a reply is late. */
+  #step<T>(begin: (done: Done<T>) => void): Promise<T> {
+    this.#expectReply(this.#server.timeout)
+    return new Promise<T>((resolve, reject) => {
+      this.#fail = reject
+      begin((error, result) => (error ? reject(error) : resolve(result as T)))
+    }).finally(() => clearTimeout(this.#timer))
+  }
+
+  #expectReply(milliseconds: number): void {
+    clearTimeout(this.#timer)
+    this.#timer = setTimeout(() => {
+      const missing = this.#isConnected ? `answer to ${this.#waiting[0] ?? 'the TLS handshake'}` : 'connection'
+      this.#fail(this.#failure('timeout', `no ${missing} within ${this.#server.timeout / 1000} s (--timeout)`))
+      this.#connection.close()
+    }, milliseconds)
+  }
+
+  #said(command: string): void {
+    this.#tell?.(`> ${visibleLine(masked(command))}`)
+    this.#waiting.push(COMMAND.exec(command)?.[0] ?? 'AUTH')
+  }
+
+  #heard(reply: string): void {
+    if (!this.usable) return
+    const lines = reply.split('\n')
+    for (const line of lines) this.#tell?.(`< ${visibleLine(line)}`)
+    this.#answered = this.#waiting.shift() ?? 'nothing'
+    if (!lines.every((line) => /^\d{3}(?:[ -]|$)/.test(line))) {
+      this.#fail(this.#failure('connection', `not an SMTP reply: ${JSON.stringify(reply.slice(0, 100))}`))
+      this.#connection.close()
+      return
     }
-  }
-
-  /** The commands of the next message's envelope, where they may go out before the answer to this message. */
-  #announce(parcel: Parcel | undefined, notify: Notify | undefined): string[] {
-    if (!parcel || !this.offers('PIPELINING')) return []
-    const lines = withCrlf(parcel.bytes)
-    if (!this.#fits(lines)) return []
-    this.#announced = { parcel, lines }
-    return this.#envelopeCommands(parcel.envelope, lines, notify)
-  }
-
-  /** The largest message that the server takes (RFC 1870) is known before a byte is sent; 0 is no limit. */
-  get #largest(): number {
-    return Number(this.#parameterOf('SIZE') || 0)
-  }
-
-  #fits(lines: string): boolean {
-    return this.#largest === 0 || lines.length <= this.#largest
-  }
-
-  #envelopeCommands({ from, to }: Envelope, lines: string, notify: Notify | undefined): string[] {
-    const parameters = [
-      this.offers('SIZE') ? ` SIZE=${lines.length}` : '',
-      this.offers('8BITMIME') && /[\x80-\xff]/.test(lines) ? ' BODY=8BITMIME' : '',
-      this.offers('SMTPUTF8') && /[^\x00-\x7f]/.test([from, ...to].join()) ? ' SMTPUTF8' : '',
-    ]
-    const dsn = notify ? ` NOTIFY=${notify.join().toUpperCase()}` : ''
-    return [`MAIL FROM:<${from}>${parameters.join('')}`, ...to.map((address) => `RCPT TO:<${address}>${dsn}`), 'DATA']
-  }
-
-  /** Sends the commands up to DATA, as far as they make sense, and collects the replies. */
-  async #sendEnvelope(commands: string[], isSent: boolean, replies: Reply[]): Promise<void> {
-    // With PIPELINING (RFC 2920) they go out together, and the answers come in their order.
-    const isPipelined = this.offers('PIPELINING')
-    if (isPipelined && !isSent) this.#connection.send(...commands)
-    for (const command of commands) {
-      if (!isPipelined) {
-        const isHopeless = command === 'DATA' && !replies.slice(1).some(isPositive)
-        if (isHopeless) return
-        this.#connection.send(command)
-      }
-      const reply = await this.#connection.reply(nameOf(command))
-      replies.push(reply)
-      if (reply.code === 421) return
-      if (command.startsWith('MAIL') && !isPositive(reply) && !isPipelined) return
+    if (this.#answered === 'EHLO') this.#extensions = reply.startsWith('2') ? lines.slice(1).join('\n') : ''
+    const isMessageNext = this.#answered === 'DATA' && /^[23]/.test(reply)
+    if (isMessageNext) {
+      this.#waiting.unshift('the message')
+      this.#tell?.(`> (the message, ${this.#messageSize} bytes)`)
     }
+    // A login of many questions has one deadline for all of them.
+    const more = isMessageNext ? this.#messageSize / SLOWEST : 0
+    if (!reply.startsWith('334')) this.#expectReply(this.#server.timeout + more)
   }
 
   /** The parameters behind an extension's keyword, an empty string where it has none, undefined where it is missing. */
   #parameterOf(extension: string): string | undefined {
-    for (const line of this.#extensions) {
-      const [, keyword = '', parameters = ''] = /^([\w-]+)[ =]?(.*)$/.exec(line) ?? []
-      if (keyword.toUpperCase() === extension) return parameters
+    const match = new RegExp(`^\\d{3}[ -]${extension}(?:[ =](.*?))?\\s*$`, 'im').exec(this.#extensions)
+    return match ? (match[1] ?? '') : undefined
+  }
+
+  /** What an error of nodemailer's means: the phase by the command that was refused, or the connection. */
+  #explain(error: SmtpError): Failure {
+    if (error instanceof Failure) return error
+    const { code, command = '', message, reason, response } = error
+    if (response) {
+      const refused = command === 'CONN' ? this.#answered : command.replace(/^AUTH .*/, 'AUTH')
+      const name = code === 'EMESSAGE' ? 'the message' : refused
+      if (name === 'STARTTLS' && !this.offers(name)) return this.#failure('tls', 'the server does not offer STARTTLS')
+      const what = name === 'AUTH' ? `login as ${this.#user}` : name
+      return this.#failure(PHASES[name] ?? 'connection', `${what} refused: ${onOneLine(response)}`)
     }
-    return undefined
+    if (code === 'EAUTH') return this.#failure('login', message)
+    if (this.#isConnected && this.#connection.upgrading) {
+      return this.#failure('tls', `TLS (${this.#server.tls}) failed: ${reason ?? message}`)
+    }
+    const [waiting = 'the connection'] = this.#waiting
+    const before = waiting === 'the connection' ? '' : ` before the answer to ${waiting}`
+    const fact = code && code !== 'ECONNECTION' ? message : 'the server closed the connection'
+    return this.#failure('connection', fact + before)
   }
 
-  /** Sends a command that only prepares; throws a Failure when it is refused. `shown` stands for it in the dialogue. */
-  async #command(exit: ExitName, command: string, { shown = command, expected = 0 } = {}): Promise<void> {
-    this.#connection.sendSecret(command, shown)
-    const name = exit === 'login' ? 'AUTH' : nameOf(command)
-    const reply = await this.#connection.reply(name)
-    if (expected ? reply.code === expected : isPositive(reply)) return
-    throw this.#connection.failure(exit, `${name} refused: ${reply.text}`)
+  #failure(exit: ExitName, reason: string): Failure {
+    const advice: Partial<Record<ExitName, string>> = {
+      connection: ' Is the server up? npm run status',
+      login: ' The accounts: npm run add-account -- --list',
+    }
+    return new Failure(exit, `${this.#where}: ${visibleLine(reason)}.${advice[exit] ?? ''}`)
   }
 }
 
-function base64(text: string): string {
-  return Buffer.from(text).toString('base64')
-}
-
-/** The command as people know it: without address, parameters and mechanism. */
-function nameOf(command: string): string {
-  return /^(?:MAIL FROM|RCPT TO|[A-Z]+)/.exec(command)?.[0] ?? command
-}
-
-/** A message with the line ends of SMTP, as a text of one character for each byte: so all other bytes stay. */
-function withCrlf(message: Buffer): string {
-  const lines = message.toString('latin1').replace(/\r?\n/g, '\r\n')
-  return lines === '' || lines.endsWith('\r\n') ? lines : `${lines}\r\n`
+/** nodemailer writes "secret" in the place of one, in base64 as the rest. */
+function masked(command: string): string {
+  const [last = ''] = /\S+$/.exec(command) ?? []
+  return Buffer.from(last, 'base64').includes('/* secret */') ? `${command.slice(0, -last.length)}****` : command
 }

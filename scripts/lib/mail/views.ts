@@ -1,10 +1,12 @@
 /** What pop_email shows of one mail, by the option that asks for it. Nothing here reaches a terminal unescaped but --raw. */
-import { style } from '../cli.ts'
-import type { Mail } from './mail.ts'
+import { columnsOf, style, table } from '../cli.ts'
+import { codesOf } from './codes.ts'
+import { linksOf } from './links.ts'
+import type { Headers, Mail } from './mail.ts'
 import type { Pop3Message } from './pop3.ts'
 import { jsonLine, visible, visibleLine } from './visible.ts'
 
-/** A mail with where it comes from. `raw` is the whole mail, or its header alone for a view that needs no more. */
+/** A mail with where it comes from. The views in HEADER_VIEWS get along with the header alone. */
 export interface Source {
   account: string
   /** Several mailboxes are shown, so each mail says which it is in. */
@@ -12,50 +14,86 @@ export interface Source {
   message: Pop3Message
   raw: Buffer
   mail: Mail
+  /** Which links --links wants. */
+  wantsLink: (link: string) => boolean
 }
 
-/** The views that a header is enough for. */
+/** A line of --list needs no more. */
+export type Listed = Pick<Source, 'account' | 'isOneOfMany' | 'message'> & { mail: Headers }
+
 export const HEADER_VIEWS: readonly string[] = ['list', 'headers']
 
-/** Gives what stdout gets, with its line end; undefined where the mail has nothing of the kind. */
-export const VIEWS = {
-  text: ({ account, isOneOfMany, mail }: Source) => {
+/** What stdout gets, with its line end; undefined where the mail has nothing of the kind. */
+export type View = (source: Source) => string | Uint8Array | undefined
+
+export const VIEWS: Record<'text' | 'headers' | 'html' | 'links' | 'code' | 'raw' | 'json', View> = {
+  text: ({ account, isOneOfMany, mail }) => {
     const attachments = mail.attachments.map(
-      ({ name, type, content }) =>
-        `Attachment: ${visibleLine(name ?? '(no name)')} (${visibleLine(type)}, ${content().length} bytes)\n`,
+      ({ name, type, bytes }) =>
+        `Attachment: ${visibleLine(name || '(no name)')} (${visibleLine(type)}, ${bytes.length} bytes)\n`,
     )
     const text = visible(mail.readableText).trimEnd()
     return [
       isOneOfMany ? field('Mailbox', account) : '',
-      ...['From', 'To', 'Date', 'Subject'].map((name) => field(name, mail.header(name.toLowerCase()) ?? '')),
+      ...['From', 'To', 'Date', 'Subject'].map((name) => field(name, headerOf(mail, name))),
       text && `\n${text}\n`,
       attachments.length > 0 ? `\n${attachments.join('')}` : '',
       '\n',
     ].join('')
   },
-  headers: ({ mail }: Source) => `${mail.headers.map(({ name, value }) => field(name, value)).join('')}\n`,
-  html: ({ mail }: Source) => lines(mail.html === undefined ? [] : [visible(mail.html).trimEnd()]),
-  links: ({ mail }: Source) => lines(mail.links.map(visibleLine)),
-  code: ({ mail }: Source) => lines(mail.code ? [mail.code] : []),
-  raw: ({ raw }: Source) => raw,
-  json: (source: Source) => `${jsonLine(toJson(source))}\n`,
-} as const
-
-/** The columns of --list. */
-export function listRow({ account, isOneOfMany, message, mail }: Source): string[] {
-  return [
-    ...(isOneOfMany ? [account] : []),
-    String(message.number),
-    message.uidl,
-    String(message.size),
-    localTime(mail.date ?? mail.arrived),
-    mail.header('from') ?? '',
-    mail.subject,
-  ].map((cell) => visibleLine(cell.length > LONGEST_CELL ? `${cell.slice(0, LONGEST_CELL)}…` : cell))
+  headers: ({ mail }) => `${mail.headers.map(({ name, value }) => field(name, value)).join('')}\n`,
+  html: ({ mail }) => lines(mail.html === null ? [] : [visible(mail.html).trimEnd()]),
+  links: ({ mail, wantsLink }) => lines(linksOf(mail).filter(wantsLink).map(visibleLine)),
+  code: ({ mail }) => lines(codesOf(mail).slice(0, 1).map(visibleLine)),
+  raw: ({ raw }) => raw,
+  json: (source) => `${jsonLine(toJson(source))}\n`,
 }
 
 /** Characters of a field in a line of --list. */
 const LONGEST_CELL = 200
+/** Columns of a terminal from which on the list has the UIDL. */
+const WIDE = 100
+
+/** The lines of --list, a header first. They fit into so many columns of a terminal, where it has that many. */
+export function listOf(sources: Listed[], columns = Number.POSITIVE_INFINITY): string {
+  const isOneOfMany = sources.some((source) => source.isOneOfMany)
+  const rows = sources.map(({ account, message, mail }) => ({
+    ...(isOneOfMany ? { Mailbox: account } : {}),
+    No: String(message.number),
+    ...(columns >= WIDE ? { UIDL: message.uidl } : {}),
+    Bytes: String(message.size),
+    Date: localTime(mail.date ?? mail.arrived),
+    Recipient: mail.envelopeRecipient,
+    From: headerOf(mail, 'From'),
+    Subject: mail.subject,
+  }))
+  const cells = rows.map((row) => Object.values(row).map((cell) => visibleLine(cut(cell, LONGEST_CELL))))
+  return table(fitted([Object.keys(rows[0] ?? {}), ...cells], columns))
+}
+
+/** Cells are cut in the widest columns, until a line of `table` has so many columns at most. */
+function fitted(rows: string[][], columns: number): string[][] {
+  const widths = (rows[0] ?? []).map((_, index) => Math.max(...rows.map((row) => columnsOf(row[index] ?? ''))))
+  const total = () => widths.reduce((sum, width) => sum + width + 2, -2)
+  while (total() > columns && Math.max(...widths) > 1) {
+    const widest = widths.indexOf(Math.max(...widths))
+    widths[widest] = (widths[widest] ?? 0) - 1
+  }
+  return rows.map((row) => row.map((cell, index) => cut(cell, widths[index] ?? 0)))
+}
+
+/** A text in so many columns of a terminal, "…" for what is cut off. */
+function cut(text: string, columns: number): string {
+  if (columnsOf(text.slice(0, 2 * columns + 1)) <= columns && text.length <= 2 * columns) return text
+  let beginning = ''
+  let width = 1
+  for (const character of text) {
+    width += columnsOf(character)
+    if (width > columns) break
+    beginning += character
+  }
+  return `${beginning}…`
+}
 
 /** The documented shape of --json. Everything is there in every mail; what a mail has not is null or empty. */
 function toJson({ account, message, mail }: Source) {
@@ -63,19 +101,29 @@ function toJson({ account, message, mail }: Source) {
     account,
     uidl: message.uidl,
     size: message.size,
-    envelopeRecipient: mail.envelopeRecipient ?? null,
-    messageId: mail.messageId ?? null,
+    envelopeRecipient: mail.envelopeRecipient || null,
+    messageId: mail.messageId || null,
     from: mail.from,
     to: mail.to,
     cc: mail.cc,
     date: mail.date?.toISOString() ?? null,
     subject: mail.subject,
-    text: mail.text ?? null,
-    html: mail.html ?? null,
+    text: mail.text,
+    html: mail.html,
     headers: mail.headers,
-    attachments: mail.attachments.map(({ name, type, cid, content }) => ({ name, type, size: content().length, cid })),
-    links: mail.links,
+    attachments: mail.attachments.map(({ name, type, contentId, bytes }) => ({
+      name: name || null,
+      type,
+      size: bytes.length,
+      cid: contentId || null,
+    })),
+    links: linksOf(mail),
   }
+}
+
+/** The value of the first field of that name. */
+function headerOf({ headers }: Headers, wanted: string): string {
+  return headers.find(({ name }) => name.toLowerCase() === wanted.toLowerCase())?.value ?? ''
 }
 
 function field(name: string, value: string): string {

@@ -22,20 +22,23 @@ export function isFree(host: string, port: number): Promise<boolean> {
 
 /** Throws a Failure that names the first port that is taken, its holder, and the variable to change. */
 export async function assertPortsFree(
-  settings: Settings,
+  { bindAddress, ports }: Settings,
   services: readonly ServiceName[] = SERVICE_NAMES,
 ): Promise<void> {
   for (const name of services) {
-    const port = settings.ports[name]
-    if (await isFree(settings.bindAddress, port)) continue
-    const holder = holderOf(port)
-    const who = holder ? `${holder.name} (pid ${holder.pid})` : 'another process'
-    throw new Failure(
-      'failed',
-      `Port ${port} (${SERVICES[name].protocol}) on ${settings.bindAddress} is in use by ${who}. ` +
-        `Stop that, or set ${SERVICES[name].variable} to a free port in .env.`,
-    )
+    await assertPortFree(bindAddress, ports[name], SERVICES[name].protocol, SERVICES[name].variable)
   }
+}
+
+/** `assertPortsFree` for one port: `what` speaks there, and `variable` moves it. */
+export async function assertPortFree(host: string, port: number, what: string, variable: string): Promise<void> {
+  if (await isFree(host, port)) return
+  const holder = holderOf(port)
+  const who = holder ? `${holder.name} (pid ${holder.pid})` : 'another process'
+  throw new Failure(
+    'failed',
+    `Port ${port} (${what}) on ${host} is in use by ${who}. Stop that, or set ${variable} to a free port in .env.`,
+  )
 }
 
 export interface Holder {

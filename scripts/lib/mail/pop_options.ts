@@ -1,0 +1,119 @@
+/** The options of pop_email: what they mean together, which mailboxes they name, and for how long it waits. */
+import type { Login } from '../accounts/accounts.ts'
+import { CATCHALL, findAccount, masterLogin, readAccounts } from '../accounts/accounts.ts'
+import { Failure, type Io } from '../cli.ts'
+import { setting } from '../settings.ts'
+import { CLIENT_OPTIONS, resolveClient } from './client_options.ts'
+import { FILTER_OPTIONS, parseCount } from './filters.ts'
+import type { Mailbox } from './mailbox.ts'
+import type { Pop3Server } from './pop3.ts'
+
+/** What to show; one at a time, but for the two that save. */
+const VIEW_OPTIONS = {
+  list: { type: 'boolean' },
+  headers: { type: 'boolean' },
+  html: { type: 'boolean' },
+  links: { type: 'string' },
+  code: { type: 'boolean' },
+  raw: { type: 'boolean' },
+  json: { type: 'boolean' },
+  save: { type: 'string' },
+  'save-attachments': { type: 'string' },
+} as const
+
+/** For `parse`. */
+export const POP_OPTIONS = {
+  account: { type: 'string' },
+  all: { type: 'boolean' },
+  ...CLIENT_OPTIONS,
+  ...FILTER_OPTIONS,
+  wait: { type: 'string' },
+  expect: { type: 'string' },
+  new: { type: 'boolean' },
+  ...VIEW_OPTIONS,
+  delete: { type: 'boolean' },
+} as const
+
+type PopOption = keyof typeof POP_OPTIONS
+type ValueOf<T> = T extends { multiple: true } ? string[] : T extends { type: 'string' } ? string : boolean
+export type PopValues = { [name in PopOption]?: ValueOf<(typeof POP_OPTIONS)[name]> }
+
+/** Seconds of --wait without a number, and at most. */
+const WAIT = { default: 30, max: 86_400 }
+const UNITS: Record<string, number> = { ms: 0.001, s: 1, m: 60, h: 3_600 }
+const DURATION = /^(\d+(?:\.\d+)?)(ms|s|m|h)?$/
+
+/** `parseArgs` knows no option whose value may be left out: `--wait` and `--wait 10` become `--wait=...`, `--links` all links. */
+export function withValues(args: string[]): string[] {
+  return args.flatMap((arg, index) => {
+    const next = args[index + 1]
+    if (arg === '--wait') return [`--wait=${next !== undefined && DURATION.test(next) ? next : WAIT.default}`]
+    if (args[index - 1] === '--wait' && DURATION.test(arg)) return []
+    return [arg === '--links' ? '--links=/^/' : arg]
+  })
+}
+
+/** What is waited for; undefined without --wait. `now` is what its time counts from, in milliseconds since 1970. */
+export function parseWait({ wait, expect, new: onlyNew = false }: PopValues, now: number) {
+  if (wait === undefined) {
+    if (expect === undefined && !onlyNew) return undefined
+    throw new Failure('usage', `--${onlyNew ? 'new' : 'expect'} needs --wait: it says what is waited for.`)
+  }
+  const [, number, unit = 's'] = DURATION.exec(wait) ?? []
+  const seconds = Number(number) * (UNITS[unit] ?? 1)
+  if (!(seconds <= WAIT.max)) {
+    throw new Failure('usage', `--wait=${wait}: a time as 10, 10s or 500ms, up to ${WAIT.max} seconds.`)
+  }
+  const count = expect === undefined ? 1 : parseCount('--expect', expect)
+  return { seconds, expect: count, onlyNew, begin: now, end: now + seconds * 1_000 }
+}
+
+/** The one thing to show, by its option; `text` without one. */
+export function chooseView(values: PopValues): keyof typeof VIEW_OPTIONS | 'text' {
+  const chosen = (Object.keys(VIEW_OPTIONS) as (keyof typeof VIEW_OPTIONS)[]).filter(
+    (name) => values[name] !== undefined,
+  )
+  if (chosen.length > 1 && !chosen.every((name) => name.startsWith('save'))) {
+    throw new Failure('usage', `${chosen.map((name) => `--${name}`).join(' and ')}: choose one of them.`)
+  }
+  return chosen[0] ?? 'text'
+}
+
+/** The server and the mailboxes that are meant. A hint on stderr says where it looks, when that is not what was typed. */
+export async function chooseMailboxes(
+  values: PopValues,
+  io: Io,
+): Promise<{ server: Pop3Server; mailboxes: Mailbox[]; values: PopValues }> {
+  const { account, all, user, password, 'password-stdin': fromStdin } = values
+  const isByLogin = user !== undefined || password !== undefined || fromStdin
+  if ((account !== undefined && all) || ((account !== undefined || all) && isByLogin)) {
+    throw new Failure('usage', 'Choose the mailbox in one way: --account, --all, or --user with its password.')
+  }
+  const caught = all || isByLogin || setting('POP3_USER') ? undefined : caughtAddress(values)
+  if (account === undefined && !all && !caught) {
+    const { server, login } = await resolveClient('pop3', values, io)
+    if (!login) throw new Failure('usage', 'POP3 has no access without a login. See --help.')
+    return { server, mailboxes: [mailboxOf(login.user, login)], values }
+  }
+  if (caught) io.say(`${caught} has no account here, so its mail is in the catchall: looking into --account catchall.`)
+  // The master user opens every mailbox, also where nobody here knows the password.
+  const accounts = all ? readAccounts() : [findAccount(caught ? CATCHALL : (account ?? ''))]
+  const mailboxes = accounts.map(({ address }) => mailboxOf(address, masterLogin(address)))
+  const { server } = await resolveClient('pop3', { ...values, ...mailboxes[0]?.login }, io)
+  // Who names an address wants its mail, not that of all others.
+  return { server, mailboxes, values: account && caught ? { ...values, to: [...(values.to ?? []), caught] } : values }
+}
+
+/** The whole address that --account or else --to names, when it belongs to nobody here and mail for it is caught. */
+function caughtAddress({ account, to = [] }: PopValues): string | undefined {
+  const address = account ?? (to.length === 1 ? to[0] : undefined)
+  if (address === undefined || !/^[^\s@<>"/]+@[^\s@<>"/]+$/.test(address)) return undefined
+  const lower = address.toLowerCase()
+  const domains = readAccounts().flatMap((one) => (one.address === CATCHALL ? [] : [one.address.split('@')[1]]))
+  // An unknown name of a virtual mailbox domain is refused, not caught.
+  return lower === CATCHALL || domains.includes(lower.split('@')[1]) ? undefined : address
+}
+
+function mailboxOf(account: string, login: Login): Mailbox {
+  return { account, login, verdicts: new Map(), messages: [] }
+}
