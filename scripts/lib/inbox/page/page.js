@@ -150,8 +150,11 @@ function Row({ mail, index }) {
 function Message({ id }) {
   const [mail, setMail] = useState()
   const heading = useRef()
+  const isAway = state.isInboxAway || state.isServerAway
   useEffect(() => {
     if (!id) return setMail()
+    // When the server is back, what could not be read is asked for again.
+    if (mail?.ID === id && !mail.problem) return
     const stop = new AbortController()
     // "latest" is an ID too.
     const show = (found) => (found.ID === id ? setMail(found) : go({ id: found.ID }, true))
@@ -159,7 +162,7 @@ function Message({ id }) {
       stop.signal.aborted || setMail({ ID: id, problem: status === 404 ? words.gone : words.failed(message) })
     api(`message/${encodeURIComponent(id)}`, { signal: stop.signal }).then((response) => response.json()).then(show, fail)
     return () => stop.abort()
-  }, [id])
+  }, [id, isAway])
   useEffect(() => {
     if (!state.isStepped) heading.current?.focus({ preventScroll: true })
   }, [mail])
@@ -188,7 +191,7 @@ function Message({ id }) {
 /** Who the mail names, and the envelope: who SMTP was told. */
 function People(mail) {
   const { ReturnPath, From, To, Cc, Bcc, ReplyTo } = mail
-  const full = ({ Name, Address }) => (Name ? `${Name} <${Address}>` : Address)
+  const full = ({ Name, Address }) => (Name ? `${Name} <${Address}>` : Address || words.nobody)
   const lines = Object.entries({ from: [From].filter(Boolean), to: To, cc: Cc, bcc: Bcc, replyTo: ReplyTo })
   const line = ([name, people]) =>
     people.length > 0 && html`<dt>${words[name]}</dt><dd><${Some} items=${people.map(full)} count=${3} /></dd>`

@@ -73,8 +73,8 @@ const table = {
     '受信箱のサーバーから応答がありません。自動的に再接続します。',
   ],
   serverAway: [
-    'The mail server does not answer. npm start starts it; this page notices by itself.',
-    'メールサーバーから応答がありません。npm startで起動すると、自動的に復旧します。',
+    'The mail server does not answer. Start it with npm\u00a0start; this page connects by itself.',
+    'メールサーバーから応答がありません。npm\u00a0startで起動すると、自動的に再接続します。',
   ],
   failed: [(why) => `That did not work: ${why}`, (why) => `処理できませんでした：${why}`],
 }
