@@ -101,7 +101,8 @@ test('a page hears of new, changed and deleted mail, by whomever', async () => {
     const id = await world.post([to, FOO], ['Subject: Live', `To: ${to}`, '', 'live text'])
     const { Data } = await page.next((event) => event.Type === 'new' && event.Data.ID === id)
     assert.equal(Data.Snippet, 'live text')
-    assert.deepEqual(Data.EnvelopeTo.sort(), [to, FOO].sort())
+    // On a machine with much to do the second copy may come later.
+    await page.next(({ Data }) => Data.ID === id && Data.EnvelopeTo?.length === 2)
     assert.equal(page.events.filter(({ Type }) => Type === 'new').length, 1)
     // Somebody else reads and deletes, over IMAP or POP3.
     await world.project.run('reset', '--yes').then(({ code, stderr }) => assert.equal(code, 0, stderr))
@@ -239,7 +240,7 @@ test('what a mail brings along runs nothing, reaches nothing and names no path',
   const message = await world.wait(`to:${to}`)
   assert.equal(message.ID, id)
   const view = await world.ask(`GET /view/${id}.html`)
-  assert.doesNotMatch(view.text, /<link/i)
+  assert.doesNotMatch(view.text, /<link[\s/>]/i)
   assert.match(view.text, /^<!DOCTYPE html>/)
   assert.match(view.text, /src="cid:..\/..\/etc\/passwd"/)
   assert.match(view.text, /src="data:image\/svg\+xml;base64,/)

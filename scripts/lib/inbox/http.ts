@@ -198,7 +198,10 @@ function eventsOf(index: Index): WebSocketServer {
   })
   index.on('update', (entry, flag) => {
     const [Read, Tags] = [{ Read: isRead(entry) }, { Tags: tagsOf(entry) }]
-    tell('update', { ID: entry.id, ...(flag === SEEN ? Read : flag ? Tags : { ...Read, ...Tags }) })
+    const plain = { ID: entry.id, ...(flag === SEEN ? Read : flag ? Tags : { ...Read, ...Tags }) }
+    // Without a flag, another copy may have come: for one more recipient.
+    const whole = flag ? plain : summaryOf(entry, true)
+    for (const client of sockets.clients) tell('update', withEnvelope.has(client) ? whole : plain, [client])
   })
   index.on('delete', ({ id }) => tell('delete', { ID: id }))
   index.on('truncate', () => tell('truncate', null))

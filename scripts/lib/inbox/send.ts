@@ -1,13 +1,14 @@
 /** POST /api/v1/send: a mail from JSON goes through the mail server as any other; the answer comes when all of it is there. */
-import { createTransport } from 'nodemailer'
-import { messageOf } from '../cli.ts'
+import { toEnvelope } from '../mail/addresses.ts'
+import { compose } from '../mail/message.ts'
+import { SmtpSession } from '../mail/smtp.ts'
 import type { Settings } from '../settings.ts'
 import { flagOf } from './entry.ts'
 import { refuse } from './guard.ts'
 import type { Index } from './index.ts'
 
-/** Milliseconds for the server to accept the mail, and to deliver all of it. */
-const PATIENCE = { accept: 20_000, deliver: 10_000 }
+/** Milliseconds for each answer of the server, and for all of the mail to be delivered. */
+const PATIENCE = { answer: 20_000, deliver: 10_000 }
 
 interface Person {
   Name?: string
@@ -33,37 +34,38 @@ export interface SendRequest {
 export async function sendMail(
   { host, ports }: Settings,
   index: Index,
-  request: SendRequest,
+  { From, To = [], Cc = [], Bcc = [], ReplyTo = [], Headers = {}, Attachments = [], Tags = [], ...rest }: SendRequest,
   user: string,
 ): Promise<object> {
-  const people = (list: Person[] = []) => list.map(({ Name: name = '', Email: address }) => ({ name, address }))
-  const { accept: time } = PATIENCE
-  const timeouts = { connectionTimeout: time, greetingTimeout: time, socketTimeout: time }
-  const transport = createTransport({ host, port: ports.smtp, ignoreTLS: true, ...timeouts })
+  const people = (list: Person[]) => list.map(({ Name: name = '', Email: address }) => ({ name, address }))
+  const { bytes } = await compose({
+    ...{ from: people([From]), to: people(To), cc: people(Cc), replyTo: people(ReplyTo) },
+    ...{ subject: rest.Subject ?? '', text: rest.Text ?? '', html: rest.HTML || undefined, date: new Date() },
+    headers: Object.entries(Headers).map(([name, value]) => ({ name, value })),
+    attachments: Attachments.map(({ Filename, Content, ContentType, ContentID }) => ({
+      filename: Filename,
+      content: Buffer.from(Content.replace(/^data:[^,]*,/, ''), 'base64'),
+      ...(ContentType && { type: ContentType }),
+      ...(ContentID && { cid: ContentID }),
+    })),
+    ...{ calendar: undefined, messageId: undefined, inReplyTo: undefined },
+  })
+  const to = [...To, ...Cc].map(({ Email }) => Email).concat(Bcc)
+  const envelope = { from: toEnvelope(From.Email), to: [...new Set(to.map(toEnvelope))] }
+  const server = { host, port: ports.smtp, tls: 'none', timeout: PATIENCE.answer } as const
   const unfollow = index.follow('waiting')
+  const session = await SmtpSession.open(server, { login: undefined, loginWasChosen: false })
   try {
-    const sent = await transport.sendMail({
-      from: people([request.From])[0],
-      ...{ to: people(request.To), cc: people(request.Cc), bcc: request.Bcc ?? [], replyTo: people(request.ReplyTo) },
-      ...{ subject: request.Subject ?? '', text: request.Text ?? '', ...(request.HTML && { html: request.HTML }) },
-      headers: request.Headers ?? {},
-      attachments: (request.Attachments ?? []).map(({ Filename, Content, ContentType, ContentID }) => ({
-        filename: Filename,
-        content: Buffer.from(Content.replace(/^data:[^,]*,/, ''), 'base64'),
-        ...(ContentType && { contentType: ContentType }),
-        ...(ContentID && { cid: ContentID, contentDisposition: 'inline' as const }),
-      })),
-      // A mail is made of what the request brings, and of nothing that it names.
-      ...{ disableFileAccess: true, disableUrlAccess: true },
-    })
-    const id = /queued as (\w+)/.exec(sent.response)?.[1] ?? refuse(502, `The mail server says: ${sent.response}`)
-    const entry = await index.expect(id, sent.accepted, user, PATIENCE.deliver)
-    for (const tag of request.Tags ?? []) await index.flag(entry ? [entry] : [], flagOf(tag), true)
-    return { ID: entry?.id ?? id, ...(sent.rejected.length > 0 && { Rejected: sent.rejected }) }
-  } catch (error) {
-    return refuse(400, messageOf(error))
+    const { queueId, accepted, refused, problem } = await session.deliver({ envelope, bytes })
+    if (!queueId) return refuse(400, problem ?? 'The mail server gave the mail no queue id')
+    const entry = await index.expect(queueId, accepted, user, PATIENCE.deliver)
+    for (const tag of Tags) await index.flag(entry ? [entry] : [], flagOf(tag), true)
+    return {
+      ID: entry?.id ?? queueId,
+      ...(refused.length > 0 && { Rejected: refused.map(({ recipient }) => recipient) }),
+    }
   } finally {
     unfollow()
-    transport.close()
+    await session.close()
   }
 }

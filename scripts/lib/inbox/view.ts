@@ -18,7 +18,8 @@ export function htmlOf(html: string, { attachments }: Mail, isEmbedded: boolean)
   return (
     html
       // No policy keeps a browser from looking up names and opening connections where a <link> asks for it, and Chromium
-      // connects for a frame before it asks the policy. As the old <bgsound>, which stands in the same places, they ask for nothing.
+      // connects for a frame before it asks the policy. As the old <bgsound>, which stands in the same places, they ask
+      // for nothing.
       .replace(/<(?:link|i?frame|fencedframe|portal|object|embed)(?![a-z])/gi, '<bgsound')
       // In a sandbox without an origin nothing is "self", and pictures have to stand in the page.
       .replace(/\bcid:([^\s"'<>()]+)/gi, (reference, id: string) => {

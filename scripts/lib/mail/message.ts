@@ -31,6 +31,8 @@ export interface Draft {
 export interface Attachment {
   filename: string
   content: Buffer
+  /** The media type; by the name's extension where it is not given. */
+  type?: string
   /** The Content-ID that HTML names as `cid:...`; such a part is shown inline. */
   cid?: string
 }
@@ -90,6 +92,7 @@ function calendarPart(calendar: string): { contentType: string; content: string 
   return { contentType: `text/calendar; charset=utf-8${parameter}`, content: withCrlf(calendar) }
 }
 
-function attachmentPart({ filename, content, cid }: Attachment): MailComposerAttachment {
-  return { filename, content, contentDisposition: cid ? 'inline' : 'attachment', ...(cid ? { cid } : {}) }
+function attachmentPart({ filename, content, type, cid }: Attachment): MailComposerAttachment {
+  const named = { filename, content, ...(type ? { contentType: type } : {}) }
+  return { ...named, contentDisposition: cid ? 'inline' : 'attachment', ...(cid ? { cid } : {}) }
 }

@@ -57,7 +57,7 @@ function found(more) {
   const parameters = new URLSearchParams({ ...(query.trim() && { query, tz }), ...(mailbox && { mailbox }), ...more })
   return `${query.trim() ? 'search' : 'messages'}?${parameters}`
 }
-const rows = async (start, limit) => (await get(found({ start, limit }))).messages
+const rows = async (start, limit) => (await get(found({ start, limit, envelope: 1 }))).messages
 
 let isStale = false
 let rounds
@@ -75,7 +75,7 @@ async function loadAll() {
     const what = found()
     const start = Math.max(0, state.seen.first - AROUND)
     try {
-      const page = found({ start, limit: state.seen.last + AROUND - start })
+      const page = found({ start, limit: state.seen.last + AROUND - start, envelope: 1 })
       get('mailboxes').then((mailboxes) => draw({ mailboxes }), () => {})
       const answer = await get(page)
       if (what !== found()) continue
@@ -108,7 +108,7 @@ function follow() {
 
 /** Follows the events, and connects again for as long as the page is open. */
 function connect(pause = 250) {
-  const socket = new WebSocket(new URL('api/events', location.href.replace(/^http/, 'ws')))
+  const socket = new WebSocket(new URL('api/events?envelope=1', location.href.replace(/^http/, 'ws')))
   let next = Math.min(pause * 1.5, 3000)
   socket.onopen = () => {
     next = 250

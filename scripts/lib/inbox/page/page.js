@@ -150,11 +150,8 @@ function Row({ mail, index }) {
 function Message({ id }) {
   const [mail, setMail] = useState()
   const heading = useRef()
-  const isAway = state.isInboxAway || state.isServerAway
   useEffect(() => {
     if (!id) return setMail()
-    // When the server is back, what could not be read is asked for again.
-    if (mail?.ID === id && !mail.problem) return
     const stop = new AbortController()
     // "latest" is an ID too.
     const show = (found) => (found.ID === id ? setMail(found) : go({ id: found.ID }, true))
@@ -162,7 +159,8 @@ function Message({ id }) {
       stop.signal.aborted || setMail({ ID: id, problem: status === 404 ? words.gone : words.failed(message) })
     api(`message/${encodeURIComponent(id)}`, { signal: stop.signal }).then((response) => response.json()).then(show, fail)
     return () => stop.abort()
-  }, [id, isAway])
+    // What could not be read, as the server was away, is asked for again when the list changes.
+  }, [id, mail?.problem && state.mails])
   useEffect(() => {
     if (!state.isStepped) heading.current?.focus({ preventScroll: true })
   }, [mail])
@@ -254,7 +252,7 @@ function View({ mail, view }) {
   const field = ([name, values]) => values.map((value) => html`<dt>${name}</dt><dd>${value.slice(0, SHOWN)}</dd>`)
   const look = `view ${view} ${state.isNarrow ? 'narrow' : ''}`
   return html`<div class=${look} id="view" role="tabpanel" aria-labelledby=${`tab-${view}`} tabindex="0">
-    ${view === 'html' && html`<iframe title=${words.frame(subjectOf(mail))} src=${`view/${mail.ID}.html`} referrerpolicy="no-referrer"
+    ${view === 'html' && html`<iframe title=${words.frame(subjectOf(mail))} src=${`view/${mail.ID}.html?embed=1`} referrerpolicy="no-referrer"
       sandbox="allow-popups allow-popups-to-escape-sandbox"></iframe>`}
     ${view === 'headers' && html`<dl>${Object.entries(headers).flatMap(field)}</dl>`}
     ${(view === 'text' || view === 'source') && html`<pre dir="auto">${text.slice(0, SHOWN)}</pre>
