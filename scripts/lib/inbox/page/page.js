@@ -252,8 +252,8 @@ function View({ mail, view }) {
   const field = ([name, values]) => values.map((value) => html`<dt>${name}</dt><dd>${value.slice(0, SHOWN)}</dd>`)
   const look = `view ${view} ${state.isNarrow ? 'narrow' : ''}`
   return html`<div class=${look} id="view" role="tabpanel" aria-labelledby=${`tab-${view}`} tabindex="0">
-    ${view === 'html' && html`<iframe title=${words.frame(subjectOf(mail))} src=${`view/${mail.ID}.html?embed=1`} referrerpolicy="no-referrer"
-      sandbox="allow-popups allow-popups-to-escape-sandbox"></iframe>`}
+    ${view === 'html' && html`<iframe title=${words.frame(subjectOf(mail))} src=${`view/${mail.ID}.html?embed=1`}
+      referrerpolicy="no-referrer" sandbox="allow-popups allow-popups-to-escape-sandbox"></iframe>`}
     ${view === 'headers' && html`<dl>${Object.entries(headers).flatMap(field)}</dl>`}
     ${(view === 'text' || view === 'source') && html`<pre dir="auto">${text.slice(0, SHOWN)}</pre>
       ${text.length > SHOWN && html`<p class="cut">${words.cut(size(mail.Size))}</p>`}`}
