@@ -51,11 +51,10 @@ const get = async (path, options) => (await api(path, options)).json()
 const send = (method, path, body = {}) =>
   api(path, { method, headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) })
 /** The path of what is found: all mail, or that of the mailbox and the search. */
-function found(more) {
+function found(more, route = state.query.trim() ? 'search' : 'messages') {
   const { mailbox, query } = state
   const tz = Intl.DateTimeFormat().resolvedOptions().timeZone
-  const parameters = new URLSearchParams({ ...(query.trim() && { query, tz }), ...(mailbox && { mailbox }), ...more })
-  return `${query.trim() ? 'search' : 'messages'}?${parameters}`
+  return `${route}?${new URLSearchParams({ ...(query.trim() && { query, tz }), ...(mailbox && { mailbox }), ...more })}`
 }
 const rows = async (start, limit) => (await get(found({ start, limit, envelope: 1 }))).messages
 
@@ -175,7 +174,7 @@ const meant = () => (state.chosen.size > 0 ? [...state.chosen] : [state.id].filt
 
 // An empty list of IDs would mean all mail.
 export const mark = (IDs, Read) => attempt(async () => IDs.length > 0 && (await send('PUT', 'messages', { IDs, Read })))
-export const markFound = () => attempt(() => send('PUT', found().replace('search', 'messages'), { Read: true, Search: state.query.trim() }))
+export const markFound = () => attempt(() => send('PUT', found({}, 'messages'), { Read: true, Search: state.query.trim() }))
 async function erase(IDs) {
   const isLeft = ({ ID }) => !IDs.includes(ID)
   const here = state.mails.findIndex(({ ID }) => ID === state.id)
