@@ -11,7 +11,9 @@ import { sendRaw } from '../smtp_raw.ts'
 
 const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium'
 /** For node:test: why the tests cannot run here, or false. */
-export const skip = existsSync(CHROMIUM) ? false : `${CHROMIUM} is not here. Type: apt-get install chromium, or set CHROMIUM`
+export const skip = existsSync(CHROMIUM)
+  ? false
+  : `${CHROMIUM} is not here. Type: apt-get install chromium, or set CHROMIUM`
 
 /** Nothing that Chromium asks the world for by itself. */
 const QUIET =

@@ -26,6 +26,7 @@ const HOSTILE: Record<string, string> = {
   speculation: `<script type=speculationrules>{"prefetch":[{"source":"list","urls":["${url('speculation')}"]}]}</script>`,
   svg: `<svg onload="${RUN('svg')}"><script>${RUN('svg-script')}</script><image href="${url('svg-image')}"/><use href="${url('svg-use')}#a"/>
     <foreignObject><iframe srcdoc="<script>${RUN('foreign')}</script>"></iframe></foreignObject>
+    <img src="data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' onload='${RUN('svg-img')}'><image href='${url('svg-in-img')}'/></svg>">
     <animate attributeName=href values="javascript:${RUN('animate')}"/></svg>`,
   math: `<math><mtext><table><mglyph><style><!--</style><img title="--&gt;&lt;img src=1 onerror=${RUN('mutation')}&gt;">`,
   refresh: `<meta http-equiv=refresh content="0;url=${url('refresh')}"><meta http-equiv=refresh content="0;url=javascript:${RUN('refresh-js')}">`,
@@ -165,8 +166,8 @@ describe('hostile mail', { skip }, () => {
     const { messages } = (await list()) as { messages: { ID: string; Subject: string }[] }
     for (const { ID, Subject } of messages) {
       await shown.goto(`${inbox.url}#q=subject:hostile&id=${ID}`)
-      await shown.getByRole('heading', { name: Subject }).waitFor()
-      const element = await shown.locator('iframe').elementHandle()
+      await shown.getByRole('heading', { name: Subject, exact: true }).waitFor()
+      const element = await shown.locator(`iframe[src*="${ID}"]`).elementHandle()
       const frame = await until('the frame', async () => (await element?.contentFrame()) ?? undefined)
       await frame.waitForLoadState('domcontentloaded')
       for (const selector of CLICKED) {
