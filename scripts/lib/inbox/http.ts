@@ -2,10 +2,10 @@
 import { readFileSync } from 'node:fs'
 import { createServer, type IncomingMessage } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type WebSocket, WebSocketServer } from 'ws'
-import { messageOf } from '../cli.ts'
+import { Failure, messageOf, say } from '../cli.ts'
 import { ROOT, type Settings } from '../settings.ts'
 import { type Answer, Bytes, type Call, type Routes, routesOf, summaryOf, VERSION } from './api.ts'
 import { check } from './check.ts'
@@ -88,10 +88,12 @@ export async function serveInbox(settings: Settings, port: number): Promise<Inbo
     const [user = ''] = Buffer.from(login, 'base64').toString().split(':')
     return route.handle({ id, part, params, body, user, isForeign: isForeign(request), signal })
   }
-  /** The status and JSON of what went wrong. Without a server, whatever went wrong is that. */
-  function problem(error: unknown): [number, Answer] {
-    const isOurs = error instanceof HttpError
-    return [isOurs ? error.status : index.isUp ? 500 : 503, { Error: messageOf(error), ...(isOurs && error.facts) }]
+  /** The status and JSON of what went wrong: 503 is the mail server's matter, 500 a bug of ours. */
+  function problem(error: Error): [number, Answer] {
+    if (error instanceof HttpError) return [error.status, { Error: error.message, ...error.facts }]
+    const status = error instanceof Failure || 'code' in error || !index.isUp ? 503 : 500
+    if (status === 500) say(error.stack)
+    return [status, { Error: error.message }]
   }
   server.on('upgrade', (request, socket, head) => {
     socket.on('error', () => {})
@@ -100,7 +102,7 @@ export async function serveInbox(settings: Settings, port: number): Promise<Inbo
       if (!/^\/api\/events(\?|$)/.test(request.url ?? '')) refuse(404, 'There is no such socket')
       sockets.handleUpgrade(request, socket, head, (client) => sockets.emit('connection', client, request))
     } catch (error) {
-      socket.end(`HTTP/1.1 ${problem(error)[0]} Refused\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
+      socket.end(`HTTP/1.1 ${problem(error as Error)[0]} Refused\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
     }
   })
   const close = () => {
@@ -161,8 +163,8 @@ function fileOf(path: string): Bytes {
   try {
     const type = TYPES[path.replace(/.*\./, '')] ?? 'application/octet-stream'
     return new Bytes(`${type}; charset=utf-8`, readFileSync(path))
-  } catch (error) {
-    return refuse(404, `${messageOf(error)}. Type: npm ci`)
+  } catch {
+    return refuse(404, `The inbox has no file ${basename(path)}. Type: npm ci`)
   }
 }
 

@@ -99,7 +99,7 @@ export class Index extends EventEmitter<Events> implements Listener {
 
   /** Looks into all mailboxes now, and waits for those that are being opened again. */
   async refresh(): Promise<void> {
-    const look = (box: Mailbox) => (box.isOpen ? box.look() : box.wasOpen ? box.opened : undefined)
+    const look = (box: Mailbox) => (box.isOpen ? box.look() : this.isUp && box.wasOpen ? box.opened : undefined)
     await Promise.allSettled([...this.#boxes.values()].map(look))
   }
 
@@ -209,7 +209,10 @@ export class Index extends EventEmitter<Events> implements Listener {
     if (!entry) return
     this.#byCopy.delete(copy)
     entry.copies = entry.copies.filter(({ box, uid }) => box !== copy.box || uid !== copy.uid)
-    if (entry.copies.length > 0) return
+    if (entry.copies.length > 0) {
+      if (entry.arrival) this.emit('update', entry)
+      return
+    }
     clearTimeout(entry.timer)
     this.#byKey.delete(entry.key)
     this.#sorted = undefined
@@ -226,7 +229,8 @@ export class Index extends EventEmitter<Events> implements Listener {
   async pause(): Promise<void> {
     const { waiting, watching } = this.#users
     const pace = waiting.size > 0 ? PACE.waiting : watching.size > 0 ? PACE.watching : PACE.idle
-    await sleep(pace, undefined, { signal: this.#pause.signal }).catch(() => {})
+    // A hundred mailboxes are not looked at a hundred times a second each.
+    await sleep(Math.max(pace, this.#boxes.size), undefined, { signal: this.#pause.signal }).catch(() => {})
   }
 
   #isWhole(entry: Entry, isAlone: boolean): boolean {
@@ -272,10 +276,10 @@ export class Index extends EventEmitter<Events> implements Listener {
 
 async function eachBox(copies: Copy[], work: (box: Mailbox, uids: number[]) => Promise<unknown>): Promise<void> {
   const uids = new Map<Mailbox, number[]>()
-  for (const { box, uid } of copies)
-    uids
-      .set(box, uids.get(box) ?? [])
-      .get(box)
-      ?.push(uid)
+  for (const { box, uid } of copies) {
+    const list = uids.get(box)
+    if (list) list.push(uid)
+    else uids.set(box, [uid])
+  }
   await Promise.all([...uids].map(([box, list]) => work(box, list)))
 }

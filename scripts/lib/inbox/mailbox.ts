@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { type FetchMessageObject, ImapFlow } from 'imapflow'
 import { masterLogin } from '../accounts/accounts.ts'
 import type { Settings } from '../settings.ts'
+import { refuse } from './guard.ts'
 
 /** Milliseconds that the server may stay silent, and until the next attempt to connect. */
 const PATIENCE = { answer: 5_000, retry: 250 }
@@ -137,7 +138,7 @@ export class Mailbox {
   }
 
   #connection(): ImapFlow {
-    if (!this.#client?.usable) throw new Error(`${this.address} cannot be read: the mail server is away`)
+    if (!this.#client?.usable) refuse(503, 'The mail server is away. Start it: npm start')
     return this.#client
   }
 

@@ -17,17 +17,24 @@ export type Query = Word[]
 
 const envelope = (entry: Entry): Address[] => envelopeOf(entry).map((address) => ({ name: '', address }))
 const PEOPLE: Record<string, (entry: Entry) => Address[]> = {
-  to: (entry) => [...entry.to, ...envelope(entry)],
-  from: ({ from }) => from,
-  cc: ({ cc }) => cc,
-  bcc: bccOf,
-  'reply-to': ({ replyTo }) => replyTo,
-  addressed: (entry) => [...entry.to, ...entry.cc, ...entry.bcc, ...entry.from, ...entry.replyTo, ...envelope(entry)],
+  'to:': (entry) => [...entry.to, ...envelope(entry)],
+  'from:': ({ from }) => from,
+  'cc:': ({ cc }) => cc,
+  'bcc:': bccOf,
+  'reply-to:': ({ replyTo }) => replyTo,
+  'addressed:': (entry) => [
+    ...entry.to,
+    ...entry.cc,
+    ...entry.bcc,
+    ...entry.from,
+    ...entry.replyTo,
+    ...envelope(entry),
+  ],
 }
 const TEXTS: Record<string, (entry: Entry, value: string) => boolean> = {
-  subject: ({ subject }, value) => fold(subject).includes(value),
-  'message-id': ({ messageId }, value) => fold(messageId).includes(value.replace(/^<|>$/g, '')),
-  tag: (entry, value) => tagsOf(entry).some((tag) => fold(tag) === value),
+  'subject:': ({ subject }, value) => fold(subject).includes(value),
+  'message-id:': ({ messageId }, value) => fold(messageId).includes(value.replace(/^<|>$/g, '')),
+  'tag:': (entry, value) => tagsOf(entry).some((tag) => fold(tag) === value),
 }
 const STATES: Record<string, Test> = {
   'is:read': isRead,
@@ -39,13 +46,14 @@ const STATES: Record<string, Test> = {
 
 /** Reads a query; its dates are meant in `zone`, as "Asia/Tokyo", or this machine's. Refuses with 400 what has no sense. */
 export function parseQuery(query: string, zone?: string): Query {
+  if (/[^\P{Cc}\s]/u.test(query)) refuse(400, 'query: a control character is in it')
   if (query.split('"').length % 2 === 0) refuse(400, `query: a quotation mark is missing: ${query}`)
   const words =
     query.match(/(?:"[^"]*"|[^\s"])+/g) ?? refuse(400, 'query is empty. Write to:someone@example.com or words')
   return words.map((word) => {
     const isNegated = /^[-!]./.test(word)
     const [, name = '', value = ''] = /^[-!]?([a-z-]+):(.*)$/is.exec(word) ?? []
-    const text = (isNegated ? word.slice(1) : word).replaceAll('"', '')
+    const text = (isNegated ? word.slice(1) : word).replaceAll('"', '').replace(/\s+/g, ' ')
     const test = fieldTest(name.toLowerCase(), value.replaceAll('"', '').trim(), zone)
     if (typeof test === 'string') refuse(400, `query: ${word}: ${test}`)
     if (typeof test === 'function') return { test, isNegated }
@@ -57,7 +65,7 @@ export function parseQuery(query: string, zone?: string): Query {
 
 /** The test of a field; what is wrong with its value; or undefined for a name that is no field. */
 function fieldTest(name: string, value: string, zone: string | undefined): Test | string | undefined {
-  const [people, text] = [PEOPLE[name], TEXTS[name]]
+  const [people, text] = [PEOPLE[`${name}:`], TEXTS[`${name}:`]]
   const lower = fold(value)
   if ((people || text) && value === '') return `write ${name}: and a text`
   if (people) {
