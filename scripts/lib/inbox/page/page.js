@@ -1,0 +1,284 @@
+/**
+ * The inbox as a page: all mail as one live list, and one mail in every view. Nothing of a mail becomes HTML of this page:
+ * it is set as text, and its HTML is shown in a frame that has neither scripts nor an origin.
+ */
+import { addressOf, api, attempt, begin, choose, copy, draw, find, go, KEYS, load, mark, markFound, recipientsOf } from './inbox.js'
+import { ROW, remove, removeFound, row, say, senderOf, state, subjectOf, VIEWS } from './inbox.js'
+import { html, render, useEffect, useLayoutEffect, useRef, useState } from './vendor/htm-preact.js'
+import { fullTime, help, number, shortTime, size, words } from './words.js'
+
+/** How many rows are drawn before and behind those on the screen. */
+const AROUND = 8
+/** Characters of a text that are shown: no browser lays out 10 MB in a moment. */
+const SHOWN = 500_000
+
+const isCurrent = (value) => (value ? 'true' : undefined)
+const Icon = ({ name }) => html`<svg aria-hidden="true"><use href=${`#${name}`} /></svg>`
+const Button = ({ icon, label, ...rest }) =>
+  html`<button type="button" class="icon" title=${label} aria-label=${label} ...${rest}><${Icon} name=${icon} /></button>`
+/** The first `count` of many things, and a button for a thousand more. */
+function Some({ items, count, as }) {
+  const [limit, setLimit] = useState(count)
+  const shown = items.slice(0, limit)
+  const rest = items.length - shown.length
+  return html`${as ? shown.map(as) : shown.join(', ')}
+    ${rest > 0 && html` <button type="button" class="more" onClick=${() => setLimit(limit + 1000)}>${words.more(rest)}</button>`}`
+}
+
+function Page() {
+  const { id, isInboxAway, isServerAway, said, dialog } = state
+  return html`<header class="top">
+      <h1><a href="#">${words.title}</a></h1>
+      <${Search} />
+      <${Button} icon="help" label=${words.keys} onClick=${KEYS['?']} />
+    </header>
+    ${(isInboxAway || isServerAway) && html`<p class="away" role="alert">${isInboxAway ? words.away : words.serverAway}</p>`}
+    <main class=${id ? 'reading' : ''}><${Mailboxes} /><${List} /><${Message} id=${id} /></main>
+    <p class=${`said ${said.isQuiet ? 'unseen' : ''}`} role="status">${said.text}</p>
+    ${dialog && html`<${Dialog} ...${dialog} />`}`
+}
+
+function Search() {
+  const field = useRef()
+  const timer = useRef()
+  useEffect(() => {
+    if (document.activeElement !== field.current) field.current.value = state.query
+  }, [state.query])
+  const onInput = () => {
+    clearTimeout(timer.current)
+    timer.current = setTimeout(() => go({ q: field.current.value }, true), 200)
+  }
+  return html`<label class="search" role="search"><${Icon} name="search" />
+    <input type="search" ref=${field} onInput=${onInput} aria-label=${words.search} placeholder=${words.search} autocomplete="off" />
+  </label>`
+}
+
+function Mailboxes() {
+  // On a phone they are a row that is wider than the screen.
+  const show = () => document.querySelector('nav [aria-current]')?.scrollIntoView({ block: 'nearest' })
+  useEffect(show, [state.mailbox, state.mailboxes.length])
+  const link = ({ Name, Total, Unread }) => {
+    const [local, domain] = Name.split('@')
+    return html`<li key=${Name}>
+      <a href=${addressOf({ mailbox: Name, id: '' })} title=${words.found(Total)} aria-current=${isCurrent(Name === state.mailbox)}>
+        <span>${local || words.all}${domain && html`<small>@${domain}</small>`}</span>
+        ${Unread > 0 && html`<b aria-label=${`${number(Unread)} ${words.unread}`}>${number(Unread)}</b>`}
+      </a>
+    </li>`
+  }
+  return html`<nav aria-label=${words.mailboxes}><ul>${[{ Name: '', ...state.everything }, ...state.mailboxes].map(link)}</ul></nav>`
+}
+
+function List() {
+  const scroller = useRef()
+  const { mails, start, total, seen, isLoaded } = state
+  const look = () => {
+    const { scrollTop, clientHeight } = scroller.current
+    const first = Math.floor(scrollTop / ROW)
+    const last = Math.ceil((scrollTop + clientHeight) / ROW)
+    draw({ seen: { first, last, id: row(first)?.ID, offset: scrollTop - first * ROW } })
+    const isHere = (index) => Boolean(row(Math.max(0, Math.min(index, state.total - 1))))
+    if (isLoaded && state.total > 0 && !(isHere(first - AROUND) && isHere(last + AROUND))) load()
+  }
+  const onLook = useRef()
+  onLook.current = look
+  useEffect(() => new ResizeObserver(() => onLook.current()).observe(scroller.current), [])
+  // New mail above does not move what somebody reads further down.
+  useLayoutEffect(() => {
+    const index = seen.first > 0 ? mails.findIndex(({ ID }) => ID === seen.id) : -1
+    if (index >= 0 && start + index !== seen.first) scroller.current.scrollTop = (start + index) * ROW + seen.offset
+  }, [mails])
+  useLayoutEffect(() => {
+    const link = state.focus && document.getElementById(`row-${state.focus}`)
+    if (!link) return
+    link.focus({ preventScroll: true })
+    state.focus = ''
+  })
+  const from = Math.max(0, seen.first - AROUND)
+  const indexes = Array.from({ length: Math.max(0, Math.min(seen.last + AROUND, total) - from) }, (_, index) => from + index)
+  return html`<section class="list" aria-label=${words.list} aria-busy=${!isLoaded}>
+    <${Tools} />
+    <div class="scroller" ref=${scroller} onScroll=${look}>
+      ${isLoaded && total === 0 && html`<${Nothing} />`}
+      <ul role="list" style=${{ height: `${total * ROW}px`, paddingTop: `${from * ROW}px` }}>
+        ${indexes.map((index) => html`<${Row} key=${row(index)?.ID ?? index} mail=${row(index)} index=${index} />`)}
+      </ul>
+    </div>
+  </section>`
+}
+function Nothing() {
+  const { problem, query, mailbox } = state
+  if (problem) return html`<div class="nothing"><p>${words.failed(problem)}</p></div>`
+  if (query || mailbox) return html`<div class="nothing"><h2>${words.noneFound}</h2><p>${words.noneFoundHint}</p></div>`
+  return html`<div class="nothing"><h2>${words.none}</h2><p>${words.noneHint}</p><code>npm run send-email</code></div>`
+}
+/** The buttons over the list: for the chosen mails, or else for all that is found. */
+function Tools() {
+  const IDs = [...state.chosen]
+  const { total, isLoaded } = state
+  if (IDs.length === 0)
+    return html`<div class="tools"><span>${isLoaded && words.found(total)}</span>
+      <${Button} icon="read" label=${words.allRead} disabled=${total === 0} onClick=${markFound} />
+      <${Button} icon="trash" label=${words.deleteFound(total)} disabled=${total === 0} onClick=${removeFound} />
+    </div>`
+  return html`<div class="tools"><span>${words.chosen(IDs.length)}</span>
+    <${Button} icon="close" label=${words.chooseNone} onClick=${() => draw({ chosen: new Set() })} />
+    <${Button} icon="unread" label=${words.asUnread} onClick=${() => mark(IDs, false)} />
+    <${Button} icon="read" label=${words.asRead} onClick=${() => mark(IDs, true)} />
+    <${Button} icon="trash" label=${words.delete} onClick=${() => remove(IDs)} />
+  </div>`
+}
+function Row({ mail, index }) {
+  const place = { 'aria-posinset': index + 1, 'aria-setsize': state.total }
+  if (!mail) return html`<li class="row" ...${place}></li>`
+  const { ID, Read, Created, Attachments } = mail
+  const isChosen = state.chosen.has(ID)
+  const isOpen = ID === state.id
+  const onChoose = ({ target, shiftKey }) => attempt(() => choose(index, target.checked, shiftKey))
+  return html`<li class=${`row ${Read ? '' : 'unread'} ${isOpen ? 'open' : ''} ${isChosen ? 'chosen' : ''}`} ...${place}>
+    <input type="checkbox" checked=${isChosen} aria-label=${words.choose(subjectOf(mail))} onClick=${onChoose} />
+    <a id=${`row-${ID}`} href=${addressOf({ id: ID })} aria-current=${isCurrent(isOpen)} onClick=${() => draw({ isStepped: false })}>
+      <span class="from" dir="auto">${!Read && html`<i role="img" aria-label=${words.unread}></i>`}${senderOf(mail)}</span>
+      <time datetime=${Created} title=${fullTime(Created)}>${shortTime(Created)}</time>
+      <span class="subject" dir="auto">${subjectOf(mail)}</span>
+      ${Attachments > 0 && html`<span class="mark" role="img" aria-label=${words.attachment}><${Icon} name="clip" /></span>`}
+      <span class="recipient">${recipientsOf(mail).slice(0, 20).join(', ')}</span>
+    </a>
+  </li>`
+}
+
+function Message({ id }) {
+  const [mail, setMail] = useState()
+  const heading = useRef()
+  useEffect(() => {
+    if (!id) return setMail()
+    const stop = new AbortController()
+    // "latest" is an ID too.
+    const show = (found) => (found.ID === id ? setMail(found) : go({ id: found.ID }, true))
+    const fail = ({ status, message }) =>
+      stop.signal.aborted || setMail({ ID: id, problem: status === 404 ? words.gone : words.failed(message) })
+    api(`message/${encodeURIComponent(id)}`, { signal: stop.signal }).then((response) => response.json()).then(show, fail)
+    return () => stop.abort()
+    // What could not be read, as the server was away, is asked for again when the list changes.
+  }, [id, mail?.problem && state.mails])
+  useEffect(() => {
+    if (!state.isStepped) heading.current?.focus({ preventScroll: true })
+  }, [mail])
+  const hint = !id && state.total > 0 && html`<p class="nothing">${words.open}<br />${words.openHint}</p>`
+  if (!id || !mail) return html`<article aria-busy=${id !== ''}>${hint}</article>`
+  const isRead = find(id)?.Read !== false
+  const view = state.view === 'html' && !mail.HTML ? 'text' : state.view
+  const back = html`<${Button} icon="back" class="icon back" label=${words.back} onClick=${() => go({ id: '' })} />`
+  if (mail.problem) return html`<article><div class="tools">${back}</div><p class="nothing">${mail.problem}</p></article>`
+  return html`<article aria-busy=${mail.ID !== id} aria-labelledby="subject">
+    <div class="tools">
+      ${back}<span><time datetime=${mail.Date}>${fullTime(mail.Date)}</time></span>
+      <${Button} icon=${isRead ? 'unread' : 'read'} label=${isRead ? words.asUnread : words.asRead} onClick=${() => mark([id], !isRead)} />
+      <a class="icon" title=${words.download} aria-label=${words.download} href=${`api/v1/message/${mail.ID}/raw?dl=1`} download>
+        <${Icon} name="download" /></a>
+      <${Button} icon="trash" label=${words.delete} onClick=${() => remove([id])} />
+    </div>
+    <div class="head" key=${mail.ID}>
+      <h2 id="subject" tabindex="-1" dir="auto" ref=${heading}>${subjectOf(mail)}</h2>
+      <${People} ...${mail} /><${Finds} ...${mail} /><${Files} ...${mail} />
+    </div>
+    <${Tabs} views=${VIEWS.filter((name) => name !== 'html' || mail.HTML)} view=${view} />
+    <${View} mail=${mail} view=${view} key=${`${mail.ID} ${view}`} />
+  </article>`
+}
+/** Who the mail names, and the envelope: who SMTP was told. */
+function People(mail) {
+  const { ReturnPath, From, To, Cc, Bcc, ReplyTo } = mail
+  const full = ({ Name, Address }) => (Name ? `${Name} <${Address}>` : Address || words.nobody)
+  const lines = Object.entries({ from: [From].filter(Boolean), to: To, cc: Cc, bcc: Bcc, replyTo: ReplyTo })
+  const line = ([name, people]) =>
+    people.length > 0 && html`<dt>${words[name]}</dt><dd><${Some} items=${people.map(full)} count=${3} /></dd>`
+  return html`<dl>
+    ${lines.map(line)}
+    <dt>${words.envelope}</dt>
+    <dd>${ReturnPath || words.nullSender} → <${Some} items=${recipientsOf(mail)} count=${3} /></dd>
+  </dl>`
+}
+/** What tests and people look for in a mail: its codes to copy, its links to open and to copy. */
+function Finds({ Code, Links }) {
+  const links = (Links ?? []).filter((link) => /^https?:/i.test(link))
+  if (!Code && links.length === 0) return null
+  const link = (url) => html`<span class="link">
+    <a href=${url} title=${url} target="_blank" rel="noopener noreferrer">
+      <${Icon} name="link" /><span>${url.replace(/^https?:\/\//i, '')}</span></a>
+    <${Button} icon="copy" label=${words.copy(url)} onClick=${() => copy(url)} />
+  </span>`
+  return html`<div class="finds" role="group" aria-label=${words.finds}>
+    ${Code && html`<button type="button" class="code" title=${words.copy(Code)} aria-label=${words.copy(Code)} onClick=${() => copy(Code)}>
+      ${Code}<${Icon} name="copy" /></button>`}
+    <${Some} items=${links} count=${4} as=${link} />
+  </div>`
+}
+function Files({ ID, Attachments = [], Inline = [] }) {
+  const files = [...Attachments, ...Inline]
+  const path = (part) => `api/v1/message/${ID}/part/${part}`
+  const file = ({ PartID, FileName, ContentType, Size }) => html`<a href=${path(PartID)} title=${ContentType} download>
+    <${Icon} name="clip" /><span dir="auto">${FileName || ContentType}</span><small>${size(Size)}</small></a>`
+  if (files.length === 0) return null
+  return html`<div class="files" role="group" aria-label=${words.attachments}><${Some} items=${files} count=${8} as=${file} /></div>`
+}
+
+function Tabs({ views, view }) {
+  // The arrow keys go from tab to tab, Tab goes on to what the tab shows (ARIA Authoring Practices, tabs).
+  const onKeyDown = ({ key }) => {
+    const by = { ArrowRight: 1, ArrowLeft: -1 }[key]
+    if (!by) return
+    draw({ view: views.at((views.indexOf(view) + by) % views.length) })
+    document.querySelector('[aria-selected=true]').focus()
+  }
+  const tab = (name) => html`<button type="button" role="tab" id=${`tab-${name}`} aria-controls="view" aria-selected=${name === view}
+    tabindex=${name === view ? 0 : -1} onClick=${() => draw({ view: name })}>${words[name]}</button>`
+  return html`<div class="tabs">
+    <div role="tablist" aria-label=${words.views} onKeyDown=${onKeyDown}>${views.map(tab)}</div>
+    <${Button} icon="narrow" label=${words.narrow} aria-pressed=${state.isNarrow} onClick=${KEYS.w} />
+  </div>`
+}
+function View({ mail, view }) {
+  const [text, setText] = useState(mail.Text)
+  const [headers, setHeaders] = useState({})
+  useEffect(() => {
+    const stop = new AbortController()
+    const read = async (path) => (await api(`message/${mail.ID}/${path}`, { signal: stop.signal })).text()
+    const fail = (error) => stop.signal.aborted || say(words.failed(error.message))
+    if (view === 'source') read('raw').then(setText, fail)
+    if (view === 'headers') read('headers').then((answer) => setHeaders(JSON.parse(answer)), fail)
+    return () => stop.abort()
+  }, [])
+  const field = ([name, values]) => values.map((value) => html`<dt>${name}</dt><dd>${value.slice(0, SHOWN)}</dd>`)
+  const look = `view ${view} ${state.isNarrow ? 'narrow' : ''}`
+  return html`<div class=${look} id="view" role="tabpanel" aria-labelledby=${`tab-${view}`} tabindex="0">
+    ${view === 'html' && html`<iframe title=${words.frame(subjectOf(mail))} src=${`view/${mail.ID}.html?embed=1`}
+      referrerpolicy="no-referrer" sandbox="allow-popups allow-popups-to-escape-sandbox"></iframe>`}
+    ${view === 'headers' && html`<dl>${Object.entries(headers).flatMap(field)}</dl>`}
+    ${(view === 'text' || view === 'source') && html`<pre dir="auto">${text.slice(0, SHOWN)}</pre>
+      ${text.length > SHOWN && html`<p class="cut">${words.cut(size(mail.Size))}</p>`}`}
+  </div>`
+}
+
+/** The question before something is deleted, or without one the keys. */
+function Dialog({ question, about, work }) {
+  const dialog = useRef()
+  useEffect(() => dialog.current.showModal(), [])
+  const close = () => dialog.current.close()
+  const yes = () => {
+    close()
+    attempt(work)
+  }
+  const table = (lines) => html`<dl>${lines.map(([key, text]) => html`<dt><kbd>${key}</kbd></dt><dd>${text}</dd>`)}</dl>`
+  const onClick = ({ target }) => target === dialog.current && close()
+  return html`<dialog ref=${dialog} onClose=${() => draw({ dialog: undefined })} onClick=${onClick} aria-labelledby="asked"><div>
+    <h2 id="asked">${question ?? words.keys}</h2>
+    ${question ? html`<p>${about}</p>` : html`<div class="tables">${help.map(table)}</div>`}
+    <p class="answers">
+      <button type="button" onClick=${close}>${question ? words.cancel : words.close}</button>
+      ${question && html`<button type="button" class="sure" onClick=${yes}>${words.delete}</button>`}
+    </p>
+  </div></dialog>`
+}
+
+begin(() => render(html`<${Page} />`, document.getElementById('page')))

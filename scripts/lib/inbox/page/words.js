@@ -1,0 +1,129 @@
+/** What the page says, in English and Japanese; the browser's language decides. And figures and dates as it writes them. */
+const language = navigator.language
+const isJapanese = language.startsWith('ja')
+document.documentElement.lang = isJapanese ? 'ja' : 'en'
+
+export const number = (value) => value.toLocaleString(language)
+const mails = (count) => (count === 1 ? '1 mail' : `${number(count)} mails`)
+
+const table = {
+  title: ['Inbox', '受信箱'],
+  all: ['All mail', 'すべてのメール'],
+  mailboxes: ['Mailboxes', 'メールボックス'],
+  search: ['Search mail', 'メールを検索'],
+  keys: ['Keys and search', 'キー操作と検索'],
+  list: ['List of mail', 'メール一覧'],
+  found: [mails, (count) => `${number(count)}通`],
+  chosen: [(count) => `${number(count)} chosen`, (count) => `${number(count)}通を選択中`],
+  choose: [(subject) => `Choose “${subject}”`, (subject) => `「${subject}」を選択`],
+  chooseNone: ['Choose none', '選択を解除'],
+  unread: ['unread', '未読'],
+  attachment: ['with attachment', '添付ファイルあり'],
+  allRead: ['Mark all as read', 'すべて既読にする'],
+  asRead: ['Mark as read', '既読にする'],
+  asUnread: ['Mark as unread', '未読にする'],
+  delete: ['Delete', '削除'],
+  deleteFound: [(count) => `Delete all ${mails(count)}`, (count) => `${number(count)}通をすべて削除`],
+  askDelete: [(count) => `Delete ${mails(count)} for good?`, (count) => `${number(count)}通のメールを完全に削除しますか？`],
+  askChosen: ['All that you have chosen.', '選択したメールがすべて削除されます。'],
+  askAll: ['All mail in all mailboxes.', 'すべてのメールボックスの全メールが削除されます。'],
+  askMailbox: [(mailbox) => `All mail in ${mailbox}.`, (mailbox) => `${mailbox}の全メールが削除されます。`],
+  askSearch: [(query) => `All mail found with “${query}”.`, (query) => `「${query}」の検索結果がすべて削除されます。`],
+  deleted: [(count) => `${mails(count)} deleted`, (count) => `${number(count)}通を削除しました`],
+  working: ['One moment…', '処理しています…'],
+  cancel: ['Cancel', 'キャンセル'],
+  close: ['Close', '閉じる'],
+  back: ['Back to the list', '一覧に戻る'],
+  noSubject: ['(no subject)', '（件名なし）'],
+  nobody: ['(no sender)', '（差出人なし）'],
+  from: ['From', '差出人'],
+  to: ['To', '宛先'],
+  cc: ['Cc', 'Cc'],
+  bcc: ['Bcc', 'Bcc'],
+  replyTo: ['Reply-To', '返信先'],
+  envelope: ['Envelope', 'エンベロープ'],
+  nullSender: ['<>', '<>'],
+  more: [(count) => `${number(count)} more`, (count) => `ほか${number(count)}件`],
+  download: ['Download raw mail', '元のメールをダウンロード'],
+  finds: ['Code and links', '認証コードとリンク'],
+  copy: [(text) => `Copy ${text}`, (text) => `${text}をコピー`],
+  copied: ['Copied', 'コピーしました'],
+  attachments: ['Attachments', '添付ファイル'],
+  views: ['Views', '表示形式'],
+  html: ['HTML', 'HTML'],
+  text: ['Text', 'テキスト'],
+  headers: ['Headers', 'ヘッダー'],
+  source: ['Source', 'ソース'],
+  narrow: ['Narrow preview', '狭い画面でのプレビュー'],
+  frame: [(subject) => `“${subject}” as HTML`, (subject) => `「${subject}」のHTML表示`],
+  cut: [
+    (size) => `This is the beginning of ${size}. The download has the whole mail.`,
+    (size) => `全体（${size}）の先頭部分です。続きはダウンロードしてご覧ください。`,
+  ],
+  gone: ['This mail is not here any more.', 'このメールはもうありません。'],
+  none: ['No mail yet', 'メールはまだありません'],
+  noneHint: ['Mail to any address arrives here. Try it:', 'どの宛先に送ったメールもここに届きます。送信してみましょう。'],
+  noneFound: ['Nothing found', '見つかりませんでした'],
+  noneFoundHint: ['No mail here matches.', '条件に合うメールはありません。'],
+  open: ['Choose a mail to read it here.', 'メールを選ぶと、ここに表示されます。'],
+  openHint: ['? shows the keys.', '「?」でキー操作の一覧を表示します。'],
+  arrived: [(from, subject) => `New mail from ${from}: ${subject}`, (from, subject) => `${from}から新着メール：${subject}`],
+  away: [
+    'The inbox does not answer. This page connects again by itself.',
+    '受信箱のサーバーから応答がありません。自動的に再接続します。',
+  ],
+  serverAway: [
+    'The mail server does not answer. Start it with npm\u00a0start; this page connects by itself.',
+    'メールサーバーから応答がありません。npm\u00a0startで起動すると、自動的に再接続します。',
+  ],
+  failed: [(why) => `That did not work: ${why}`, (why) => `処理できませんでした：${why}`],
+}
+const HELP = {
+  keys: [
+    ['j  k', 'next, previous mail', '次・前のメール'],
+    ['Enter', 'open', '開く'],
+    ['x', 'choose', '選択'],
+    ['u', 'read, unread', '既読・未読の切り替え'],
+    ['Del  #', 'delete', '削除'],
+    ['c', 'copy the code', '認証コードをコピー'],
+    ['1  2  3  4', 'HTML, text, headers, source', 'HTML・テキスト・ヘッダー・ソース'],
+    ['w', 'narrow, wide', '表示幅の切り替え'],
+    ['/', 'search', '検索'],
+    ['Esc', 'back', '戻る'],
+  ],
+  search: [
+    ['to:ann@shop.example', 'a whole address', 'アドレス全体'],
+    ['from:shop', 'a part; also cc: bcc: subject:', '一部。cc: bcc: subject:も可'],
+    ['"two words"', 'as it stands', '語句をそのまま'],
+    ['-word', 'without it', '含まないもの'],
+    ['is:unread', 'or is:read', 'is:readも可'],
+    ['has:attachment', 'or has:inline', 'has:inlineも可'],
+    ['after:2026-11-01', 'or before:', 'before:も可'],
+    ['larger:1M', 'or smaller:', 'smaller:も可'],
+  ],
+}
+const side = isJapanese ? 1 : 0
+export const words = Object.fromEntries(Object.entries(table).map(([name, sides]) => [name, sides[side]]))
+export const help = Object.values(HELP).map((lines) => lines.map(([key, ...sides]) => [key, sides[side]]))
+
+export function size(bytes) {
+  const isMega = bytes >= 999_500
+  const [value, unit] = bytes < 1000 ? [bytes, 'B'] : isMega ? [bytes / 1e6, 'MB'] : [bytes / 1e3, 'kB']
+  return `${value.toLocaleString(language, { maximumFractionDigits: isMega ? 1 : 0 })} ${unit}`
+}
+
+const clock = new Intl.DateTimeFormat(language, { hour: '2-digit', minute: '2-digit' })
+const day = new Intl.DateTimeFormat(language, { month: 'short', day: 'numeric' })
+const date = new Intl.DateTimeFormat(language, { year: 'numeric', month: '2-digit', day: '2-digit' })
+const full = new Intl.DateTimeFormat(language, {
+  ...{ weekday: 'short', year: 'numeric', month: 'short', day: 'numeric' },
+  ...{ hour: '2-digit', minute: '2-digit', second: '2-digit' },
+})
+const written = (text, format) => (Number.isNaN(Date.parse(text)) ? '' : format.format(new Date(text)))
+export const fullTime = (text) => written(text, full)
+/** The time today, the day this year, the date before. */
+export function shortTime(text) {
+  const [time, now] = [new Date(text), new Date()]
+  if (time.toDateString() === now.toDateString()) return written(text, clock)
+  return written(text, time.getFullYear() === now.getFullYear() ? day : date)
+}
