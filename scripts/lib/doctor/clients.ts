@@ -98,11 +98,9 @@ export function openPop3(facts: Facts, login: Login): Promise<Pop3Session> {
   return Pop3Session.open({ host, port: ports.pop3, tls: 'none', timeout: ANSWER }, login)
 }
 
-export type Tell = NonNullable<Parameters<typeof SmtpSession.open>[1]['tell']>
-
 /** A session over SMTP on port 25; with a login where one is given. */
-export function openSmtp(facts: Facts, login?: Login, tell?: Tell): Promise<SmtpSession> {
+export function openSmtp(facts: Facts, login?: Login): Promise<SmtpSession> {
   const { host, ports } = facts.settings()
-  const options = { login, loginWasChosen: login !== undefined, ...(tell && { tell }) }
+  const options = { login, loginWasChosen: login !== undefined }
   return SmtpSession.open({ host, port: ports.smtp, tls: 'none', timeout: ANSWER }, options)
 }

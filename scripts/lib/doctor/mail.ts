@@ -5,7 +5,7 @@ import { BAR, CATCHALL, FOO, type Login, masterLogin, VIRTUAL_DOMAIN } from '../
 import { messageOf } from '../cli.ts'
 import { enabledProtocols } from '../settings.ts'
 import { type Finding, failure, Skipped, verdict, warning } from './check.ts'
-import { imapLogin, openPop3, openSmtp, sayByImap, type Tell } from './clients.ts'
+import { imapLogin, openPop3, openSmtp, sayByImap } from './clients.ts'
 import { ANSWER, type Facts, MAIN_CF, VIRTUAL } from './facts.ts'
 import { causeIn, explained, fixOf, queueOf } from './log.ts'
 import { addressesOf, domainsOf } from './rules.ts'
@@ -167,12 +167,9 @@ export async function mailUnknown(facts: Facts): Promise<Finding[]> {
   const takesAll = facts.entries(VIRTUAL).some(({ text }) => text.toLowerCase().startsWith(`@${domain} `))
   if (!domainsOf(facts).includes(domain) || takesAll) throw new Skipped(`${domain} takes any address, or none`)
   const recipient = `nobody-${randomBytes(4).toString('hex')}@${domain}`
-  const said: string[] = []
   try {
-    const tell: Tell = (who, line) => (who === 'client' && /^RCPT/i.test(line) ? said.splice(0) : said.push(line))
-    const session = await openSmtp(facts, undefined, tell)
-    await session.accepts(recipient)
-    const reply = said[0] ?? ''
+    const session = await openSmtp(facts)
+    const reply = await session.replyTo(recipient)
     await session.close()
     if (reply.startsWith('550')) return verdict([], `${reply.slice(0, 9)} for ${recipient}`)
     const where = `see smtpd_recipient_restrictions and virtual_alias_domains in ${MAIN_CF}`

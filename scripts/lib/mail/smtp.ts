@@ -181,11 +181,11 @@ export class SmtpSession {
     }
   }
 
-  /** Whether the server takes mail of the null envelope sender for a recipient: 2xx to RCPT TO. Nothing is sent. */
-  async accepts(recipient: string): Promise<boolean> {
+  /** The server's reply to RCPT TO for a recipient, with the null envelope sender. Nothing is sent. */
+  async replyTo(recipient: string): Promise<string> {
     await this.#step((done) => this.#connection.login({ method: 'ASK', user: recipient, pass: '' }, done))
     this.#needsReset = true
-    return String(this.#connection.lastServerResponse).startsWith('2')
+    return onOneLine(String(this.#connection.lastServerResponse))
   }
 
   /** Says QUIT and drops the connection. */

@@ -62,7 +62,7 @@ export async function acceptsRecipient(settings: Settings, address: string): Pro
   const server = { host: settings.host, port: settings.ports.smtp, tls: 'none', timeout: DELIVERY } as const
   try {
     const session = await SmtpSession.open(server, { login: undefined, loginWasChosen: false })
-    const accepts = await session.accepts(address)
+    const accepts = (await session.replyTo(address)).startsWith('2')
     await session.close()
     return accepts
   } catch {
