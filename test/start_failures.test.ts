@@ -148,13 +148,3 @@ test('limits of messages and of mailboxes: what is accepted arrives, and the cat
   })
   await runHere(project, {}, 'stop')
 })
-
-test('SMTP_ONLY=1 starts Postfix alone', async () => {
-  const { code, stderr } = await startWith('development-mail-server.env', (text) =>
-    text.replace('SMTP_ONLY=0', 'SMTP_ONLY=1'),
-  )
-  assert.equal(code, 0, stderr)
-  assert.equal(await send(project.ports, BAR, 'queued for lack of Dovecot'), null)
-  assert.ok(!existsSync(`${project.stateDir}/run/master.pid`))
-  await runHere(project, {}, 'stop')
-})

@@ -5,7 +5,7 @@ import { aliasesOf, domainOf } from '../accounts/changes.ts'
 import { readConfiguration } from '../accounts/configuration.ts'
 import { Failure, messageOf, step } from '../cli.ts'
 import { enabledProtocols, type Settings } from '../settings.ts'
-import { chooseEngine, runningNativeEngine } from './choose.ts'
+import { chooseEngine } from './choose.ts'
 import type { Engine } from './engine.ts'
 import { usageOf } from './mailboxes.ts'
 import { isAnswering, silentProtocols } from './proof.ts'
@@ -25,8 +25,6 @@ export interface Server {
 
 /** The engine and whether its server is up. One that restarts itself is: its ports are asked again for a while. */
 export async function serverOf(settings: Settings): Promise<Server> {
-  const native = await runningNativeEngine(settings)
-  if (native) return { engine: native, running: true }
   const engine = await chooseEngine(settings).catch(() => undefined)
   if (engine) return { engine, running: (await engine.isRunning()) || (await isAnswering(settings)) }
   const running = await step('Looking for the mail server', async () => {

@@ -66,13 +66,12 @@ export async function makeConfiguration(
 
   copyConfiguration(folder, settings.stateDir, environment)
   const file = (name: string) => readOr(join(folder, 'config', name))
-  const minor = await dovecotMinor()
   write('postfix/main.cf', base('main.cf', settings, environment))
   const fixed = await changeMainCf(environment, join(folder, 'postfix'), file('postfix-main.cf'))
-  await makeMasterCf(settings, environment, join(folder, 'postfix'), file('postfix-master.cf'))
-  // A main.cf that is younger than two seconds makes each program wait, in case it is still being written.
-  const past = new Date(Date.now() - 10_000)
-  utimesSync(join(folder, 'postfix', 'main.cf'), past, past)
+  const [minor] = await Promise.all([
+    dovecotMinor(),
+    makeMasterCf(settings, environment, join(folder, 'postfix'), file('postfix-master.cf')),
+  ])
   const { users, ...tables } = accountTables(settings, environment, file, minor)
   for (const [name, text] of Object.entries(tables)) write(`postfix/${name}`, text)
   const userdbMarker = createHash('sha256').update(users.join()).digest('hex').slice(0, 16)
@@ -174,7 +173,11 @@ async function changeMainCf(environment: Environment, folder: string, text: stri
     ...(environment.SMTP_ONLY === '1' ? ['smtpd_sasl_auth_enable = no'] : []),
     ...(environment.SSL_TYPE ? [] : ['smtpd_tls_security_level = none', 'smtpd_tls_chain_files =']),
   ]
+  // A main.cf that is younger than two seconds makes each program wait, in case it is still being written.
+  const age = () => utimesSync(join(folder, 'main.cf'), 0, Date.now() / 1000 - 10)
+  age()
   if (changes.length > 0) await postconf(folder, ['-e', ...changes])
+  age()
   return PRIVATE.filter((name) => own.some((line) => line.name === name))
 }
 
