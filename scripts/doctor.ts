@@ -25,8 +25,8 @@ Says why mail does not arrive, and what to type. Where all is right, that is one
 failure with what was seen and, where the cause is certain, the fix.
 
   --verbose     all checks, those that are ok or skipped too
-  --fix         mend what is safe to mend: BOM, CRLF, a missing last line end, capitals in account addresses, what a
-                killed add-account left, a lock or a pid file of a dead process; missing packages after asking
+  --fix         mend what is safe to mend: BOM, CRLF, a missing last line end, capitals and stray spaces of accounts,
+                what a killed add-account left, the lock of a dead process; missing packages after asking
   --yes         with --fix: do not ask
   --only NAME   only this check; may be given several times
   --list        the names of all checks

@@ -122,7 +122,7 @@ case "$1 $2" in
     exec $program -c $state/postfix $(echo "$@" | sed "s#/tmp/docker-mailserver#$state/config#g") ;;
   "exec development-mail-server") shift 2; program=$1; shift
     case $program in
-      cat) exec cat -- "$(echo "$2" | sed "s#/etc/dovecot#$state/dovecot#")" </dev/null ;;
+      cat) exec cat -- "$(echo "$2" | sed "s#^/etc#$state#")" </dev/null ;;
       find) exit 0 ;;
       df) exec df "$@" </dev/null ;;
       doveadm|doveconf) exec $program -c $state/dovecot/dovecot.conf "$@" </dev/null ;;
