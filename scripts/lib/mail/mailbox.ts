@@ -67,32 +67,23 @@ export async function select(
   end = Number.POSITIVE_INFINITY,
 ): Promise<Pop3Message[]> {
   const newestFirst = messages.toReversed()
-  const isJudged = ({ uidl }: Pop3Message) => verdicts.has(uidl)
-  /** Those that match in front of the first that is not judged, and that one's place. */
+  const isFiltered = matchesHeader !== undefined || matchesBody !== undefined
+  const unknown = newestFirst.filter(({ uidl }) => isFiltered && !verdicts.has(uidl))
+  const fetched = session.each(unknown, matchesBody ? 'RETR' : 'TOP')
   const selected: Pop3Message[] = []
-  let next = 0
-  const isEnough = () => {
-    for (; selected.length < limit; next++) {
-      const message = newestFirst[next]
-      if (message && !isJudged(message)) return false
-      if (!message) break
-      if (verdicts.get(message.uidl)) selected.push(message)
+  for (const message of newestFirst) {
+    if (selected.length >= limit) break
+    if (isFiltered && !verdicts.has(message.uidl)) {
+      const next = Date.now() > end ? undefined : await fetched.next()
+      if (!next || next.done) break
+      const [{ uidl }, raw] = next.value
+      // One that is not there any more was deleted by somebody else.
+      const isMatch = raw !== undefined && (matchesHeader?.(readHeaders(raw)) ?? true)
+      verdicts.set(uidl, isMatch && (matchesBody?.(await readMail(raw)) ?? true))
     }
-    return true
+    if (verdicts.get(message.uidl) ?? !isFiltered) selected.push(message)
   }
-  if (!matchesHeader && !matchesBody) {
-    for (const { uidl } of newestFirst) if (!verdicts.has(uidl)) verdicts.set(uidl, true)
-  }
-  if (!isEnough()) {
-    const unknown = newestFirst.filter((message) => !isJudged(message))
-    for await (const [{ uidl }, raw] of session.each(unknown, matchesBody ? 'RETR' : 'TOP')) {
-      const isMatch = async (bytes: Buffer) =>
-        (matchesHeader?.(readHeaders(bytes)) ?? true) && (matchesBody?.(await readMail(bytes)) ?? true)
-      // Deleted by somebody else meanwhile.
-      verdicts.set(uidl, raw !== undefined && (await isMatch(raw)))
-      if (isEnough() || Date.now() > end) break
-    }
-  }
+  await fetched.return(undefined)
   return selected.reverse()
 }
 

@@ -110,13 +110,13 @@ export async function chooseMailboxes(
 /** The whole address that --account or else --to names, when it belongs to nobody here and mail for it is caught. */
 function caughtAddress({ account, to = [] }: PopValues): string | undefined {
   const address = account ?? (to.length === 1 ? to[0] : undefined)
-  const [, domain] = /^[^\s@<>"/]+@([^\s@<>"/]+\.[^\s@<>"/]+)$/.exec(address?.toLowerCase() ?? '') ?? []
-  if (!address || !domain || address.toLowerCase() === CATCHALL) return undefined
+  const [, lower, domain] = /^<?([^\s@<>"/]+@([^\s@<>"/]+\.[^\s@<>"/]+))>?$/.exec(address?.toLowerCase() ?? '') ?? []
+  if (!lower || !domain || lower === CATCHALL) return undefined
   // An unknown name of a virtual mailbox domain is refused, and an alias leads to an account.
   const isVirtual = readAccounts().some((one) => one.address !== CATCHALL && one.address.endsWith(`@${domain}`))
   const file = join(CONFIG_DIR, 'postfix-virtual.cf')
   const isAlias = parseAliases(existsSync(file) ? readFileSync(file, 'utf8') : '').some(
-    ({ alias, recipients }) => [address.toLowerCase(), `@${domain}`].includes(alias) && !recipients.includes(CATCHALL),
+    ({ alias, recipients }) => [lower, `@${domain}`].includes(alias) && !recipients.includes(CATCHALL),
   )
   return isVirtual || isAlias ? undefined : address
 }
