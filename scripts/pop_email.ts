@@ -68,6 +68,7 @@ Examples:
 
 /** How many mails of a mailbox are named when the wait was in vain. */
 const INSTEAD = 10
+const OTHER = 'Another pop_email --delete is at work on'
 /** The views that show the newest match alone where one mail is waited for. */
 const FOR_ONE: readonly string[] = ['text', 'html', 'links', 'code', 'raw']
 
@@ -107,7 +108,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   }
   const save = saver(mailFolder, attachmentFolder)
   const views: Record<typeof view, View> = { ...VIEWS, list, save, 'save-attachments': save }
-  const counts = { there: 0, selected: 0, read: 0, shown: 0 }
+  const counts = { there: 0, read: 0, shown: 0 }
   const shown = new Map<Mailbox, Set<string>>()
   const { write, flush } = writer(io)
 
@@ -118,11 +119,13 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
     shown.set(mailbox, uidls)
     counts.there += messages.length
     const wanted = await select(session, messages, mailbox, filters, isForOne ? 1 : filters.last)
-    counts.selected += wanted.length
     for await (const [message, raw] of session.each(wanted, isHeader ? 'TOP' : 'RETR')) {
-      // Another reader has deleted it meanwhile.
-      if (!raw) verdicts.set(message.uidl, false)
-      if (!raw) continue
+      if (!raw) {
+        // Another reader has deleted it meanwhile.
+        verdicts.set(message.uidl, false)
+        counts.there--
+        continue
+      }
       counts.read++
       // A view gets as much of the mail as it shows.
       const mail = (isAsItIs ? { warnings: [] } : isHeader ? readHeaders(raw) : await readMail(raw)) as unknown as Mail
@@ -165,8 +168,10 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   let release: (() => void) | undefined
   try {
     if (isForDeletion && !search) {
-      release = await claim(claimsOf(server, mailboxes), Date.now() + server.timeout)
-      if (!release) throw new Failure('failed', `Another pop_email --delete works on ${names}. Wait for it, or end it.`)
+      const claims = claimsOf(server, mailboxes)
+      const patience = () => claim(claims, Date.now() + server.timeout)
+      release = (await claim(claims, 0)) ?? (await step(`${OTHER} ${names}`, patience, io.stderr))
+      if (!release) throw new Failure('failed', `${OTHER} ${names}. Wait for it, or end it.`)
     }
     do {
       if (search) {
@@ -175,6 +180,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
         if (found < wait.expect) {
           io.say(`No match after ${wait.seconds} s: ${found} of ${mails(wait.expect)}. What is there instead:`)
           for (const mailbox of mailboxes) await tellInstead(mailbox)
+          if (search.isHeld) io.say(`${OTHER} ${names}.`)
           return 'noMatch'
         }
       }
@@ -185,7 +191,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
     if (listed.length > 0) await write(`${listOf(listed, io.stdout.columns)}\n`)
     await flush()
 
-    if (counts.selected === 0) {
+    if (counts.read === 0) {
       const matching = counts.there > 0 ? ` matches, of ${mails(counts.there)} that are there` : ''
       io.say(`No mail${matching} in ${names}.`)
     }
@@ -196,8 +202,8 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
       const others = counts.shown > deleted ? `; another reader had taken ${mails(counts.shown - deleted)}` : ''
       io.say(`Deleted: ${mails(deleted)}${others}.`)
     }
-    if (counts.selected === 0 || counts.shown > 0) return
-    io.say(`Nothing to show: ${mails(counts.selected)}, and none has what --${view} asks for.`)
+    if (counts.read === 0 || counts.shown > 0) return
+    io.say(`Nothing to show: ${mails(counts.read)}, and none has what --${view} asks for.`)
     return 'failed'
   } finally {
     release?.()

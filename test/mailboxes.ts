@@ -1,8 +1,11 @@
 /** For the tests of pop_email: mails, a real server to deliver them to, and sessions of the tests' own. */
 import assert from 'node:assert/strict'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { chownSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { type Pop3Message, Pop3Session } from '../scripts/lib/mail/pop3.ts'
-import { Project, type Result, type RunOptions, until } from './harness.ts'
+import { main } from '../scripts/pop_email.ts'
+import { Project, type Result, until } from './harness.ts'
+import { type HereOptions, runHere } from './here.ts'
 import { sendRaw } from './smtp_raw.ts'
 
 export const DOMAIN = 'development-virtual.example.com'
@@ -56,6 +59,7 @@ export class Mailboxes {
       const file = project.path('development-mail-server.env')
       writeFileSync(file, readFileSync(file, 'utf8').replace(/(POSTFIX_MESSAGE_SIZE_LIMIT)=.*/, '$1=40000000'))
       await project.start()
+      Object.assign(process.env, project.env)
       return new Mailboxes(project)
     } catch (error) {
       await project.remove()
@@ -63,12 +67,13 @@ export class Mailboxes {
     }
   }
 
+  /** pop_email in this process. */
   pop(...args: string[]): Promise<Result> {
-    return this.project.run('pop_email', ...args)
+    return runHere(main, {}, ...args)
   }
 
-  popWith(options: RunOptions, ...args: string[]): Promise<Result> {
-    return this.project.runWith(options, 'pop_email', ...args)
+  popOn(options: HereOptions, ...args: string[]): Promise<Result> {
+    return runHere(main, options, ...args)
   }
 
   async visit<T>(user: string, work: (session: Pop3Session) => Promise<T>): Promise<T> {
@@ -100,6 +105,19 @@ export class Mailboxes {
       await sendRaw(this.project.ports.smtp, to, content)
       await until('the mail is there', async () => (await this.count(user)) > before)
     }
+  }
+
+  /** Puts small mails into a mailbox that has none, in one go: "filled 0" is the oldest. */
+  async fill(user: string, count: number): Promise<void> {
+    const [name = '', domain = ''] = user.split('@')
+    const folder = join(this.project.stateDir, 'mail', domain, name, 'new')
+    const { uid, gid } = statSync(folder)
+    for (let index = 0; index < count; index++) {
+      const file = join(folder, `${1_000_000_000 + index}.M0P1.client`)
+      writeFileSync(file, simple(`filled ${index}`))
+      chownSync(file, uid, gid)
+    }
+    await until('they are there', async () => (await this.count(user)) >= count, 60_000)
   }
 
   async empty(): Promise<void> {

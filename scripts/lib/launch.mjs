@@ -6,8 +6,8 @@
 import { dirname, join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 
-// The oldest Node with util.styleText; package.json's "engines" says the same.
-const OLDEST = '20.12'
+// The oldest Node that html-to-text runs on; package.json's "engines" says the same.
+const OLDEST = '20.19'
 
 const [name, ...args] = process.argv.slice(2)
 const script = join(dirname(dirname(fileURLToPath(import.meta.url))), `${name}.ts`)

@@ -19,7 +19,7 @@ export async function claim(names: string[], deadline: number): Promise<(() => v
   for (;;) {
     const held: Server[] = []
     const release = () => {
-      for (const server of held) server.close()
+      for (const server of held.splice(0)) server.close()
     }
     for (const name of names) {
       const server = await listen(pathOf(name))

@@ -13,40 +13,27 @@ type Decoder = (bytes: Uint8Array) => string
 
 /** iconv-lite is loaded for the mail that needs it: it takes as long as reading fifty mails. */
 let loaded: typeof import('iconv-lite') | undefined
-function iconv(label: string): Decoder {
+function iconv(): typeof import('iconv-lite') {
   loaded ??= createRequire(import.meta.url)('iconv-lite') as typeof import('iconv-lite')
-  const { decode } = loaded
-  return (bytes) => decode(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length), label)
+  return loaded
 }
 
 /** No label, or one that promises no more than ASCII. */
 const NO_LABEL = /^$|^(us-?)?ascii$|^ansi_x3\.4-19\d\d$|^(x-)?unknown|^[78]-?bit$|^binary$|^default$|^none$/
-/** Labels that TextDecoder does not know, by what they mean. */
-const ALIASES: [RegExp, string][] = [
-  [/^(?:x-ms-)?(?:cp|ms|ibm|windows|x-windows)[-_]?(\d+)$/, 'cp$1'],
-  [/^(?:x-)?(?:shift|s)[-_]?jis/, 'shift_jis'],
-  [/^(?:x-)?euc[-_]?jp|^cp51932$/, 'euc-jp'],
-  [/^(?:cs)?iso[-_]?2022[-_]?jp|^cp5022[012]$|^junet$/, 'iso-2022-jp'],
-  [/^uhc$|^(?:x-)?euc[-_]?kr$/, 'euc-kr'],
-  [/^utf8mb[34]$/, 'utf-8'],
-  [/^(?:cs)?(?:iso[-_ ]?)?8859[-_ ]?(\d+)$/, 'iso-8859-$1'],
-  [/^ansi$/, 'cp1252'],
+/** What senders mean by their labels, mostly a superset of the standard that is named; iconv-lite knows the others. */
+const TABLES: [RegExp, string][] = [
+  [/utf[-_ ]?8|65001$/, 'utf-8'],
+  [/2022-?jp|5022\d$|^junet$/, 'iso-2022-jp'],
+  [/euc[-_]?jp|(51|20)932$/, 'euc-jp'],
+  [/s(hift)?[-_]?jis|31j$|kanji|932$/, 'cp932'],
+  [/^ks_?c|euc[-_]?kr|949$|^uhc$|^korean$/, 'cp949'],
+  [/gb[k_]?\d*$|^gb|936$|^chinese$/, 'gb18030'],
+  [/big-?5|950$/, 'big5-hkscs'],
+  [/8859[-_]?1(:\d+)?$|latin-?1$|^l1$|1252$|^ansi$|819$/, 'cp1252'],
+  [/8859[-_]?9|latin-?5$|^l5$/, 'cp1254'],
+  [/^tis|874$|8859[-_]?11/, 'cp874'],
+  [/^(unicode|utf-?16|(iso-10646-)?ucs-?2)$/, 'utf-16'],
 ]
-const CODE_PAGES = new Map([
-  ['cp932', 'shift_jis'],
-  ['cp936', 'gbk'],
-  ['cp949', 'euc-kr'],
-  ['cp950', 'big5'],
-  ['cp20932', 'euc-jp'],
-  ['cp65001', 'utf-8'],
-])
-/** What Node decodes by a smaller table than the label's senders (nodejs/node issue 56542), by iconv-lite. */
-const WIDER = new Map([
-  ['windows-1252', 'cp1252'],
-  ['euc-kr', 'cp949'],
-  ['big5', 'big5-hkscs'],
-  ['gbk', 'gb18030'],
-])
 
 const decoders = new Map<string, { name: string; decode: Decoder } | undefined>()
 
@@ -59,45 +46,46 @@ function decoderOf(label: string): { name: string; decode: Decoder } | undefined
   return decoder
 }
 
-function findDecoder(label: string) {
-  let alias = label
-  for (const [pattern, meaning] of ALIASES)
-    if (pattern.test(alias)) alias = alias.replace(pattern, meaning).slice(0, 40)
-  alias = /^iso-2022-jp|^shift_jis|^euc-jp/.exec(alias)?.[0] ?? CODE_PAGES.get(alias) ?? alias
-  if (alias === 'iso-2022-jp') return { name: alias, decode: fromIso2022jp }
-  // Without a mark iconv-lite finds out which byte comes first.
-  if (/^utf-?16$/.test(alias)) return { name: 'utf-16', decode: iconv('utf-16') }
-  for (const name of [alias, alias.replace(/^cp(?=874$|125\d$)/, 'windows-'), alias.replace(/^x-/, '')]) {
-    try {
-      const decoder = new TextDecoder(name)
-      const wider = WIDER.get(decoder.encoding)
-      return { name: decoder.encoding, decode: wider ? iconv(wider) : (bytes: Uint8Array) => decoder.decode(bytes) }
-    } catch {}
-  }
-  iconv(alias)
-  const isCharset = !/^(internal|hex|base64|binary|buffer)/.test(alias) && loaded?.encodingExists(alias)
-  return isCharset ? { name: alias, decode: iconv(alias) } : undefined
+function findDecoder(label: string): { name: string; decode: Decoder } | undefined {
+  const short = label.replace(/^x-(ms-)?|^cs(?=iso|euc|shift|big)/, '').replace(/^(ms|ibm|win(dows)?)[-_]?(?=\d)/, 'cp')
+  const name = TABLES.find(([pattern]) => pattern.test(short))?.[1] ?? short
+  if (name === 'utf-8') return { name, decode: (bytes) => utf8.decode(bytes) }
+  if (name === 'iso-2022-jp') return { name, decode: fromIso2022jp }
+  if (/^(internal|hex|base64|binary)/.test(name) || !iconv().encodingExists(name)) return undefined
+  return { name, decode: (bytes) => decodeAs(name, bytes) }
 }
+
+const decodeAs = (name: string, bytes: Uint8Array) => iconv().decode(bufferOf(bytes), name)
+const bufferOf = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
+const binaryOf = (bytes: Uint8Array) => bufferOf(bytes).toString('latin1')
+const utf8 = new TextDecoder()
 
 /** ESC $ B and the like switch to kanji in ISO-2022-JP (RFC 1468); in other text nobody writes them. */
 const KANJI = /\x1b\$(?:[@B]|\(D)/
 const isKanji = (bytes: Uint8Array) => bytes.includes(0x1b) && isAscii(bytes) && KANJI.test(binaryOf(bytes))
-const SHIFTED = /\x1b(?:\$(?:[@B]|\([@BD])|\([BJIH])([^\x1b]*)/g
 
 /** ISO-2022-JP is EUC-JP with the high bits taken away; that has the characters of its supersets as well. */
 function fromIso2022jp(bytes: Uint8Array): string {
-  const high = (text: string) => text.replace(/[\x21-\x7e]/g, (c) => String.fromCharCode(c.charCodeAt(0) | 0x80))
-  const binary = binaryOf(bytes).replace(SHIFTED, (all, text: string) => {
-    const sequence = all.slice(0, all.length - text.length)
-    if (sequence === '\x1b(I') return high(text).replace(/[\x80-\xff]/g, '\x8e$&')
-    if (sequence === '\x1b$(D') return high(text).replace(/[\x80-\xff]{2}/g, '\x8f$&')
-    return sequence.startsWith('\x1b$') ? high(text) : text
-  })
-  return iconv('euc-jp')(Buffer.from(binary, 'latin1'))
+  const eucJp = Buffer.allocUnsafe(bytes.length * 2)
+  let [length, behind, charset] = [0, 0, '(B']
+  const convert = (end: number) => {
+    const isAsciiSet = /^\([BJH]/.test(charset)
+    for (let at = behind; at < end; at++) {
+      const byte = bytes[at] as number
+      const isShifted = !isAsciiSet && byte > 0x20 && byte < 0x7f
+      if (isShifted && charset === '(I') eucJp[length++] = 0x8e
+      if (isShifted && charset === '$(D' && (at - behind) % 2 === 0) eucJp[length++] = 0x8f
+      eucJp[length++] = isShifted ? byte | 0x80 : byte
+    }
+  }
+  for (const { 0: sequence, 1: next = '', index } of binaryOf(bytes).matchAll(/\x1b(\$[@B]|\$\([@BD]|\([BJIH])/g)) {
+    convert(index)
+    charset = next
+    behind = index + sequence.length
+  }
+  convert(bytes.length)
+  return decodeAs('euc-jp', eucJp.subarray(0, length))
 }
-
-const binaryOf = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('latin1')
-const utf8 = new TextDecoder()
 
 /**
  * Decodes a text. Bytes that do not fit the label become replacement marks (U+FFFD). An unknown label is a warning,
@@ -131,31 +119,21 @@ function guess(bytes: Uint8Array, hint: string | undefined): string {
   if ((text.match(/[\x80-\ufffc]/g)?.length ?? 0) > (marks(text) - 1) * 4) return utf8.decode(bytes)
   const hinted = hint === undefined || NO_LABEL.test(hint) ? undefined : decoderOf(hint)
   if (hinted && !/^utf|2022/.test(hinted.name) && !isBroken(hinted.decode(sample))) return hinted.decode(bytes)
-  return iconv(japaneseOf(sample) ?? 'cp1252')(bytes)
+  return decodeAs(japaneseOf(sample) ?? 'cp1252', bytes)
 }
 
 /** A mark of failure; at the very end it is only a character that was cut in two. */
 const isBroken = (text: string) => /\ufffd./s.test(text)
 
-/** EUC-JP or Shift_JIS, where the bytes make sense as that: kanji and kana side by side. */
+/** EUC-JP or Shift_JIS, where the bytes make sense as that: most of what is not ASCII is kanji and kana side by side. */
 function japaneseOf(bytes: Uint8Array): string | undefined {
   const high = binaryOf(bytes).replace(/[\0-\x7f]+/g, '')
   // The letters of Western languages are where Shift_JIS has its rare kanji.
-  const labels = high.replace(/[^\x81-\x9f]+/g, '').length < high.length * 0.4 ? ['euc-jp'] : ['euc-jp', 'shift_jis']
-  return labels.find((label) => {
-    const text = iconv(label)(bytes)
-    const all = text.match(/[\u3001-\u30ff\u4e00-\u9fff]/g)?.length ?? 0
-    const alone = text.match(
-      /(?<![\u3001-\u30ff\u4e00-\u9fff])[\u3001-\u30ff\u4e00-\u9fff](?![\u3001-\u30ff\u4e00-\u9fff])/g,
-    )
-    const halfWidth = text.match(/[\uff61-\uff9f\x80-\x9f]/g)?.length ?? 0
-    return (
-      all > 0 &&
-      !/[\ue000-\uf8ff]/.test(text) &&
-      !isBroken(text) &&
-      (alone?.length ?? 0) * 2 <= all &&
-      halfWidth * 2 <= all
-    )
+  const isWestern = high.replace(/[^\x81-\x9f]+/g, '').length < high.length * 0.4
+  return (isWestern ? ['euc-jp'] : ['euc-jp', 'cp932']).find((name) => {
+    const text = decodeAs(name, bytes)
+    const sideBySide = text.match(/[\u3001-\u30ff\u4e00-\u9fff\uff01-\uff5e]{2,}/g)?.join('').length ?? 0
+    return !isBroken(text) && sideBySide * 2 > text.replace(/[\0-\x7f]+/g, '').length
   })
 }
 

@@ -2,7 +2,7 @@
 import { addressParser } from 'postal-mime'
 import { type Decoding, decodeHeader, decodeText } from './decode.ts'
 import { beginningOf, textOfHtml } from './links.ts'
-import { CUT_OFF, contentOf, type Part, partsOf } from './parts.ts'
+import { CUT_OFF, contentOf, type Opened, type Part, partsOf } from './parts.ts'
 import { withLineFeeds } from './replace.ts'
 
 export interface Address {
@@ -64,9 +64,9 @@ export interface Mail extends Headers {
 
 /** Reads a whole mail. Never rejects: whatever the bytes are, they are shown as far as it goes, and `warnings` says why. */
 export async function readMail(raw: Uint8Array): Promise<Mail> {
-  const { bytes, head, decoding } = opened(raw)
-  const header = headersOf(head, decoding)
-  const found = await partsOf(bytes, decoding)
+  const { decoding, ...mail } = opened(raw)
+  const header = headersOf(mail.head, decoding)
+  const found = await partsOf(mail, decoding)
   const parts = found.map((part) => ({ ...part, isText: isText(part, found.length === 1) }))
   const texts = parts
     .filter(({ isText }) => isText)
@@ -109,7 +109,7 @@ export function readHeaders(raw: Uint8Array): Headers {
 const LONG_HEADER = { begin: 1_000_000, end: 100_000 }
 
 /** The mail, and its header as one character a byte; what is in the middle of an endless header is left out. */
-function opened(raw: Uint8Array): { bytes: Buffer; head: string; decoding: Decoding } {
+function opened(raw: Uint8Array): Opened & { decoding: Decoding } {
   let bytes = Buffer.from(raw.buffer, raw.byteOffset, raw.length)
   const warnings = new Set<string>()
   const blankLines = ['\n\n', '\n\r\n'].map((lines) => bytes.indexOf(lines)).filter((at) => at >= 0)
@@ -121,7 +121,8 @@ function opened(raw: Uint8Array): { bytes: Buffer; head: string; decoding: Decod
     bytes = Buffer.concat([bytes.subarray(0, LONG_HEADER.begin), rest])
   }
   const hint = /charset\s*=\s*["']?([^\s"';]+)/i.exec(bytes.toString('latin1', 0, 65_536))?.[1]?.toLowerCase()
-  return { bytes, head: bytes.toString('latin1', 0, end), decoding: { hint, warnings } }
+  const blankLine = (end === 0 ? /^\r?\n/ : /^\n\r?\n/).exec(bytes.toString('latin1', end, end + 3))?.[0] ?? ''
+  return { bytes, head: bytes.toString('latin1', 0, end), body: end + blankLine.length, decoding: { hint, warnings } }
 }
 
 function headersOf(head: string, decoding: Decoding): Headers {

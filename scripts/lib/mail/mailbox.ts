@@ -116,6 +116,8 @@ export interface Wait {
  * is thrown when it never answered in all the time.
  */
 export class Search {
+  /** Another reader that deletes had the mailbox at the last look. */
+  isHeld = false
   /** Lets other readers delete again. */
   release: () => void = () => {}
   readonly #wait: Wait
@@ -132,6 +134,7 @@ export class Search {
   async look(): Promise<number | undefined> {
     const { expect, end, isForDeletion } = this.#wait
     const isLast = Date.now() >= end
+    this.release()
     let found = 0
     try {
       found = await this.#lookIntoAll(isLast)
@@ -163,6 +166,7 @@ export class Search {
   async #lookAlone(isLast: boolean): Promise<number> {
     const { mailboxes, server, expect } = this.#wait
     const release = await claim(claimsOf(server, mailboxes), Date.now())
+    this.isHeld = release === undefined
     if (!release) return 0
     const found = await this.#lookIntoAll(isLast).catch((error) => {
       release()

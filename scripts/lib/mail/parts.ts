@@ -2,6 +2,15 @@
 import PostalMime from 'postal-mime'
 import { type Decoding, decodeHeader, decodeText } from './decode.ts'
 
+/** A mail whose header was found. */
+export interface Opened {
+  bytes: Buffer
+  /** The header, one character a byte. */
+  head: string
+  /** Where the body begins. */
+  body: number
+}
+
 /** A part that is no multipart. */
 export interface Part {
   type: string
@@ -25,6 +34,7 @@ interface Node {
   childNodes: Node[]
   state: 'header' | 'body' | 'finished'
   headers: { key: string; value: string }[]
+  headerLines: string[]
   contentType: { value: string; parsed: Structured; multipart: string | false }
   contentDisposition: { value: string; parsed: Structured }
   contentTransferEncoding: { encoding: string }
@@ -52,15 +62,20 @@ const UNUSUAL = 1_000
  * The parts of a mail. postal-mime gets the lines of headers and what may be a delimiter alone, and the bodies stay where
  * they are: it would decode the text by itself, after UTF-8, and take 3 s for 20 MB.
  */
-export async function partsOf(raw: Buffer, decoding: Decoding): Promise<Part[]> {
+export async function partsOf({ bytes: raw, head, body }: Opened, decoding: Decoding): Promise<Part[]> {
   const limits = { maxNestingDepth: Number.MAX_SAFE_INTEGER, maxHeadersSize: Number.MAX_SAFE_INTEGER }
   const parser = new PostalMime(limits) as unknown as Parser
+  const { root } = parser
   const parts: Part[] = []
   let isTooDeep = false
-  const begins = new Map<Node, number>()
+  root.setupContentDecoder = () => {}
+  root.headerLines = head.split(/\r?\n(?![ \t])/).filter((line) => /^content-/i.test(line))
+  root.processHeaders()
+  root.state = 'body'
+  const begins = new Map([[root, body]])
   const ends = new Map<Node, number>()
   try {
-    for (let at = 0; at < raw.length; ) {
+    for (let at = root.contentType.multipart ? body : raw.length; at < raw.length; ) {
       const node = parser.currentNode
       node.setupContentDecoder = () => {}
       if (node.state !== 'header' && (raw[at] !== DASH || raw[at + 1] !== DASH)) {
@@ -136,6 +151,7 @@ function endOfLineBefore(raw: Buffer, at: number): number {
  * words in quotes, which RFC 2047 forbids and mail has.
  */
 function fileName(field: string, decoding: Decoding): string {
+  if (!/name/i.test(field)) return ''
   let plain: string | undefined
   let [label, binary] = ['', '']
   const sections: [number, boolean, string][] = []
@@ -179,23 +195,15 @@ function fromBase64(body: Buffer, { warnings }: Decoding): Buffer {
 /** "=E3" is a byte; "=" at a line's end joins it with the next; any other "=" is wrong and stands for itself. */
 function fromQuotedPrintable(body: Buffer, { warnings }: Decoding): Buffer {
   const decoded = Buffer.allocUnsafe(body.length)
-  let length = 0
-  for (let at = 0; at < body.length; ) {
-    const next = body.indexOf(0x3d, at)
-    const end = next < 0 ? body.length : next
-    length += body.copy(decoded, length, at, end)
-    if (next < 0) break
-    const code = body.toString('latin1', next + 1, next + 3)
-    if (/^[0-9a-f]{2}$/i.test(code)) {
-      decoded[length++] = Number.parseInt(code, 16)
-      at = next + 3
-      continue
-    }
-    const softBreak = /^[ \t]*(?:\r?\n|$)/.exec(body.toString('latin1', next + 1, next + 80))?.[0]
-    at = next + 1 + (softBreak?.length ?? 0)
+  let [length, behind] = [0, 0]
+  const matches = body.toString('latin1').matchAll(/=(?:([0-9a-f]{2})|([ \t]*(?:\r?\n|$)))?/gi)
+  for (const { 0: match, 1: hex, 2: softBreak, index } of matches) {
+    length += body.copy(decoded, length, behind, index)
+    behind = index + match.length
     if (softBreak !== undefined) continue
-    warnings.add('broken quoted-printable')
-    decoded[length++] = 0x3d
+    if (hex === undefined) warnings.add('broken quoted-printable')
+    decoded[length++] = hex === undefined ? 0x3d : Number.parseInt(hex, 16)
   }
+  length += body.copy(decoded, length, behind)
   return decoded.subarray(0, length)
 }

@@ -110,7 +110,7 @@ export async function chooseMailboxes(
 /** The whole address that --account or else --to names, when it belongs to nobody here and mail for it is caught. */
 function caughtAddress({ account, to = [] }: PopValues): string | undefined {
   const address = account ?? (to.length === 1 ? to[0] : undefined)
-  const [, domain] = /^[^\s@<>"/]+@([^\s@<>"/]+)$/.exec(address?.toLowerCase() ?? '') ?? []
+  const [, domain] = /^[^\s@<>"/]+@([^\s@<>"/]+\.[^\s@<>"/]+)$/.exec(address?.toLowerCase() ?? '') ?? []
   if (!address || !domain || address.toLowerCase() === CATCHALL) return undefined
   // An unknown name of a virtual mailbox domain is refused, and an alias leads to an account.
   const isVirtual = readAccounts().some((one) => one.address !== CATCHALL && one.address.endsWith(`@${domain}`))

@@ -111,6 +111,9 @@ export class WholeReplies extends Pop3Command {
   }
 
   #reply(isMultiLine = false): Promise<Buffer> {
+    // As "-ERR Disconnected for inactivity." in front of the end: it answers no command.
+    const unasked = this.#waiting.length === 0 ? this.#room.subarray(this.#begin, this.#end) : ''
+    if (unasked.length > 0) this.lose('connection', `the server said ${quoted(textOf(Buffer.from(unasked)))} unasked`)
     return new Promise((resolve, reject) => {
       if (this.#lost) reject(this.#lost)
       else this.#waiting.push({ isMultiLine, resolve, reject })
