@@ -93,14 +93,14 @@ describe('a server that fails at a phase', { concurrency: true }, () => {
   const BROKEN: Phase[] = ['connection', 'EHLO', 'AUTH', 'MAIL', 'RCPT', 'DATA', 'message']
   for (const [answer, code, words] of [
     ['drop', 3, /closed the connection|ECONNRESET/],
-    ['stall', 10, /no answer to .* within 1\.5 s \(--timeout\)/],
-    ['trickle', 10, /no answer to .* within 1\.5 s \(--timeout\)/],
+    ['stall', 10, /no answer to .* within 3 s \(--timeout\)/],
+    ['trickle', 10, /no answer to .* within 3 s \(--timeout\)/],
     ['hello, this is no SMTP', 3, /not an SMTP reply: "hello/],
   ] as const) {
     test(`"${answer}" is exit code ${code}; whether a message was handed over is said where it is not known`, async () => {
       const check = (phase: Phase) =>
         withServer(at(phase, answer), async (server) => {
-          const result = await send(server, '--json', '--timeout', '1.5')
+          const result = await send(server, '--json', '--timeout', '3')
           assert.equal(result.code, code, `${phase}: ${result.stderr}`)
           assert.deepEqual(
             resultsOf(result).map(({ status }) => status),
@@ -371,7 +371,7 @@ describe('--count', { concurrency: true }, () => {
 
   test('ends when the server is gone for good, with a result for every message', () =>
     withServer(undefined, async (server) => {
-      const running = send(server, '--json', '--concurrency', '3', '--timeout', '1', ...MAILS, '1500')
+      const running = send(server, '--json', '--concurrency', '3', '--timeout', '3', ...MAILS, '1500')
       await until('20 messages', () => server.received.length >= 20)
       await server.stop()
       const result = await running

@@ -201,18 +201,18 @@ async function measureLarge(project: Project, figures: Figures, rounds: number):
 async function measureCatchall(project: Project, figures: Figures, mails: number, rounds: number): Promise<void> {
   await project.run('reset', '--yes')
   await fill(project, CATCHALL, mails)
-  const last = `number-${mails - 1}@bench.example`
+  const look = (...args: string[]) => scriptOf('pop_email', '--account', 'catchall', ...args)
+  // Exit code 11 says that no such mail is there.
+  const inVain = `${look('--to', 'nobody@bench.example', '--wait', '0').join(' ')} || test $? -eq 11`
   const programs = {
-    'pop_email --last 1': scriptOf('pop_email', '--account', 'catchall', '--last', '1'),
-    'pop_email --to ADDRESS --wait 10, which is there': scriptOf(
-      'pop_email',
-      '--account',
-      'catchall',
+    'pop_email --last 1': look('--last', '1'),
+    'pop_email --to ADDRESS --wait 10, for the newest': look(
       '--to',
-      last,
+      `number-${mails - 1}@bench.example`,
       '--wait',
       '10',
     ),
+    'pop_email --to ADDRESS --wait 0, in vain': ['sh', '-c', inVain],
   }
   for (const [name, seconds] of Object.entries(await inTurns(project, rounds, programs))) {
     figures.addAll(
