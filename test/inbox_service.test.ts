@@ -1,6 +1,6 @@
 /** The inbox as npm start, npm stop and npm run inbox run it. */
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { after, before, test } from 'node:test'
@@ -140,4 +140,18 @@ test('where others reach it, the start says so', async () => {
     /^BIND_ADDRESS=0\.0\.0\.0: whoever reaches port \d+ of this machine reads and deletes all mail\.$/m,
   )
   ok(await project.runWith({ env: { BIND_ADDRESS: '0.0.0.0' } }, 'stop'))
+})
+
+test('by sudo it is the user whose project it is that serves, and not root', async () => {
+  ok(await project.run('stop'))
+  execFileSync('chown', ['65534:65534', project.dir])
+  execFileSync('chown', ['-R', '65534:65534', project.path('scripts'), project.path('docker-data')])
+  ok(await project.runWith({ env: { SUDO_UID: '65534', SUDO_GID: '65534' } }, 'start'))
+  assert.match(
+    readFileSync(`/proc/${recordOf().pid}/status`, 'utf8'),
+    /^Uid:\t65534\t65534\t65534\t65534\nGid:\t65534\t/m,
+  )
+  assert.equal((await get('api/v1/mailboxes')).length, 4)
+  ok(await project.run('stop'))
+  assert.equal(await isUp(), false)
 })
