@@ -106,7 +106,7 @@ export async function measureMailDevsInbox(project: Project, add: Add, sizes: nu
   const options = `--ip ${HOST} --smtp ${smtp} --web ${web} --mail-directory ${project.path('maildev')}`.split(' ')
   const maildev = spawn('npx', ['--yes', 'maildev', ...options], { cwd: project.dir, stdio: 'ignore', detached: true })
   try {
-    const api = `http://${HOST}:${web}/email`
+    const api = `http://${HOST}:${web}/api/email`
     await until('MailDev answers', () => fetch(`http://${HOST}:${web}/healthz`).catch(() => {}), 120_000)
     let sent = 0
     for (const mails of sizes) {

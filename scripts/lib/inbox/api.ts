@@ -7,7 +7,7 @@ import type { Settings } from '../settings.ts'
 import { bccOf, type Entry, envelopeOf, flagOf, isRead, mailboxesOf, SEEN, TAG, tagsOf, unreadOf } from './entry.ts'
 import { refuse } from './guard.ts'
 import type { Index } from './index.ts'
-import { FIRST } from './mailbox.ts'
+import { PORTION } from './mailbox.ts'
 import { parseQuery, search } from './search.ts'
 import { type SendRequest, sendMail } from './send.ts'
 import { htmlOf, MAIL_POLICY, safeName, safeType } from './view.ts'
@@ -165,7 +165,7 @@ export function routesOf(settings: Settings, index: Index): Routes {
   async function current(count = Number.POSITIVE_INFINITY): Promise<void> {
     await index.refresh()
     if (!index.isUp) refuse(503, 'The mail server is away. Start it: npm start')
-    if (count > FIRST) await index.filled
+    if (count > PORTION) await index.filled
   }
 
   /** Tests whether a message is in the mailbox that the request names, if any. */

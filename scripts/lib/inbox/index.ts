@@ -126,7 +126,8 @@ export class Index extends EventEmitter<Events> implements Listener {
   async readSnippets(entries: Entry[]): Promise<void> {
     const firsts = entries.flatMap(({ snippet, copies }) => (snippet === undefined ? copies.slice(0, 1) : []))
     await eachBox(firsts, async (box, uids) => {
-      for (const [uid, preview] of await box.previews(uids)) {
+      // Where Dovecot is too old for it there are none.
+      for (const [uid, preview] of await box.previews(uids).catch(() => [])) {
         const entry = this.#entryAt(box, uid)
         if (entry) entry.snippet = preview
       }

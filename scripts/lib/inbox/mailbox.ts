@@ -11,9 +11,8 @@ import { refuse } from './guard.ts'
 
 /** Milliseconds that the server may stay silent, and until the next attempt to connect. */
 const PATIENCE = { answer: 5_000, retry: 250 }
-/** How many of the newest mails a mailbox is open with; the others follow in portions. */
-export const FIRST = 200
-const PORTION = 500
+/** Mails in one command, so that others' commands come between. With so many of the newest a mailbox is open. */
+export const PORTION = 200
 const HEADERS = 'received x-original-to from to cc bcc reply-to subject message-id'.split(' ')
 const QUERY = { uid: true, flags: true, internalDate: true, size: true, bodyStructure: true, headers: HEADERS } as const
 const BY_UID = { uid: true } as const
@@ -104,9 +103,12 @@ export class Mailbox {
     // imapflow's fetch() knows no PREVIEW. Its exec() stands in no type; it would wait for an IDLE to end, and here is none.
     const client = this.#connection() as unknown as { exec(...words: unknown[]): Promise<{ next(): void }> }
     const atom = (value: string) => ({ type: 'ATOM', value })
-    const FETCH = async ({ attributes: [, list] }: { attributes: [unknown, ({ value: string } | null)[]] }) => {
-      const at = (name: string) => list[list.findIndex((item) => item?.value === name) + 1]?.value ?? ''
-      previews.set(Number(at('UID')), at('PREVIEW').replace(/\s+/g, ' ').trim())
+    type Item = { value: string } | null
+    const FETCH = async ({ attributes: [, list] }: { attributes: [unknown, (Item | Item[])[]] }) => {
+      // Dovecot before 2.3.14 answers as the draft had it: PREVIEW (FUZZY "first words").
+      const at = (name: string) =>
+        [list[list.findIndex((item) => item && 'value' in item && item.value === name) + 1]].flat().at(-1)?.value ?? ''
+      previews.set(Number(at('UID')), String(at('PREVIEW')).replace(/\s+/g, ' ').trim())
     }
     for (const value of portionsOf(uids)) {
       const words = [{ type: 'SEQUENCE', value }, [atom('UID'), atom('PREVIEW')]]
@@ -187,10 +189,11 @@ export class Mailbox {
     client.on('flags', ({ uid, flags }) => this.#flagged(uid, flags))
     client.on('expunge', ({ uid }) => this.#forget([uid ?? 0]))
     const unknown = [...uids].filter((uid) => !this.copies.has(uid)).sort((a, b) => b - a)
-    if (unknown.length > 0) await this.#read(unknown.slice(0, FIRST).join())
+    const [newest, ...older] = portionsOf(unknown)
+    if (newest) await this.#read(newest)
     this.#turn(true)
     isOpen()
-    for (const range of portionsOf(unknown.slice(FIRST))) await this.#read(range)
+    for (const range of older) await this.#read(range)
     this.isNews = true
   }
 
