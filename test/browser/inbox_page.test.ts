@@ -141,17 +141,26 @@ describe('the inbox page', { skip }, () => {
   })
 
   test('a new mail is there moments after its 250, whatever is shown', async (t) => {
-    const page = await openWith('live')
-    const times: number[] = []
-    for (let i = 0; i < 12; i++) {
-      await inbox.deliver('live@gmail.com', letter(`live-${i}`))
-      const accepted = performance.now()
-      await page.getByText(`live-${i}`, { exact: true }).waitFor()
-      times.push(performance.now() - accepted)
+    for (const [shown, hash] of Object.entries({ 'all mail': '', 'a search': '#q=subject:live' })) {
+      const page = await inbox.open(hash)
+      const times: number[] = []
+      for (let i = 0; i < 12; i++) {
+        const subject = `live-${i} in ${shown}`
+        await inbox.deliver('live@gmail.com', letter(subject))
+        const accepted = performance.now()
+        await page.locator('.row').getByText(subject, { exact: true }).waitFor()
+        times.push(performance.now() - accepted)
+      }
+      times.sort((one, other) => one - other)
+      t.diagnostic(
+        `${shown}: on the screen p50 ${times[6]?.toFixed(0)} ms, at most ${times.at(-1)?.toFixed(0)} ms after its 250`,
+      )
+      await page
+        .getByRole('status')
+        .filter({ hasText: `New mail from Ann Shop: live-11 in ${shown}` })
+        .waitFor({ state: 'attached' })
+      await inbox.closePages()
     }
-    times.sort((a, b) => a - b)
-    t.diagnostic(`on the screen after its 250: p50 ${times[6]?.toFixed(0)} ms, most ${times.at(-1)?.toFixed(0)} ms`)
-    await page.getByRole('status').filter({ hasText: 'New mail from Ann Shop: live-11' }).waitFor({ state: 'attached' })
   })
 
   test('who reads further down keeps the same mails on the screen when new ones come', async () => {

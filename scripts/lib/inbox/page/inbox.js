@@ -34,7 +34,6 @@ const indexOf = (id) => state.mails.findIndex(({ ID }) => ID === id) + state.sta
 export const find = (id) => state.mails.find(({ ID }) => ID === id)
 export const senderOf = ({ From }) => From?.Name || From?.Address || words.nobody
 export const subjectOf = ({ Subject }) => Subject || words.noSubject
-export const recipientsOf = ({ EnvelopeTo, To, Cc, Bcc }) => EnvelopeTo ?? [To, Cc, Bcc].flat().map((person) => person?.Address)
 
 const route = () => Object.fromEntries(new URLSearchParams(location.hash.slice(1)))
 export const addressOf = (change) => `#${new URLSearchParams(Object.entries({ ...route(), ...change }).filter(([, value]) => value))}`

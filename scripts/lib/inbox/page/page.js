@@ -2,8 +2,8 @@
  * The inbox as a page: all mail as one live list, and one mail in every view. Nothing of a mail becomes HTML of this page:
  * it is set as text, and its HTML is shown in a frame that has neither scripts nor an origin.
  */
-import { addressOf, api, attempt, begin, choose, copy, draw, find, go, KEYS, load, mark, markFound, recipientsOf } from './inbox.js'
-import { ROW, remove, removeFound, row, say, senderOf, state, subjectOf, VIEWS } from './inbox.js'
+import { addressOf, api, attempt, begin, choose, copy, draw, find, go, KEYS, load, mark, markFound, ROW } from './inbox.js'
+import { remove, removeFound, row, say, senderOf, state, subjectOf, VIEWS } from './inbox.js'
 import { html, render, useEffect, useLayoutEffect, useRef, useState } from './vendor/htm-preact.js'
 import { fullTime, help, number, shortTime, size, words } from './words.js'
 
@@ -48,9 +48,9 @@ function Search() {
     clearTimeout(timer.current)
     timer.current = setTimeout(() => go({ q: field.current.value }, true), 200)
   }
-  return html`<label class="search" role="search"><${Icon} name="search" />
+  return html`<div role="search"><label class="search"><${Icon} name="search" />
     <input type="search" ref=${field} onInput=${onInput} aria-label=${words.search} placeholder=${words.search} autocomplete="off" />
-  </label>`
+  </label></div>`
 }
 
 function Mailboxes() {
@@ -131,7 +131,7 @@ function Tools() {
 function Row({ mail, index }) {
   const place = { 'aria-posinset': index + 1, 'aria-setsize': state.total }
   if (!mail) return html`<li class="row" ...${place}></li>`
-  const { ID, Read, Created, Attachments } = mail
+  const { ID, Read, Created, Attachments, EnvelopeTo } = mail
   const isChosen = state.chosen.has(ID)
   const isOpen = ID === state.id
   const onChoose = ({ target, shiftKey }) => attempt(() => choose(index, target.checked, shiftKey))
@@ -142,7 +142,7 @@ function Row({ mail, index }) {
       <time datetime=${Created} title=${fullTime(Created)}>${shortTime(Created)}</time>
       <span class="subject" dir="auto">${subjectOf(mail)}</span>
       ${Attachments > 0 && html`<span class="mark" role="img" aria-label=${words.attachment}><${Icon} name="clip" /></span>`}
-      <span class="recipient">${recipientsOf(mail).slice(0, 20).join(', ')}</span>
+      <span class="recipient">${EnvelopeTo.slice(0, 20).join(', ')}</span>
     </a>
   </li>`
 }
@@ -187,8 +187,7 @@ function Message({ id }) {
   </article>`
 }
 /** Who the mail names, and the envelope: who SMTP was told. */
-function People(mail) {
-  const { ReturnPath, From, To, Cc, Bcc, ReplyTo } = mail
+function People({ From, To, Cc, Bcc, ReplyTo, ReturnPath, EnvelopeTo }) {
   const full = ({ Name, Address }) => (Name ? `${Name} <${Address}>` : Address || words.nobody)
   const lines = Object.entries({ from: [From].filter(Boolean), to: To, cc: Cc, bcc: Bcc, replyTo: ReplyTo })
   const line = ([name, people]) =>
@@ -196,7 +195,7 @@ function People(mail) {
   return html`<dl>
     ${lines.map(line)}
     <dt>${words.envelope}</dt>
-    <dd>${ReturnPath || words.nullSender} → <${Some} items=${recipientsOf(mail)} count=${3} /></dd>
+    <dd>${ReturnPath || words.nullSender} → <${Some} items=${EnvelopeTo} count=${3} /></dd>
   </dl>`
 }
 /** What tests and people look for in a mail: its codes to copy, its links to open and to copy. */
@@ -239,7 +238,7 @@ function Tabs({ views, view }) {
   </div>`
 }
 function View({ mail, view }) {
-  const [text, setText] = useState(mail.Text)
+  const [text, setText] = useState(view === 'text' ? mail.Text : '')
   const [headers, setHeaders] = useState({})
   useEffect(() => {
     const stop = new AbortController()
