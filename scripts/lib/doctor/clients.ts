@@ -52,8 +52,8 @@ export async function logins(facts: Facts): Promise<Finding[]> {
   if (!first) throw new Skipped('there is no account to log in with')
   const look = async (name: ServiceName, address: string) => {
     const [port, login, begin] = [ports[name], masterLogin(address), performance.now()]
-    // Port 25 has no TLS here; 587, 110 and 143 have STARTTLS, the others TLS from the first byte.
-    const tls = !SSL_TYPE || name === 'smtp' ? 'none' : /s$/.test(name) ? 'implicit' : 'starttls'
+    // STARTTLS on 587, TLS from the first byte on 465, 993 and 995; on 25, 110 and 143 as most programs log in, without.
+    const tls = !SSL_TYPE ? 'none' : name === 'submission' ? 'starttls' : /s$/.test(name) ? 'implicit' : 'none'
     const server = { host, port, tls, timeout: ANSWER } as const
     let error: unknown
     try {
