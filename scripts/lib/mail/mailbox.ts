@@ -126,6 +126,7 @@ export class Search {
     const { expect, end, isForDeletion } = this.#wait
     const isLast = Date.now() >= end
     this.release()
+    this.isHeld = false
     let found = 0
     try {
       found = await this.#lookIntoAll(isLast)
