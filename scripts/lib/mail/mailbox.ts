@@ -126,6 +126,7 @@ export class Search {
     const { expect, end, isForDeletion } = this.#wait
     const isLast = Date.now() >= end
     this.release()
+    this.isHeld = false
     let found = 0
     try {
       found = await this.#lookIntoAll(isLast)
@@ -143,7 +144,7 @@ export class Search {
 
   /** Looks again and again: one connection at a time for a mailbox, and no more than ten a second. */
   async untilFound(): Promise<number> {
-    for (let spent = INTERVAL / 2; ; ) {
+    for (let spent = 0; ; ) {
       const pause = Math.max(INTERVAL - spent, INTERVAL / 4)
       await sleep(Math.min(pause, Math.max(0, this.#wait.end - Date.now())))
       const begin = Date.now()
