@@ -3,6 +3,8 @@ import assert from 'node:assert/strict'
 import { request } from 'node:http'
 import { after, before, test } from 'node:test'
 import { WebSocket } from 'ws'
+import { htmlOf } from '../scripts/lib/inbox/view.ts'
+import type { Mail } from '../scripts/lib/mail/mail.ts'
 import { until } from './harness.ts'
 import { BAR, FOO, InboxWorld, type Json, someone } from './inbox_world.ts'
 
@@ -261,6 +263,14 @@ test('what a mail brings along runs nothing, reaches nothing and names no path',
     assert.equal(headers.get('x-content-type-options'), 'nosniff')
     assert.equal(headers.get('x-evil'), null)
   }
+})
+
+test('a picture that a mail shows a hundred thousand times does not fill the memory', () => {
+  const bytes = Buffer.alloc(5_000_000)
+  const file = { name: 'a.png', type: 'image/png', contentId: 'a', inline: true, part: '2', bytes }
+  const shown = htmlOf('<img src="cid:a">'.repeat(100_000), { attachments: [file] } as unknown as Mail, false)
+  assert.ok(shown.length < 70_000_000)
+  assert.match(shown.slice(0, 100), /src="data:image\/png;base64,AAAA/)
 })
 
 test('a header with 5,000 recipients and a mail of 10 MB are mails as others', async () => {

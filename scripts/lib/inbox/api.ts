@@ -263,7 +263,7 @@ function headOf(entry: Entry) {
 function messageOf(entry: Entry, mail: Mail) {
   const headerOf = (wanted: string) => mail.headers.find(({ name }) => name.toLowerCase() === wanted)?.value ?? ''
   const [Header, HeaderPost] = [headerOf('list-unsubscribe'), headerOf('list-unsubscribe-post')]
-  const Links = [...Header.matchAll(/<([^>]+)>/g)].map(([, link]) => link)
+  const Links = [...Header.matchAll(/<([^<>]+)>/g)].map(([, link]) => link)
   return {
     ...headOf(entry),
     Date: (mail.date ?? new Date(entry.created)).toISOString(),

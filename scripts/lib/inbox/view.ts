@@ -14,23 +14,25 @@ const LONGEST = 64_000_000
 
 /** The HTML of a mail, fit to be sent with `MAIL_POLICY`. In a frame (`isEmbedded`) its links open windows of their own. */
 export function htmlOf(html: string, { attachments }: Mail, isEmbedded: boolean): string {
+  const pictures = new Map(attachments.map((file) => [file.contentId, file]))
+  const urls = new Map<string, string>()
   let length = html.length
-  return (
-    html
-      // No policy keeps a browser from looking up names and opening connections where a <link> asks for it, and Chromium
-      // connects for a frame before it asks the policy. As the old <bgsound>, which stands in the same places, they ask
-      // for nothing.
-      .replace(/<(?:link|i?frame|fencedframe|portal|object|embed)(?![a-z])/gi, '<bgsound')
-      // In a sandbox without an origin nothing is "self", and pictures have to stand in the page.
-      .replace(/\bcid:([^\s"'<>()]+)/gi, (reference, id: string) => {
-        const picture = attachments.find(({ contentId }) => contentId && [id, decoded(id)].includes(contentId))
-        const url = picture && `data:${safeType(picture.type)};base64,${picture.bytes.toString('base64')}`
-        length += url?.length ?? 0
-        return url && length < LONGEST ? url : reference
-      })
-      // Of two attributes of a name the first counts.
-      .replace(isEmbedded ? /<(a|area)(?=\s)/gi : /$^/, '<$1 target="_blank" rel="noreferrer noopener"')
-  )
+  const page = html
+    // No policy keeps a browser from looking up names and opening connections where a <link> asks for it, and Chromium
+    // connects for a frame before it asks the policy. As the old <bgsound>, which stands in the same places, they ask for
+    // nothing.
+    .replace(/<(?:link|i?frame|fencedframe|portal|object|embed)(?![a-z])/gi, '<bgsound')
+    // In a sandbox without an origin nothing is "self", and pictures have to stand in the page.
+    .replace(/\bcid:([^\s"'<>()]+)/gi, (reference, id: string) => {
+      const picture = pictures.get(id) ?? pictures.get(decoded(id))
+      if (!picture) return reference
+      const url = urls.get(id) ?? `data:${safeType(picture.type)};base64,${picture.bytes.toString('base64')}`
+      urls.set(id, url)
+      length += url.length
+      return length > LONGEST ? reference : url
+    })
+  // Of two attributes of a name the first counts.
+  return isEmbedded ? page.replace(/<(a|area)(?=\s)/gi, '<$1 target="_blank" rel="noreferrer noopener"') : page
 }
 
 /** A media type that may stand in a header, whatever the mail says. */
