@@ -54,6 +54,15 @@ async function made(changes: {
   }
 }
 
+test('the same files make the same configuration, to the byte', async () => {
+  const texts = async () => {
+    const { file } = await made({ files: { 'postfix-main.cf': 'delay_warning_time = 1h\nbounce_size_limit = 9000\n' } })
+    return ['main.cf', 'master.cf'].map((name) => file(`postfix/${name}`))
+  }
+  const first = await texts()
+  for (let again = 0; again < 3; again++) assert.deepEqual(await texts(), first)
+})
+
 test('the project as it is: no notice, no way out, the ports of the settings, everything below the state folder', async () => {
   const { notices, ask, main, file } = await made({})
   assert.deepEqual(notices, [])

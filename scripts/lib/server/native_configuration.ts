@@ -235,8 +235,9 @@ function masterChanges(text: string, smtp: string, submission: string, submissio
   })
 }
 
+/** NORANDOMIZE: else "postconf -e" appends its lines in another order each time, and a changed file means a reload. */
 async function postconf(folder: string, args: string[]): Promise<string> {
-  const { exitCode, stdout, stderr } = await $({ timeout: 20_000 })`postconf -c ${folder} ${args}`
+  const { exitCode, stdout, stderr } = await $({ timeout: 20_000 })`env NORANDOMIZE=1 postconf -c ${folder} ${args}`
   if (exitCode !== 0) throw new Failure('failed', `postconf ${args[0]} failed: ${stderr.trim()}`)
   return stdout.trim()
 }
