@@ -3,7 +3,7 @@
  * which the test does not pull. DMS_VERSION chooses the release.
  */
 import assert from 'node:assert/strict'
-import { execFile } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { appendFileSync, readdirSync, readFileSync } from 'node:fs'
 import { after, before, describe, test } from 'node:test'
 import { promisify } from 'node:util'
@@ -95,6 +95,32 @@ describe(image, { skip: reason ?? false }, () => {
       assert.deepEqual(mailboxes, mailbox ? [mailbox] : [])
     })
   }
+
+  test('the doctor finds nothing on the healthy container', async () => {
+    const { code, stdout, stderr } = await project.run('doctor')
+    assert.match(stdout, /^\d+ checks, all ok\n$/, stderr)
+    assert.equal(code, 0)
+  })
+
+  test('the inbox waits for mail in the container, and sees an account that is added later', async () => {
+    const port = project.ports.smtp + 1
+    const [program = '', ...args] = project.command('inbox')
+    const env = { ...project.env, INBOX_PORT: String(port) }
+    const inbox = spawn(program, args, { cwd: project.dir, env, stdio: 'ignore' })
+    const url = `http://${host}:${port}/`
+    try {
+      await until('the inbox answers', () => fetch(url).catch(() => undefined), 30_000)
+      for (const to of ['someone@inbox.example', 'late@inbox.example']) {
+        if (to.startsWith('late')) await project.run('add_account', to, 'secret')
+        await project.run('send_email', '--to', to, '--text', 'Your code is 482193')
+        const mail = await (await fetch(`${url}api/v1/message/latest?query=to:${to}&wait=30`)).json()
+        assert.deepEqual([mail.Code, mail.EnvelopeTo], ['482193', [to]])
+      }
+    } finally {
+      inbox.kill()
+      await project.run('add_account', '--delete', 'late@inbox.example', '--yes')
+    }
+  })
 
   test('docker-mailserver has changed no file of the configuration folder and added none', () => {
     const names = readdirSync(CONFIG_DIR)

@@ -172,7 +172,7 @@ export const POSTFIX_RULES: Rule[] = [
   warn('smtpd_delay_open_until_valid_rcpt|smtpd_error_sleep_time', /^(yes|no|[01]s?)$/, 'clients wait'),
   warn('postscreen_access_list', /static:permit|^permit$|static:all/, 'clients wait six seconds on port 25 in docker-mailserver', 'static:permit'),
   fail('smtpd_sasl_type', /^dovecot$/, 'Postfix asks somebody else about passwords', 'dovecot'),
-  fail('smtpd_sasl_path', /auth$/, 'Postfix asks nobody about passwords'),
+  fail('smtpd_sasl_path', /auth(\.sock)?$/, 'Postfix asks nobody about passwords'),
   // What is accepted arrives, at once
   fail('defer_transports|hold_\\w+', EMPTY, 'mail waits in the queue until somebody sends it on'),
   fail('soft_bounce', OFF, 'what should be refused or bounced is tried again for days'),
