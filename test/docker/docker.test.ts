@@ -102,6 +102,18 @@ describe(image, { skip: reason ?? false }, () => {
     assert.equal(code, 0)
   })
 
+  test('docker-mailserver has changed no file of the configuration folder and added none', () => {
+    const names = readdirSync(CONFIG_DIR)
+    // user-patches.sh puts the certificate there, for clients on this machine.
+    assert.deepEqual(
+      readdirSync(project.config('.')).filter((name) => name !== 'certificate.pem'),
+      names,
+    )
+    for (const name of names) {
+      assert.equal(readFileSync(project.config(name), 'utf8'), readFileSync(`${CONFIG_DIR}/${name}`, 'utf8'), name)
+    }
+  })
+
   test('the inbox waits for mail in the container, and sees an account that is added later', async () => {
     const port = project.ports.smtp + 1
     const [program = '', ...args] = project.command('inbox')
@@ -119,18 +131,6 @@ describe(image, { skip: reason ?? false }, () => {
     } finally {
       inbox.kill()
       await project.run('add_account', '--delete', 'late@inbox.example', '--yes')
-    }
-  })
-
-  test('docker-mailserver has changed no file of the configuration folder and added none', () => {
-    const names = readdirSync(CONFIG_DIR)
-    // user-patches.sh puts the certificate there, for clients on this machine.
-    assert.deepEqual(
-      readdirSync(project.config('.')).filter((name) => name !== 'certificate.pem'),
-      names,
-    )
-    for (const name of names) {
-      assert.equal(readFileSync(project.config(name), 'utf8'), readFileSync(`${CONFIG_DIR}/${name}`, 'utf8'), name)
     }
   })
 
