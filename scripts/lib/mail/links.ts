@@ -1,7 +1,6 @@
 /** HTML as a reader sees it, and the links of a mail. */
 import { createRequire } from 'node:module'
 import type { HtmlToTextOptions } from 'html-to-text'
-import type { Mail } from './mail.ts'
 
 /** Characters of text in which links are looked for, and characters and tags of HTML that are turned to text. */
 const LONGEST = { text: 2_000_000, tags: 50_000 }
@@ -57,13 +56,19 @@ export function textOfHtml(html: string): string {
   return marked(html).replace(/\ufdd0[^\ufdd1]*\ufdd1|\ufdd2/g, '')
 }
 
+/** The texts of a mail, null where it has none. */
+interface Bodies {
+  text: string | null
+  html: string | null
+}
+
 /** The absolute http and https links of a mail, once each, in the order of the mail. */
-export function linksOf(mail: Mail): string[] {
+export function linksOf(mail: Bodies): string[] {
   return allLinksOf(mail).filter((link) => /^https?:\/\/[^\s/]/i.test(link))
 }
 
 /** Every link, with mailto: and the like and relative ones. */
-export function allLinksOf(mail: Mail): string[] {
+export function allLinksOf(mail: Bodies): string[] {
   const found = [...linksIn(mail.text ?? ''), ...linksIn(mail.html === null ? '' : marked(mail.html))]
   return [...new Set(found)].filter((link) => link !== '' && !/^(#|cid:|data:|javascript:)/i.test(link))
 }
