@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { request } from 'node:http'
 import { after, before, test } from 'node:test'
 import { WebSocket } from 'ws'
+import { serveInbox } from '../scripts/lib/inbox/http.ts'
 import { htmlOf } from '../scripts/lib/inbox/view.ts'
 import type { Mail } from '../scripts/lib/mail/mail.ts'
 import { until } from './harness.ts'
@@ -120,6 +121,18 @@ test('a page hears of new, changed and deleted mail, by whomever', async () => {
     await page.next(({ Type, Data }) => Type === 'update' && Data.ID === next && Data.Read)
   } finally {
     page.close()
+  }
+})
+
+test('who asks at once when the inbox starts gets what is there, of all mailboxes', async () => {
+  await world.deliver([BAR, someone()])
+  const { total } = (await world.ask('GET /api/v1/messages')).body
+  const early = await serveInbox(world.settings, 0)
+  try {
+    const response = await fetch(`${early.url}api/v1/messages`)
+    assert.deepEqual([response.status, ((await response.json()) as Json).total], [200, total])
+  } finally {
+    early.close()
   }
 })
 
