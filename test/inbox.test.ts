@@ -1,8 +1,10 @@
 /** The inbox's API on a real server: each route and field, the search, the joining of copies, failing input. */
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
+import { connect } from 'node:net'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Ajv } from 'ajv'
 import { MailpitClient } from 'mailpit-api'
 import { ROOT } from '../scripts/lib/settings.ts'
@@ -122,6 +124,18 @@ test('copies of one message are one; its ID is the queue id, and the same after 
   assert.deepEqual(ids((await world.ask('GET /api/v1/messages?limit=0')).body), ids(all.body))
   assert.equal((await world.ask('DELETE /api/v1/messages', { IDs: [id] })).text, 'ok')
   assert.deepEqual(await world.search('subject:"To all"'), [])
+})
+
+test('a domain that is not ASCII is the same in either form: in header, envelope and query', async () => {
+  const ascii = someone().replace('@', '@xn--r8jz45g.')
+  for (const local of ['', '例']) {
+    const to = local + ascii.replace('xn--r8jz45g', '例え')
+    const { body } = await world.ask('POST /api/v1/send', { From: { Email: to }, To: [{ Email: to }], Subject: 'IDN' })
+    for (const query of [`to:${to}`, `to:${local}${ascii}`, `from:${to}`, `from:${local}${ascii}`]) {
+      const [message] = await world.search(query)
+      assert.deepEqual([message?.ID, message?.Bcc], [body.ID, []], query)
+    }
+  }
 })
 
 test('a mail that was sent before keeps apart, and a forged recipient does not count', async () => {
@@ -260,6 +274,10 @@ test('bodies that are no JSON, of wrong types or too large change nothing', asyn
     ['DELETE /api/v1/messages', { IDs: id }, 400],
     ['DELETE /api/v1/messages', { IDs: [1] }, 400],
     ['DELETE /api/v1/messages', { IDs: null }, 400],
+    ['DELETE /api/v1/messages', { ids: [id] }, 400],
+    ['DELETE /api/v1/messages', `IDs=${id}&Search=x`, 400],
+    ['PUT /api/v1/messages', { ids: [id], Read: true }, 400],
+    ['PUT /api/v1/messages', `IDs=${id}&Read=true`, 400],
     ['DELETE /api/v1/messages', { IDs: ['unknown'] }, 200],
     ['DELETE /api/v1/search', undefined, 400],
     ['PUT /api/v1/messages', { Read: 'yes' }, 400],
@@ -342,6 +360,26 @@ test('what is read, tagged and deleted is so for all: by IDs, by query, all of i
   await world.ask('DELETE /api/v1/messages')
   const { body } = await world.ask('GET /api/v1/messages')
   assert.deepEqual([body.total, body.unread, body.messages_count, body.messages], [0, 0, 0, []])
+})
+
+test('a client that offers HTTP/2 gets its answer, as do its next requests', async () => {
+  const { hostname, port } = new URL(world.url)
+  const socket = connect(Number(port), hostname)
+  const offer = `Host: ${hostname}:${port}\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB`
+  let answers = ''
+  socket.setEncoding('utf8').on('data', (text) => {
+    answers += text
+  })
+  const body = '{"IDs":["unknown"]}'
+  const length = `Content-Length: ${body.length}`
+  socket.write(`GET /api/v1/tags HTTP/1.1\r\n${offer}\r\n\r\n`)
+  await until('the first answer', async () => answers.includes('\r\n\r\n['))
+  socket.write(`DELETE /api/v1/messages HTTP/1.1\r\n${offer}\r\n${length}\r\n\r\n${body.slice(0, 5)}`)
+  await sleep(50)
+  socket.write(`${body.slice(5)}GET /api/v1/webui HTTP/1.1\r\nHost: ${hostname}\r\n\r\n`)
+  await until('the other answers', async () => answers.includes('"MessageRelay"'))
+  assert.equal(answers.match(/HTTP\/1.1 200 OK/g)?.length, 3, answers)
+  socket.destroy()
 })
 
 test('pages of a list', async () => {

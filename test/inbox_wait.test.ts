@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { request } from 'node:http'
 import { after, before, test } from 'node:test'
 import { WebSocket } from 'ws'
+import { serveInbox } from '../scripts/lib/inbox/http.ts'
 import { htmlOf } from '../scripts/lib/inbox/view.ts'
 import type { Mail } from '../scripts/lib/mail/mail.ts'
 import { until } from './harness.ts'
@@ -49,6 +50,9 @@ test('a wait is answered by what is there, else by what comes', async () => {
   const after = new Date(Date.parse(Created) + 1).toISOString()
   assert.equal((await world.ask(latest(`to:${to}`, `since=${Created}`))).body.ID, second)
   assert.equal((await world.ask(latest(`to:${to}`, `since=${after}`))).status, 404)
+  // As `date --iso-8601=seconds` prints it: in an address, a plus sign that nobody encoded is a space.
+  const ahead = new Date(Date.parse(Created) + 9 * 3_600_000).toISOString().replace('Z', '+09:00')
+  assert.equal((await world.ask(latest(`to:${to}`, `since=${ahead}`))).body.ID, second)
   assert.equal((await world.ask(`GET /api/v1/search?query=to:${to}&since=${after}`)).body.messages.length, 0)
   // A message to several is answered with all of them.
   const several = [someone(), BAR, someone()]
@@ -117,6 +121,18 @@ test('a page hears of new, changed and deleted mail, by whomever', async () => {
     await page.next(({ Type, Data }) => Type === 'update' && Data.ID === next && Data.Read)
   } finally {
     page.close()
+  }
+})
+
+test('who asks at once when the inbox starts gets what is there, of all mailboxes', async () => {
+  await world.deliver([BAR, someone()])
+  const { total } = (await world.ask('GET /api/v1/messages')).body
+  const early = await serveInbox(world.settings, 0)
+  try {
+    const response = await fetch(`${early.url}api/v1/messages`)
+    assert.deepEqual([response.status, ((await response.json()) as Json).total], [200, total])
+  } finally {
+    early.close()
   }
 })
 

@@ -191,10 +191,9 @@ export function routesOf(settings: Settings, index: Index): Routes {
 
   /** The message that the path names: by its ID, or the newest of those that match. */
   async function found(call: Call): Promise<Entry> {
-    const none = () => refuse(404, `There is no message ${call.id}`)
-    if (call.id === 'latest') return (await searched(call, 'larger:0'))[0] ?? none()
+    if (call.id === 'latest') return (await searched(call, 'larger:0'))[0] ?? refuse(404, 'No mail matches')
     if (!index.isUp || !index.find(call.id)) await current()
-    return index.find(call.id) ?? none()
+    return index.find(call.id) ?? refuse(404, `There is no message ${call.id}`)
   }
 
   async function read(call: Call): Promise<{ entry: Entry; raw: Buffer; mail: Mail }> {

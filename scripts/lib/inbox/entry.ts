@@ -1,5 +1,6 @@
 /** A message as the inbox knows it without its body: once, however many copies of it are stored. */
 import type { FetchMessageObject, MessageStructureObject } from 'imapflow'
+import { toEnvelope } from '../mail/addresses.ts'
 import { type Address, type Headers, readHeaders } from '../mail/mail.ts'
 import type { Copy } from './mailbox.ts'
 
@@ -69,8 +70,8 @@ export const envelopeOf = ({ copies }: Entry) => unique(copies.map(({ recipient 
 export const mailboxesOf = ({ copies }: Entry) => unique(copies.map(({ box }) => box.address))
 /** Bcc: who has a copy and stands in no header. */
 export function bccOf(entry: Entry): Address[] {
-  const named = [...entry.to, ...entry.cc, ...entry.bcc].map(({ address }) => address.toLowerCase())
-  const hidden = envelopeOf(entry).filter((address) => !named.includes(address.toLowerCase()))
+  const named = [...entry.to, ...entry.cc, ...entry.bcc].map(({ address }) => toEnvelope(address).toLowerCase())
+  const hidden = envelopeOf(entry).filter((address) => !named.includes(toEnvelope(address).toLowerCase()))
   return [...entry.bcc, ...hidden.map((address) => ({ name: '', address }))]
 }
 

@@ -97,9 +97,21 @@ export async function serveInbox(settings: Settings, port: number): Promise<Inbo
   }
   server.on('upgrade', (request, socket, head) => {
     socket.on('error', () => {})
+    if (request.headers.upgrade?.toLowerCase() !== 'websocket') {
+      // Java's HttpClient offers HTTP/2 with each request, which a server may ignore (RFC 9110, 7.8): read anew without.
+      const { method, url, httpVersion, rawHeaders } = request
+      const headers = rawHeaders.map((text, n) =>
+        n % 2 === 0 ? `\r\n${/^upgrade$/i.test(text) ? 'x-' : ''}${text}: ` : text,
+      )
+      socket.unshift(
+        Buffer.concat([Buffer.from(`${method} ${url} HTTP/${httpVersion}${headers.join('')}\r\n\r\n`, 'latin1'), head]),
+      )
+      server.emit('connection', socket)
+      return
+    }
     try {
       guard(request, hosts, false)
-      if (!/^\/api\/events(\?|$)/.test(request.url ?? '')) refuse(404, 'There is no such socket')
+      if (!/^\/+api\/events(\?|$)/.test(request.url ?? '')) refuse(404, 'There is no such socket')
       sockets.handleUpgrade(request, socket, head, (client) => sockets.emit('connection', client, request))
     } catch (error) {
       socket.end(`HTTP/1.1 ${problem(error as Error)[0]} Refused\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
@@ -143,7 +155,7 @@ async function bodyOf(request: IncomingMessage): Promise<Call['body']> {
   }
   const text = Buffer.concat(chunks).toString('utf8').trim()
   if (text === '') return {}
-  if (/^IDs=[^{]/.test(text)) return { IDs: new URLSearchParams(text).getAll('IDs') }
+  if (/^IDs=[^{&]+(&IDs=[^&]*)*$/.test(text)) return { IDs: new URLSearchParams(text).getAll('IDs') }
   try {
     return JSON.parse(text)
   } catch (error) {

@@ -97,9 +97,10 @@ export class Index extends EventEmitter<Events> implements Listener {
     return entry?.arrival ? entry : undefined
   }
 
-  /** Looks into all mailboxes now, and waits for those that are being opened again. */
+  /** Looks into all mailboxes now, and waits for those that are being opened at the start or again. */
   async refresh(): Promise<void> {
-    const look = (box: Mailbox) => (box.isOpen ? box.look() : this.isUp && box.wasOpen ? box.opened : undefined)
+    const isOpening = (box: Mailbox) => box.isStarting || (this.isUp && box.wasOpen)
+    const look = (box: Mailbox) => (box.isOpen ? box.look() : isOpening(box) ? box.opened : undefined)
     await Promise.allSettled([...this.#boxes.values()].map(look))
   }
 

@@ -46,6 +46,8 @@ export class Mailbox {
   filled: Promise<unknown> = Promise.resolve()
   isOpen = false
   wasOpen = false
+  /** Whether it is being opened for the first time since the inbox started. */
+  isStarting: boolean
   readonly copies = new Map<number, Copy>()
   readonly #settings: Settings
   readonly #listener: Listener
@@ -60,6 +62,7 @@ export class Mailbox {
   constructor(settings: Settings, address: string, isNews: boolean, listener: Listener) {
     this.address = address
     this.isNews = isNews
+    this.isStarting = !isNews
     this.#settings = settings
     this.#listener = listener
     void this.#live()
@@ -153,6 +156,7 @@ export class Mailbox {
       })
       this.filled = this.#connect(isOpen).catch(() => this.#client?.close())
       await this.filled.finally(isOpen)
+      this.isStarting = false
       while (this.isOpen) {
         await this.look().catch(() => this.#client?.close())
         await this.#listener.pause()

@@ -1,4 +1,5 @@
 /** Mailpit's search: words, "phrases", field:text, is:, has:, before:, after:, larger:, smaller:; - or ! negates. */
+import { toEnvelope } from '../mail/addresses.ts'
 import { matchesAddress } from '../mail/filters.ts'
 import type { Address } from '../mail/mail.ts'
 import { bccOf, type Entry, envelopeOf, fold, isRead, tagsOf } from './entry.ts'
@@ -71,9 +72,12 @@ function fieldTest(name: string, value: string, zone: string | undefined): Test 
   if (people) {
     const isWhole = /^[^\s@]+@[^\s@]+$/.test(value)
     const isNamed = ({ name }: Address) => !isWhole && fold(name).includes(lower)
-    const isWanted = (one: Address) => matchesAddress(value, one.address) || isNamed(one)
+    // A header may have an internationalised domain in either form, a query as well.
+    const wanted = isWhole ? toEnvelope(value.replace(/^<|>$/g, '')) : value
+    const isWanted = (one: Address) => matchesAddress(wanted, isWhole ? toEnvelope(one.address) : one.address)
     // Most messages do not have it anywhere, which is seen at once.
-    return (entry) => entry.words.includes(lower) && people(entry).some(isWanted)
+    const rough = isWhole ? lower.replace(/@[^@]*$/, '') : lower
+    return (entry) => entry.words.includes(rough) && people(entry).some((one) => isWanted(one) || isNamed(one))
   }
   if (text) return (entry) => text(entry, lower)
   if (name === 'is' || name === 'has') {

@@ -14,7 +14,9 @@ export function parseWait(
   params: URLSearchParams,
   { arrivals }: Index,
 ): { seconds: number; isNew: (entry: Entry) => boolean } {
-  const { wait = '0', since = '' } = Object.fromEntries(params)
+  const { wait = '0', ...others } = Object.fromEntries(params)
+  // The plus sign of a zone that nobody encoded is a space.
+  const since = (others.since ?? '').replace(/(:\d\d(?:\.\d+)?) (?=\d\d:?\d\d$)/, '$1+')
   const seconds = /^\d+(\.\d+)?$/.test(wait) ? Number(wait) : Number.NaN
   if (!(seconds <= LONGEST)) refuse(400, `wait=${wait}: write seconds, 0 to ${LONGEST}`)
   if (!params.has('since')) return { seconds, isNew: () => true }
