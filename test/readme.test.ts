@@ -78,7 +78,7 @@ const FIRST_EVENING: [commands: string, said: RegExp][] = [
 for (const [commands, said] of FIRST_EVENING) {
   const skip = /\bjq\b/.test(commands) && spawnSync('jq', ['--version']).error !== undefined && 'no jq here'
   test(commands.split('\n')[0], { skip }, () => {
-    const options = { cwd: project.dir, env: project.env, input: '' }
+    const options = { cwd: project.dir, env: { ...project.env, BASH_ENV: '' }, input: '' }
     const { status, stdout, stderr } = spawnSync('bash', ['-exo', 'pipefail', '-c', commands], options)
     assert.equal(status, 0, `${stdout}${stderr}`)
     assert.match(`${stdout}`, said)
