@@ -132,6 +132,14 @@ for (const [what, script, said, fix] of [
   })
 }
 
+test('a container of another project is one finding', async () => {
+  const container = 'true "2026-01-01T00:00:00Z" 0123 {"com.docker.compose.project":"other"}'
+  world.docker(`case "$1 $2" in container*) echo '${container}';; "compose config") exit 1;; *) echo 28.0.1;; esac`)
+  const { results } = await world.ask([], { MAIL_SERVER_ENGINE: 'docker' })
+  assert.deepEqual(names(bad(results)), ['engine'])
+  assert.match(bad(results)[0]?.evidence ?? '', /Compose project: other.*docker rm --force/)
+})
+
 test('an image that is not here is a warning where it can be pulled, else a failure', async () => {
   const ask = async (manifest: string) => {
     const cases = `image) exit 1;; manifest) ${manifest};; container) exit 1;; *) echo 28.0.1;;`

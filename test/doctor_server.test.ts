@@ -1,11 +1,13 @@
 /** The doctor against a running server: healthy, and broken in one thing at a time. */
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
 import { appendFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { after, before, describe, test } from 'node:test'
 import { Ajv } from 'ajv'
 import { BAR, CATCHALL } from '../scripts/lib/accounts/accounts.ts'
 import type { Result } from '../scripts/lib/doctor/check.ts'
+import { ROOT } from '../scripts/lib/settings.ts'
 import { BROKEN_SERVER } from './broken_setups.ts'
 import { messagesOf, send } from './deliveries.ts'
 import { DoctorWorld } from './doctor_world.ts'
@@ -174,6 +176,35 @@ describe('a broken server is told once, at its cause, and the fix heals it', () 
       }
     })
   }
+})
+
+test('a server that was stopped has no trouble but that', async () => {
+  const { project } = world
+  await project.run('send_email', '--to', 'nobody@development-virtual.example.com')
+  await project.run('stop')
+  const stopped = await world.troubles()
+  assert.deepEqual(
+    stopped.map(({ check }) => check),
+    ['running'],
+    JSON.stringify(stopped),
+  )
+})
+
+const NOBODY = ['setpriv', '--reuid', 'nobody', '--clear-groups']
+const skip =
+  spawnSync('sh', ['-c', `${NOBODY.join(' ')} ls ${ROOT}/node_modules`]).status !== 0 && 'nobody may not read here'
+test('another user than root hears that root is needed, and nothing else', { skip }, async () => {
+  await world.project.start()
+  world.project.runner = NOBODY
+  const { stdout } = await world.project.run('doctor', '--json')
+  world.project.runner = []
+  const { results } = JSON.parse(stdout) as { results: Result[] }
+  const bad = results.filter(({ level }) => level === 'failure' || level === 'warning')
+  assert.deepEqual(
+    bad.map(({ check }) => check),
+    ['root'],
+    JSON.stringify(bad),
+  )
 })
 
 test('npm start explains a failure by the same checks', async () => {

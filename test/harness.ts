@@ -18,7 +18,7 @@ export const AS_NOBODY = [
 
 /**
  * Where `npm test` puts the scripts as JavaScript, by their contents: starting tsx takes three times as long as the rest
- * of a short script, and the tests start hundreds. `commands.test.ts` runs them as users do.
+ * of a short script, and the tests start hundreds. `readme.test.ts` runs them as users do.
  */
 export const COMPILED = join(ROOT, 'node_modules', '.cache', 'development-mail-server', hashOf(join(ROOT, 'scripts')))
 

@@ -153,7 +153,7 @@ function distanceOf(a: string, b: string): number {
 }
 
 /** The oldest Node that runs the scripts; `engines` of package.json and launch.mjs say the same. */
-const OLDEST_NODE = [20, 12] as const
+const OLDEST_NODE = [20, 19] as const
 
 /**
  * Runs a script's main function and gives its outcome; a failure is said on stderr in one line, and only a bug of ours

@@ -33,7 +33,7 @@ export const CHECKS: readonly Check[] = ([
   ['engine', 'There is an engine to run the server, and it answers', engine, ['image']],
   ['image', 'The image is here', image, []],
   ['packages', "Debian's Postfix and Dovecot are installed", packages, []],
-  ['root', 'The native engine may become root', root, []],
+  ['root', 'The native engine may become root', root, ['main-cf-names', 'start']],
   ['compose', 'Compose publishes the ports on loopback alone, and keeps mail and state on volumes', compose, ['image', 'start']],
   ['environment', 'The environment file turns on what this server needs, and nothing else', environment, START],
   ['environment-names', 'Every name in the environment file is known to docker-mailserver', environmentNames, []],

@@ -40,12 +40,16 @@ export function verdict(problems: Finding[], evidence: string): Finding[] {
   return problems.length > 0 ? problems : [{ level: 'ok', evidence }]
 }
 
-/** Symptoms step back behind the failure that explains them. `explains`: the checks that fail while this one does. */
+/**
+ * Symptoms step back behind the failure that explains them, and what several checks say in the same words is said once.
+ * `explains`: the checks that fail while this one does.
+ */
 export function settle(results: Result[], explains: (check: string) => readonly string[]): Result[] {
   const causes = [...new Set(results.filter(({ level }) => level === 'failure').map(({ check }) => check))]
   return results.map(({ fix, mend, question, ...result }) => {
     const { check, level, evidence } = result
-    const cause = causes.find((other) => explains(other).includes(check))
+    const twin = level === 'failure' && results.find((other) => other.evidence === evidence)?.check
+    const cause = causes.find((other) => explains(other).includes(check) || (other === twin && other !== check))
     // Two causes that explain each other both stay: neither is the other's symptom.
     const isSymptom = cause && !explains(check).includes(cause) && (level === 'failure' || level === 'warning')
     if (isSymptom) return { ...result, level: 'skipped', evidence: `follows from "${cause}": ${evidence}` }

@@ -94,7 +94,8 @@ export async function log(facts: Facts): Promise<Finding[]> {
   // What mail proves wrong is over, and what it does not, the other checks look up themselves.
   if (await facts.isRunning()) return verdict([], 'the checks that fail look into it')
   const lines = await engine.logged()
-  const cause = causeIn(lines)
+  // A mail that was refused says nothing about a server that does not run.
+  const cause = causeIn(lines.filter((line) => !/\breject: |\bstatus=/.test(line)))
   const problems = cause ? [warning(`the log of the last start: ${cause}`)] : []
   return verdict(problems, `${lines.length} lines since the last start`)
 }

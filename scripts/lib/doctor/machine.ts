@@ -29,7 +29,11 @@ export async function engine(facts: Facts): Promise<Finding[]> {
   // A Docker that hangs is worth a word where another engine takes its place, too.
   if (/silent for/.test(reason))
     return [(chosen ? warning : failure)(`${reason.replace('Start it,', 'Is it wedged? Restart it,')}`)]
-  if (chosen) return verdict([], `${chosen.name} (${reason.split('. ')[0]})`)
+  if (chosen) {
+    // Throws where the container is another project's.
+    await chosen.isRunning()
+    return verdict([], `${chosen.name} (${reason.split('. ')[0]})`)
+  }
   const isForbidden = /permission denied/i.test(reason)
   const plugin =
     facts.platform === 'linux' && /no Compose v2/.test(reason) && 'sudo apt-get install docker-compose-plugin'
