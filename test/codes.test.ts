@@ -55,7 +55,10 @@ const MAILS: [string | undefined, string][] = [
   ['482913', 'Reset code: 482913\nCustomer number 10042\nAcme Corp | 500 Terry Francois St | San Francisco, CA 94158'],
   ['482913', 'Enter this code to confirm your account: 482913\n\nRequest ID: 8f14e45f-ceea-467f-a9d5-1234567890ab'],
   ['482913', 'Use the code for order 99887766: 482913'],
-  ['ZAP4X', 'Here is the Steam Guard code you need to login to account ann:\nZAP4X\nThis email was sent to 203.0.113.5.'],
+  [
+    'ZAP4X',
+    'Here is the Steam Guard code you need to login to account ann:\nZAP4X\nThis email was sent to 203.0.113.5.',
+  ],
   // In the subject
   ['482913', 'Subject: Your login code\n482913'],
   ['998877', 'Subject: 998877 is your code\nHello'],

@@ -46,12 +46,15 @@ const WAIT = { default: 30, max: 86_400 }
 const UNITS: Record<string, number> = { ms: 0.001, s: 1, m: 60, h: 3_600 }
 const DURATION = /^(\d+(?:\.\d+)?)(ms|s|m|h)?$/
 
+/** What stands behind --wait and is no option is meant as its time, also where it is none. */
+const isTime = (arg: string) => /^-?\d|^[^-]/.test(arg)
+
 /** `parseArgs` knows no option whose value may be left out: `--wait` and `--wait 10` become `--wait=...`, `--links` all links. */
 export function withValues(args: string[]): string[] {
   return args.flatMap((arg, index) => {
     const next = args[index + 1]
-    if (arg === '--wait') return [`--wait=${next !== undefined && DURATION.test(next) ? next : WAIT.default}`]
-    if (args[index - 1] === '--wait' && DURATION.test(arg)) return []
+    if (arg === '--wait') return [`--wait=${next !== undefined && isTime(next) ? next : WAIT.default}`]
+    if (args[index - 1] === '--wait' && isTime(arg)) return []
     return [arg === '--links' ? '--links=/^/' : arg]
   })
 }
