@@ -217,6 +217,7 @@ describe('the mailbox', () => {
       [[], /Your code is 4829[\s\S]*Attachment: logo\.png \(image\/png, 3 bytes\)/],
       [['--headers'], /^Return-Path: [\s\S]*^From: 日本語 <a@client\.example>$[\s\S]*^Subject: views$/m],
       [['--html'], `${html.replace('\x1b', '\\x1b')}\n`],
+      [['--links', 'confirm'], 'https://x.example/confirm?a=1&b=2\n'],
       [['--links'], 'https://y.example/\nhttps://x.example/confirm?a=1&b=2\n'],
       [['--links=CONFIRM'], 'https://x.example/confirm?a=1&b=2\n'],
       [['--links=/^https:..y/'], 'https://y.example/\n'],
