@@ -32,7 +32,8 @@ Which mails (all that is given has to be true; TEXT occurs in any letter case, o
 
 Waiting:
   --wait [TIME]          until a matching mail is there: 10, 10s, 500ms (30 s); 0 looks once. Without --expect the newest
-                         match alone is shown, but by --list, --headers, --json and --save all that match
+                         match alone is shown, but by --list, --headers, --json and --save all that match,
+                         unless --delete is given
   --expect N             until N matching mails are there; all that match are shown
   --new                  mail that was there before does not count
 
@@ -42,7 +43,7 @@ What to show:
                          subject
   --headers              every header field, decoded
   --html                 the HTML
-  --links[=TEXT]         the http and https links in the order of the mail, one a line; those with TEXT or /regex/ in them
+  --links [TEXT]         the http and https links in the order of the mail, one a line; those with TEXT or /regex/ in them
   --code                 the one-time code
   --raw                  the exact bytes
   --json                 one JSON object a line: {account, uidl, size, envelopeRecipient, messageId, from, to, cc, date,
@@ -96,7 +97,8 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const { HEADER_VIEWS, listOf, VIEWS } = await import('./lib/mail/views.ts')
 
   const names = mailboxes.map(({ account }) => visibleLine(account)).join(', ')
-  const isForOne = wait?.expect === 1 && FOR_ONE.includes(view)
+  // Who waits for one mail and deletes it leaves the others to those who wait for them.
+  const isForOne = wait?.expect === 1 && (values.delete || FOR_ONE.includes(view))
   const isHeader = HEADER_VIEWS.includes(view)
   const isAsItIs = view === 'raw' || (view === 'save' && !attachmentFolder)
   // Where nothing else is asked for, only the newest of a large mailbox need be listed.

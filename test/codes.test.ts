@@ -53,6 +53,12 @@ const MAILS: [string | undefined, string][] = [
   ['482913', 'Enter 482913 in the app to verify your phone +44 7700 900123'],
   ['482913', 'Your code - 482913 - is valid until 2026-12-01'],
   ['482913', 'Reset code: 482913\nCustomer number 10042\nAcme Corp | 500 Terry Francois St | San Francisco, CA 94158'],
+  ['482913', 'Enter this code to confirm your account: 482913\n\nRequest ID: 8f14e45f-ceea-467f-a9d5-1234567890ab'],
+  ['482913', 'Use the code for order 99887766: 482913'],
+  [
+    'ZAP4X',
+    'Here is the Steam Guard code you need to login to account ann:\nZAP4X\nThis email was sent to 203.0.113.5.',
+  ],
   // In the subject
   ['482913', 'Subject: Your login code\n482913'],
   ['998877', 'Subject: 998877 is your code\nHello'],
@@ -77,6 +83,7 @@ const MAILS: [string | undefined, string][] = [
   ['7788', '2026年11月22日 コード 7788'],
   ['7788', '郵便番号 1000001、クーポンコード WINTER2026、認証コード 7788'],
   ['482913', 'お客様の確認コードは以下の通りです。\n482913\n注文番号 99887766'],
+  ['482913', '二段階認証の数字6桁は 482913 です。受付番号：1126-4455'],
   // German
   ['482913', 'Ihr Bestätigungscode lautet 482913.'],
   [
@@ -89,6 +96,8 @@ const MAILS: [string | undefined, string][] = [
   ['482913', 'Ihr Einmalpasswort: 482913, gültig bis 26.11.2026 15:30'],
   ['7788', 'Mit dem Rabattcode SPAR2026 sparen Sie 20 %. Ihr Zugangscode: 7788'],
   ['482913', 'Mit der smsTAN 482913 geben Sie den Auftrag 99887766 frei.'],
+  ['482913', 'Hier ist Ihr 6-stelliger Code: 482913'],
+  ['ABCD-1234', 'Ihr Aktivierungsschlüssel: ABCD-1234, Kundennummer 99887766'],
   // Others
   ['482913', 'Votre code de vérification est 482913.'],
   ['482913', 'Su código de verificación es: 482913'],

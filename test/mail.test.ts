@@ -291,6 +291,10 @@ describe('addresses', () => {
     [`${hex('8352815b8368')} <a@b.example>`, 'コード <a@b.example>'],
     ['"a b"@c.example', ' <a b@c.example>'],
     ['J\xfcrgen <a@b.example>', 'Jürgen <a@b.example>'],
+    [
+      'a@[IPv6:::1], "x [y]" <b@[127.0.0.1]>, [z] <c@d.example>',
+      ' <a@[IPv6:::1]>|x [y] <b@[127.0.0.1]>|[z] <c@d.example>',
+    ],
     ['', ''],
   ]
   test('are parsed first and decoded then', async () => {
@@ -593,6 +597,12 @@ describe('links', () => {
     assert.deepEqual(linksOf(await read('', text)), [
       ...['https://a.example/x_(y)', 'https://b.example/?q=[1]', 'https://c.example/a,b'],
       ...['http://localhost:3000/?t=a&u=1', 'http://[::1]:80/x'],
+    ])
+    const german = utf8(
+      'https://bücher.example/größe?q=ä, dann https://пример.example/ж und URLはhttps://x.example/aです',
+    )
+    assert.deepEqual(linksOf(await read('Content-Type: text/plain; charset=utf-8', '', german)), [
+      ...['https://bücher.example/größe?q=ä', 'https://пример.example/ж', 'https://x.example/a'],
     ])
   })
 

@@ -57,6 +57,13 @@ describe('usage', () => {
       [['--links='], /--links is empty/],
       [['--last', '0'], /--last 0/],
       [['--wait=x'], /--wait=x: .*10s/],
+      [['--wait', '10x', '--list'], /--wait=10x: .*10s/],
+      [['--wait', '10 min'], /--wait=10 min: .*10s/],
+      [['--wait', '-5'], /--wait=-5: .*10s/],
+      [['--attachments', 'x'], /Did you mean --save-attachments\?/],
+      [['--message', 'x'], /Did you mean --message-id\?/],
+      [['--host', 'smtp://127.0.0.1'], /--host=smtp:.*--port/],
+      [['--host', 'localhost:110'], /--host=localhost:110: .*--port/],
       [['--wait=2d'], /--wait=2d/],
       [['--wait=90000s'], /--wait=90000s/],
       [['--wait', '1', '--expect', '-1'], /expect/],
@@ -100,7 +107,17 @@ describe('usage', () => {
   test('a result that cannot be written ends with 1, whatever the view, and deletes nothing', async () => {
     await mailboxes.deliver(FOO, simple('one', 'code 4711 https://x.example/'))
     const dir = mailboxes.project.path('full')
-    for (const view of ['--list', '--headers', '--links', '--code', '--raw', '--json', `--save=${dir}`, '--last=1']) {
+    for (const view of [
+      '--list',
+      '--headers',
+      '--links',
+      '--code',
+      '--raw',
+      '--json',
+      `--save=${dir}`,
+      '--last=1',
+      '--help',
+    ]) {
       const { dir, env } = mailboxes.project
       const full = openSync('/dev/full', 'w')
       const args = ['scripts/pop_email.js', '--account', 'foo', view, '--delete']
@@ -200,6 +217,7 @@ describe('the mailbox', () => {
       [[], /Your code is 4829[\s\S]*Attachment: logo\.png \(image\/png, 3 bytes\)/],
       [['--headers'], /^Return-Path: [\s\S]*^From: 日本語 <a@client\.example>$[\s\S]*^Subject: views$/m],
       [['--html'], `${html.replace('\x1b', '\\x1b')}\n`],
+      [['--links', 'confirm'], 'https://x.example/confirm?a=1&b=2\n'],
       [['--links'], 'https://y.example/\nhttps://x.example/confirm?a=1&b=2\n'],
       [['--links=CONFIRM'], 'https://x.example/confirm?a=1&b=2\n'],
       [['--links=/^https:..y/'], 'https://y.example/\n'],

@@ -119,7 +119,9 @@ export function parse<T extends Options>(args: string[], options: T, { positiona
       ?.replaceAll('\n', ' ')
       .replace(/\.$/, '')
     const unknown = /^Unknown option '--?([^']+)'/.exec(error.message)?.[1]
-    const nearest = unknown && nearestOf(unknown, Object.keys(options))
+    const names = Object.keys(options)
+    const longer = (name: string) => unknown && unknown.length > 2 && (name.includes(unknown) || unknown.includes(name))
+    const nearest = unknown && (nearestOf(unknown, names) ?? names.find((name) => name.length > 3 && longer(name)))
     throw new Failure('usage', nearest ? `${fact}. Did you mean --${nearest}? See --help.` : `${fact}. See --help.`)
   }
 }
@@ -198,9 +200,11 @@ export async function run(url: string, main: Main): Promise<void> {
     say(`The result could not be written: ${error.message}`)
     process.exit(EXIT.failed.code)
   })
+  // What cannot be said is lost, and changes no result.
+  process.stderr.on('error', () => {})
   process.exitCode = EXIT[await outcomeOf(main, process.argv.slice(2), TERMINAL)].code
   // Sockets that a library left half open must not keep a finished script alive.
-  process.stdout.write('', () => process.stderr.write('', () => process.exit()))
+  process.stdout.write('', (error) => !error && process.stderr.write('', () => process.exit()))
 }
 
 /** Whether this module is the program that node was told to run. */

@@ -2,6 +2,7 @@
  * The options that both mail clients share: which server, which login, how long to wait. Each value comes from its
  * option, the environment, `.env`, or the default, in this order.
  */
+import { isIPv6 } from 'node:net'
 import { createInterface } from 'node:readline'
 import type { Login } from '../accounts/accounts.ts'
 import { Failure, type Io, say } from '../cli.ts'
@@ -70,7 +71,9 @@ export async function resolveClient(
   const { prefix, account, ports } = PROTOCOLS[protocol]
   const settings = readSettings()
   const host = pick('--host', values.host, 'MAIL_HOST') ?? { name: 'MAIL_HOST', text: settings.host }
-  if (!/^[^\s\0]+$/.test(host.text)) throw wrong(host, 'a host is a name or an IP address')
+  if (!(/^[^\s\0/:]+$/.test(host.text) || isIPv6(host.text))) {
+    throw wrong(host, 'a host is a name or an IP address; its port goes to --port')
+  }
 
   const given = values.port === undefined ? undefined : parsePort('--port', values.port)
   const mode = pick('--tls', values.tls, `${prefix}_TLS`)

@@ -24,7 +24,7 @@ export function codeOf(mail: Mail): string | undefined {
 const LONGEST = 100_000
 
 /** What a code is called. */
-const NAME = String.raw`(?<![a-z])(?:(?:[a-zäöüß]{1,30}-?)?codes?|code?|c[óo]digo|codice|(?:[a-zäöü]{1,20}-?)?pin|otp|(?:sms|push|photo|chip|[mi])?-?tan|token|(?:one-?\s?time|temporary)\s(?:password|passcode)|einmal-?(?:passwort|kennwort)|(?:verification|confirmation|security|access|authentication|authorization)\s(?:number|key)|(?:bestätigungs|sicherheits|prüf|verifizierungs)(?:nummer|zahl|ziffern))(?![a-z])|コード|(?:認証|確認|暗証|検証|照合|承認|ログイン|セキュリティ)(?:番号|キー|用番号)|(?:ワンタイム|仮|一時)パスワード|验证码|驗證碼|인증\s?(?:번호|코드)`
+const NAME = String.raw`(?<![a-z])(?:(?:[a-zäöüß]{1,30}-?)?codes?|code?|c[óo]digo|codice|(?:[a-zäöü]{1,20}-?)?pin|otp|(?:sms|push|photo|chip|[mi])?-?tan|token|(?:one-?\s?time|temporary)\s(?:password|passcode)|einmal-?(?:passwort|kennwort)|(?:verification|confirmation|security|access|authentication|authorization)\s(?:number|key)|(?:bestätigungs|sicherheits|prüf|verifizierungs)(?:nummer|zahl|ziffern)|(?:aktivierungs|bestätigungs|freischalt|sicherheits|zugangs)schlüssel)(?![a-z])|コード|(?:認証|確認|暗証|検証|照合|承認|ログイン|セキュリティ)(?:番号|キー|用番号|用?の?数字)|(?:ワンタイム|仮|一時)パスワード|验证码|驗證碼|인증\s?(?:번호|코드)`
 /** What is called like a code and is none. */
 const OTHER_NAME =
   /(?:zip|postal|post|promo(?:tion(?:al)?)?|discount|coupon|voucher|gift|qr|bar|error|status|exit|dress|source|country|area|tracking|booking|product|item|order|reference|referral|sort|swift|bank|routing|tax|colou?r|morse|rabatt|gutschein|fehler|aktions|länder|vorwahl|artikel|bestell|buchungs)[-\s]?codes?|(?:レ|バー|QR|エラー|クーポン|商品|割引|紹介|国|ソース|銘柄|証券|店舗|銀行|支店|文字|キャンペーン)[-\s]?コード/gi
@@ -44,7 +44,7 @@ const NO_CODE = [
   /\b\d{1,2}:\d{2}(?::\d{2})?\b/g,
   // Telephone numbers and Japanese post codes.
   /[+(]\d[\d() ./-]{6,20}\d|\b0\d{1,4}[- ]\d{1,4}[- ]\d{3,4}\b|\b\d{3}[-. ]\d{3}[-. ]\d{4}\b|\b0\d{2,4}[ /]\d{5,8}\b/g,
-  /(?:tel|phone|fax|telefon|mobil|電話|TEL)\w{0,10}[^\d\n]{0,10}\d[\d() ./-]{5,20}/gi,
+  /(?:\b(?:tel|phone|fax|telefon|mobil)|電話)\w{0,10}[^\d\n]{0,10}\d[\d() ./-]{5,20}/gi,
   /〒\s?\d{3}-?\d{4}|\b[A-Z]{2} \d{5}(?:-\d{4})?\b|\bD-\d{5}\b/g,
   // Prices, numbers with a point or a unit, and the last digits of a card.
   /[#!$€£¥]\s?\d[\d.,]*|\d[\d.,]*\s?(?:€|EUR|USD|GBP|JPY|CHF|円|ドル|dollars?|euros?|%|\$)/gi,
@@ -52,8 +52,10 @@ const NO_CODE = [
   /\b\d+\s?(?:min(?:ute)?[ns]?|h(?:ou)?rs?|sec(?:ond)?s?|days?|Minuten|Stunden|Sekunden|Tagen?|分|秒|時間|[kKMG]B|px|km|kg|pcs|points?|Punkte|点|件|名|人|people)(?![a-z])/g,
   /[*x•]{2,}[ -]?\d{4}\b|\bv\d+\b/gi,
 ]
+/** As in "the code to confirm your account: 482913". */
+const CODE_FOR = String.raw`:(?<=(?:${NAME}) (?:to|for|zu[mr]?|für)(?!\p{L})[^.!?:\n]{0,60}:)`
 const LABELLED = new RegExp(
-  String.raw`(?:(?<![a-zäöüß])(?:${NUMBERS})(?![a-zäöüß])|\b(?:no|nr)\.)(?:(?!${NAME})[^\d\n.!?。|]){0,25}?[:#]?\s?(?:[A-Z]{1,5}-?)?\d[\w-]*`,
+  String.raw`(?:(?<![a-zäöüß])(?:${NUMBERS})(?![a-zäöüß])(?!${CODE_FOR})|\b(?:no|nr)\.)(?:(?!${NAME})[^\d\n.!?。|]){0,25}?[:#]? ?(?:[A-Z]{1,5}-?)?\d[\w-]*`,
   'giu',
 )
 

@@ -73,8 +73,8 @@ export function allLinksOf(mail: Bodies): string[] {
   return [...new Set(found)].filter((link) => link !== '' && !/^(#|cid:|data:|javascript:)/i.test(link))
 }
 
-/** RFC 3986's characters behind "scheme://", or the target that an element names; its own text is no link beside it. */
-const LINK = /\ufdd0([^\ufdd1]*)\ufdd1[^\ufdd2]*|\b[a-z][a-z0-9+.-]{1,30}:\/\/[\w.~:/?#[\]@!$&'()*+,;=%-]+/gi
+/** RFC 3986's characters and the letters of Europe behind "scheme://", or the target that an element names; its own text is no link beside it. */
+const LINK = /\ufdd0([^\ufdd1]*)\ufdd1[^\ufdd2]*|\b[a-z][a-z0-9+.-]{1,30}:\/\/[\wÀ-ɏͰ-ԯ.~:/?#[\]@!$&'()*+,;=%-]+/gi
 
 function linksIn(text: string): string[] {
   return [...text.slice(0, LONGEST.text).matchAll(LINK)].map(([link, target]) => target ?? withoutEnd(link))

@@ -156,10 +156,11 @@ function fieldsOf(head: string): Header[] {
   })
 }
 
-/** An address list. What encoded words hold (a comma, "<") is no syntax: placeholders stand for them meanwhile. */
+/** An address list. What encoded words and brackets hold (a comma, "<", ":") is no syntax: placeholders stand for them. */
 function addressesOf(binary: string, decoding: Decoding): Address[] {
   const words: string[] = []
-  const list = decodeHeader(binary, decoding, (text) => `\ufdd0${words.push(text) - 1}\ufdd1`)
+  const hide = (text: string) => `\ufdd0${words.push(text) - 1}\ufdd1`
+  const list = decodeHeader(binary, decoding, hide).replace(/\[[^\s[\]"]*\]/g, hide)
   const restore = (text: string) => text.replace(/\ufdd0(\d+)\ufdd1/g, (_, index) => words[index] ?? '')
   return addressParser(list, { flatten: true }).map(({ name, address }) => ({
     name: restore(name),

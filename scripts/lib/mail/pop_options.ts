@@ -46,13 +46,17 @@ const WAIT = { default: 30, max: 86_400 }
 const UNITS: Record<string, number> = { ms: 0.001, s: 1, m: 60, h: 3_600 }
 const DURATION = /^(\d+(?:\.\d+)?)(ms|s|m|h)?$/
 
-/** `parseArgs` knows no option whose value may be left out: `--wait` and `--wait 10` become `--wait=...`, `--links` all links. */
+/** What these options mean without a value. `parseArgs` knows no option whose value may be left out. */
+const OTHERWISE: Record<string, string | undefined> = { '--wait': String(WAIT.default), '--links': '/^/' }
+/** What stands behind one of them and is no option is meant as its value, also where it is a wrong one. */
+const isValue = (arg: string) => /^-?\d|^[^-]/.test(arg)
+
+/** `--wait` and `--wait 10` become `--wait=...`, and `--links` the same. */
 export function withValues(args: string[]): string[] {
   return args.flatMap((arg, index) => {
-    const next = args[index + 1]
-    if (arg === '--wait') return [`--wait=${next !== undefined && DURATION.test(next) ? next : WAIT.default}`]
-    if (args[index - 1] === '--wait' && DURATION.test(arg)) return []
-    return [arg === '--links' ? '--links=/^/' : arg]
+    const [before = '', next = ''] = [args[index - 1], args[index + 1]]
+    if (OTHERWISE[arg]) return [`${arg}=${isValue(next) ? next : OTHERWISE[arg]}`]
+    return OTHERWISE[before] && isValue(arg) ? [] : [arg]
   })
 }
 
