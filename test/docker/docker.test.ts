@@ -112,7 +112,7 @@ describe(image, { skip: reason ?? false }, () => {
     }
   })
 
-  test('the inbox waits for mail in the container, and sees an account that is added later', async () => {
+  test('the inbox waits for mail in the container', async () => {
     const port = project.ports.smtp + 1
     const [program = '', ...args] = project.command('inbox')
     const env = { ...project.env, INBOX_PORT: String(port) }
@@ -120,15 +120,12 @@ describe(image, { skip: reason ?? false }, () => {
     const url = `http://${host}:${port}/`
     try {
       await until('the inbox answers', () => fetch(url).catch(() => undefined), 30_000)
-      for (const to of ['someone@inbox.example', 'late@inbox.example']) {
-        if (to.startsWith('late')) await project.run('add_account', to, 'secret')
-        await project.run('send_email', '--to', to, '--text', 'Your code is 482193')
-        const mail = await (await fetch(`${url}api/v1/message/latest?query=to:${to}&wait=30`)).json()
-        assert.deepEqual([mail.Code, mail.EnvelopeTo], ['482193', [to]])
-      }
+      const to = 'someone@inbox.example'
+      await project.run('send_email', '--to', to, '--text', 'Your code is 482193')
+      const mail = await (await fetch(`${url}api/v1/message/latest?query=to:${to}&wait=30`)).json()
+      assert.deepEqual([mail.Code, mail.EnvelopeTo], ['482193', [to]])
     } finally {
       inbox.kill()
-      await project.run('add_account', '--delete', 'late@inbox.example', '--yes')
     }
   })
 

@@ -183,7 +183,12 @@ export async function wayOut(facts: Facts): Promise<Finding[]> {
     return isOther ? [failure(is, restart)] : []
   })
   const running = [...parameters.stdout.matchAll(/^(\w+) =[ \t]*(.*)$/gm)]
-  for (const [, name = '', value = ''] of running) {
+  // Releases up to 10 name their milters by parameters of their own.
+  const own = new Map(
+    running.flatMap(([, name = '', value = '']) => (/_milter$/.test(name) ? [[`$${name}`, value]] : [])),
+  )
+  for (const [, name = '', text = ''] of running) {
+    const value = text.replace(/\$\w+/g, (word) => own.get(word) ?? word)
     // What the file says is judged there; where the two differ, "live" says so.
     if (facts.settingsOf(MAIN_CF).has(name) || (MADE.test(name) && value !== '')) continue
     const rule = broken(POSTFIX_RULES, name, value, facts)
