@@ -206,7 +206,7 @@ function worldOfItsOwn(): Own {
 
 /** A project whose server is in the world and has all that leads abroad. */
 async function createProject(world: World): Promise<Project> {
-  const project = await Project.create(quickFolder())
+  const project = await Project.create(QUICK ? tmpdir() : quickFolder())
   project.runner = world.runner
   for (const [name, lines] of Object.entries(CONFIGURATION)) {
     const file = project.config(name)

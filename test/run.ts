@@ -1,6 +1,6 @@
 /**
  * `npm test`: every test file in a process of its own, several side by side, since much of their time is waiting, and the
- * longest first, so that none runs alone in the end. A line for each file that is done; then what failed, and the counts.
+ * longest first, so that none runs alone in the end. A line for each file that is done, with what failed in it; then the counts.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { chmodSync, existsSync, mkdirSync, readdirSync, readlinkSync, statfsSync } from 'node:fs'
@@ -50,7 +50,7 @@ async function main(args: string[]): Promise<ExitName | undefined> {
     for (let file = queue.shift(); file; file = queue.shift()) await runFile(file)
   }
   await Promise.all(Array.from({ length: Number(process.env.TESTS_LANES) || 2 * availableParallelism() }, lane))
-  for (const text of failures) console.log(`\n${text}`)
+  for (const text of failures) console.log(`✖ ${text.split('\n')[0]}, as told above`)
   for (const [name, count] of totals) console.log(`ℹ ${name} ${count}`)
   console.log(`ℹ ${seconds(began)} s`)
   return failures.length > 0 ? 'failed' : 'ok'
@@ -72,7 +72,9 @@ async function runFile(file: string): Promise<void> {
   console.log(`${code === 0 ? '✔' : '✖'} ${nameOf(file)}: ${count('pass')} of ${count('tests')} in ${seconds(began)} s`)
   for (const [, skipped] of output.matchAll(/^ *﹣ (.*# (?!SKIP$).*)$/gm)) console.log(`  skipped: ${skipped}`)
   for (const [, note] of output.matchAll(/^ *ℹ (.*[^\d.\s])$/gm)) console.log(`  ${note}`)
-  if (code !== 0) failures.push(`${file} ended with ${code}\n${output.split('✖ failing tests:').at(-1)?.trim()}`)
+  if (code === 0) return
+  failures.push(`${file} ended with ${code}\n${output.split('✖ failing tests:').at(-1)?.trim()}`)
+  console.log(failures.at(-1))
 }
 
 /** Ends all that runs, and its servers with it. */
