@@ -35,6 +35,9 @@ function hashOf(dir: string): string {
 /** In `npm test`, what takes long has a smaller form; a command of its own does the whole. */
 export const QUICK = process.env.TESTS_QUICK === '1'
 
+/** Where projects are made: `npm test` removes it in the end. */
+export const FOLDER = process.env.TESTS_FOLDER ?? tmpdir()
+
 export interface Result {
   code: number | null
   stdout: string
@@ -67,7 +70,7 @@ export class Project {
   }
 
   /** Copies the project into a folder below `parent` and finds free ports; starts nothing. */
-  static async create(parent = tmpdir()): Promise<Project> {
+  static async create(parent = FOLDER): Promise<Project> {
     const project = new Project(parent)
     // Dovecot's mail processes have to walk to the state folder.
     chmodSync(project.dir, 0o755)

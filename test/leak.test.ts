@@ -9,7 +9,7 @@ import { promisify } from 'node:util'
 import { CATCHALL } from '../scripts/lib/accounts/accounts.ts'
 import { installPackages } from '../scripts/lib/server/packages.ts'
 import { CONFIG_DIR, HOSTNAME, ROOT } from '../scripts/lib/settings.ts'
-import { Project, QUICK, until } from './harness.ts'
+import { FOLDER, Project, QUICK, until } from './harness.ts'
 import { CONFIGURATION, type Expected, lettersToTheWorld } from './letters.ts'
 import type { Errand, Posted } from './poster.ts'
 import type { Counts } from './trap.ts'
@@ -206,7 +206,7 @@ function worldOfItsOwn(): Own {
 
 /** A project whose server is in the world and has all that leads abroad. */
 async function createProject(world: World): Promise<Project> {
-  const project = await Project.create(QUICK ? tmpdir() : quickFolder())
+  const project = await Project.create(QUICK ? FOLDER : quickFolder())
   project.runner = world.runner
   for (const [name, lines] of Object.entries(CONFIGURATION)) {
     const file = project.config(name)

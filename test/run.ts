@@ -60,7 +60,7 @@ async function main(args: string[]): Promise<ExitName | undefined> {
 async function runFile(file: string): Promise<void> {
   const began = Date.now()
   const command = ['--import', 'tsx', '--test-reporter', 'spec', file]
-  const env = { ...process.env, TMPDIR: FOLDER, TESTS_QUICK: '1', FORCE_COLOR: '0' }
+  const env = { ...process.env, TESTS_FOLDER: FOLDER, TESTS_QUICK: '1', FORCE_COLOR: '0' }
   const child = spawn(process.execPath, command, { cwd: ROOT, env, stdio: ['ignore', 'pipe', 'pipe'] })
   running.add(child)
   let output = ''
