@@ -8,7 +8,7 @@ import { localDomains, withoutDomain, withVirtualDomain } from '../scripts/lib/a
 import { Pop3Session } from '../scripts/lib/mail/pop3.ts'
 import { messagesOf, send, subjectsOf } from './deliveries.ts'
 import { AS_NOBODY, type Project, type Result, startedProject, until } from './harness.ts'
-import { runHere } from './in_process.ts'
+import { runIn } from './here.ts'
 
 const DOMAIN = 'development-virtual.example.com'
 const FILES = ['postfix-accounts.cf', 'postfix-virtual.cf', 'dovecot-quotas.cf', 'postfix-transport_maps']
@@ -116,7 +116,7 @@ describe('add_account with a running server', () => {
   })
   after(() => project?.remove())
 
-  const add = (...args: string[]) => runHere(project, {}, 'add_account', ...args)
+  const add = (...args: string[]) => runIn(project, {}, 'add_account', ...args)
   const logsIn = async (user: string, password: string) => {
     const server = { host: '127.0.0.1', port: project.ports.pop3, tls: 'none', timeout: 10_000 } as const
     const session = await Pop3Session.open(server, { user, password }).catch((error) => error.exit)
@@ -146,7 +146,7 @@ describe('add_account with a running server', () => {
     }
     for (const [input, reason] of BAD_PASSWORDS) {
       const args = ['add_account', `alice@${DOMAIN}`, '--password-stdin']
-      const { code, stdout, stderr } = await runHere(project, { input }, ...(args as [string]))
+      const { code, stdout, stderr } = await runIn(project, { input }, ...(args as [string]))
       assert.deepEqual([code, stdout], [2, ''], stderr)
       assert.match(stderr, reason)
       assert.match(stderr, /^[^\n]+\n$/)
@@ -191,7 +191,7 @@ describe('add_account with a running server', () => {
     const input = `${'長い'.repeat(166)}long`
     assert.equal(Buffer.byteLength(input), 1000)
     const options = { input: `${input}\r\n` }
-    const updated = await runHere(project, options, 'add_account', '--update', alice, '--password-stdin')
+    const updated = await runIn(project, options, 'add_account', '--update', alice, '--password-stdin')
     assert.match(updated.stdout, /^Updated alice@/, updated.stderr)
     assert.equal(await logsIn(alice, input), true)
     assert.equal(await logsIn(alice, 'geheim é'), 'login')

@@ -7,7 +7,7 @@ import { after, before, describe, test } from 'node:test'
 import { BAR } from '../scripts/lib/accounts/accounts.ts'
 import { send } from './deliveries.ts'
 import { AS_NOBODY, Project, processesOf, until } from './harness.ts'
-import { runHere } from './in_process.ts'
+import { runIn } from './here.ts'
 import { mastersOf, pidsOf } from './instance.ts'
 
 let project: Project
@@ -16,7 +16,7 @@ before(async () => {
 })
 after(() => project.remove())
 
-const run = (script: string, ...args: string[]) => runHere(project, {}, script, ...args)
+const run = (script: string, ...args: string[]) => runIn(project, {}, script, ...args)
 
 /** Starts a script without waiting for it. */
 function begin(script: string): { child: ChildProcess; ended: Promise<{ code: number | null; talk: string }> } {
@@ -68,7 +68,7 @@ describe('what is missing or wrong is named, and nothing is left running', () =>
     ["somebody else's", () => project.path('scripts'), /it is not the mail server's own folder/],
   ] as const) {
     test(`a state folder that is ${what}`, async () => {
-      const { code, stderr } = await runHere(project, { env: { MAIL_SERVER_STATE_DIR: folder() } }, 'start')
+      const { code, stderr } = await runIn(project, { env: { MAIL_SERVER_STATE_DIR: folder() } }, 'start')
       assert.equal(code, 2, stderr)
       assert.match(stderr, said)
       assert.equal(stderr.trim().split('\n').length, 1)
@@ -169,12 +169,12 @@ describe('where it listens', () => {
     const skip = address === '::1' && !existsSync('/proc/net/if_inet6') ? 'this machine has no IPv6' : false
     test(`BIND_ADDRESS=${address}`, { skip }, async () => {
       const env = { BIND_ADDRESS: address }
-      const { code, stdout, stderr } = await runHere(project, { env }, 'start')
+      const { code, stdout, stderr } = await runIn(project, { env }, 'start')
       assert.equal(code, 0, stderr)
       assert.match(stdout, /read back over POP3/)
-      const status = await runHere(project, { env }, 'status')
+      const status = await runIn(project, { env }, 'status')
       assert.equal(status.code, 0, status.stderr)
-      assert.equal((await runHere(project, { env }, 'stop')).code, 0)
+      assert.equal((await runIn(project, { env }, 'stop')).code, 0)
     })
   }
 })

@@ -18,7 +18,7 @@ import { hostname } from 'node:os'
 import { after, before, beforeEach, describe, test } from 'node:test'
 import { PATTERNS } from './configurations.ts'
 import { AS_NOBODY, Project, type Result, until } from './harness.ts'
-import { runHere } from './in_process.ts'
+import { runIn } from './here.ts'
 import { killAtEveryStep } from './kills.ts'
 
 const DOMAIN = 'development-virtual.example.com'
@@ -44,7 +44,7 @@ describe('add_account changes the files of a stopped server', () => {
   const read = (name: string) => readFileSync(project.config(name), 'utf8')
   const texts = () => FILES.map(read)
   const leftovers = () => readdirSync(project.config('.')).filter((name) => /\.(lock|tmp)$/.test(name))
-  const add = (...args: string[]) => runHere(project, {}, 'add_account', ...args)
+  const add = (...args: string[]) => runIn(project, {}, 'add_account', ...args)
   const succeeds = async (...args: string[]): Promise<Result> => {
     const result = await add(...args)
     assert.equal(result.code, 0, result.stderr)
@@ -129,7 +129,7 @@ describe('add_account changes the files of a stopped server', () => {
     const names = Array.from({ length: 20 }, (_, index) => `user${index}@domain${index % 4}.example`)
     const run = (name: string, index: number) => {
       const args = ['add_account', name, 'secret', '--alias', `alias.${name}`] as const
-      return index % 5 ? runHere(project, {}, ...args) : project.run(...args)
+      return index % 5 ? runIn(project, {}, ...args) : project.run(...args)
     }
     const results = await Promise.all(names.map(run))
     for (const { code, stderr } of results) assert.equal(code, 0, stderr)
@@ -261,7 +261,7 @@ describe('add_account changes the files of a stopped server', () => {
   test('a read-only file is an error before a password is asked for, and no file changes, for root too', async () => {
     for (const name of ['postfix-accounts.cf', 'postfix-transport_maps']) {
       chmodSync(project.config(name), 0o444)
-      const { code, stderr } = await runHere(project, { input: 'x' }, 'add_account', 'a@read-only.example')
+      const { code, stderr } = await runIn(project, { input: 'x' }, 'add_account', 'a@read-only.example')
       assert.equal(code, 1)
       assert.match(stderr, new RegExp(`${name} cannot be written: it is read-only.*chmod u\\+w`))
       chmodSync(project.config(name), 0o644)

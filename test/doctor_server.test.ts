@@ -3,14 +3,14 @@ import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { appendFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
-import { after, before, describe, test } from 'node:test'
+import { after, before, test } from 'node:test'
 import { Ajv } from 'ajv'
 import { BAR, CATCHALL } from '../scripts/lib/accounts/accounts.ts'
 import type { Result } from '../scripts/lib/doctor/check.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
 import { BROKEN_SERVER } from './broken_setups.ts'
 import { messagesOf, send } from './deliveries.ts'
-import { DoctorWorld } from './doctor_world.ts'
+import { brokenOnce, DoctorWorld } from './doctor_world.ts'
 import { until } from './harness.ts'
 
 let world: DoctorWorld
@@ -152,31 +152,10 @@ esac
   assert.match(said('disk'), /MB free in \/var\/mail/)
 })
 
-describe('a broken server is told once, at its cause, and the fix heals it', () => {
-  for (const [what, breaks, check, level, said, live] of BROKEN_SERVER) {
-    test(what, async () => {
-      try {
-        breaks(world.project)
-        if (live) await world.takeEffect()
-        const [first, ...others] = await world.troubles()
-        assert.ok(first, 'nothing was found')
-        assert.deepEqual(others, [])
-        assert.equal(`${first.check} ${first.level}`, `${check} ${level}`, first.evidence)
-        assert.match(first.evidence, said)
-        if (!first.fix) return
-        await world.type(first.fix)
-        if (live) await world.takeEffect()
-        // What waited is on its way for a moment.
-        const again = () => world.troubles({ only: [check, 'live', 'mail-virtual'] })
-        let left = await again()
-        for (let tries = 0; left.length > 0 && tries < 5; tries++) left = await again()
-        assert.deepEqual(left, [], `typed: ${first.fix}`)
-      } finally {
-        await world.heal()
-      }
-    })
-  }
-})
+brokenOnce(
+  () => world,
+  BROKEN_SERVER.filter(([, , , , , live]) => !live),
+)
 
 test('a server that was stopped has no trouble but that', async () => {
   const { project } = world

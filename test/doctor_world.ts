@@ -1,11 +1,14 @@
 /** A project whose doctor runs in this process, so that many set-ups can be asked about; and hands that type what it says. */
+import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { appendFileSync, chmodSync, cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { PassThrough } from 'node:stream'
+import { test } from 'node:test'
 import { pathToFileURL } from 'node:url'
 import { Failure, ioOf, type Main } from '../scripts/lib/cli.ts'
 import type { Result } from '../scripts/lib/doctor/check.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
+import type { BrokenServer } from './broken_setups.ts'
 import { Project, processesOf } from './harness.ts'
 
 /** What a set-up may change. */
@@ -135,6 +138,34 @@ export class DoctorWorld {
     const { code, stderr } = await project.runWith({ input: 'secret\n' }, name, ...words, ...password)
     if (code !== 0) throw new Error(`${command}: ${stderr}`)
     if (script === 'start') this.#madeTls = this.#tls()
+  }
+}
+
+/** A test for each: it is told once, at its cause, and the fix heals it. */
+export function brokenOnce(getWorld: () => DoctorWorld, table: BrokenServer[]): void {
+  for (const [what, breaks, check, level, said, live] of table) {
+    test(`told once: ${what}`, async () => {
+      const world = getWorld()
+      try {
+        breaks(world.project)
+        if (live) await world.takeEffect()
+        const [first, ...others] = await world.troubles()
+        assert.ok(first, 'nothing was found')
+        assert.deepEqual(others, [])
+        assert.equal(`${first.check} ${first.level}`, `${check} ${level}`, first.evidence)
+        assert.match(first.evidence, said)
+        if (!first.fix) return
+        await world.type(first.fix)
+        if (live) await world.takeEffect()
+        // What waited is on its way for a moment.
+        const again = () => world.troubles({ only: [check, 'live', 'mail-virtual'] })
+        let left = await again()
+        for (let tries = 0; left.length > 0 && tries < 5; tries++) left = await again()
+        assert.deepEqual(left, [], `typed: ${first.fix}`)
+      } finally {
+        await world.heal()
+      }
+    })
   }
 }
 

@@ -32,6 +32,12 @@ function hashOf(dir: string): string {
   return hash.digest('hex').slice(0, 16)
 }
 
+/** In `npm test`, what takes long has a smaller form; a command of its own does the whole. */
+export const QUICK = process.env.TESTS_QUICK === '1'
+
+/** Where projects are made: `npm test` removes it in the end. */
+export const FOLDER = process.env.TESTS_FOLDER ?? tmpdir()
+
 export interface Result {
   code: number | null
   stdout: string
@@ -64,7 +70,7 @@ export class Project {
   }
 
   /** Copies the project into a folder below `parent` and finds free ports; starts nothing. */
-  static async create(parent = tmpdir()): Promise<Project> {
+  static async create(parent = FOLDER): Promise<Project> {
     const project = new Project(parent)
     // Dovecot's mail processes have to walk to the state folder.
     chmodSync(project.dir, 0o755)
@@ -87,7 +93,7 @@ export class Project {
   async takePorts(): Promise<void> {
     const settings = new Set([...Object.values(SERVICES).map(({ variable }) => variable as string), 'BIND_ADDRESS'])
     const inherited = Object.entries(process.env).filter(
-      ([name]) => !settings.has(name) && !/^(MAIL_SERVER|NODE_TEST)/.test(name),
+      ([name]) => !settings.has(name) && !/^(MAIL_SERVER|NODE_TEST|TESTS_)/.test(name),
     )
     this.env = {
       ...(Object.fromEntries(inherited) as Record<string, string>),

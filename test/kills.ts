@@ -4,7 +4,7 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import type { TestContext } from 'node:test'
 import type { Remain } from '../scripts/lib/accounts/changes.ts'
 import type { Project } from './harness.ts'
-import { load, runHere } from './in_process.ts'
+import { load, runIn } from './here.ts'
 
 /**
  * Loaded into the script by NODE_OPTIONS: counts its calls that change the configuration folder, and kills it at the
@@ -79,14 +79,14 @@ export async function killAtEveryStep(
     write(half)
     const isDone = isThere === (args === adding)
     if (!isDone || left.length > 0) {
-      const again = await runHere(project, {}, 'add_account', ...args)
+      const again = await runIn(project, {}, 'add_account', ...args)
       const isGone = /is no account/.test(again.stderr)
       assert.ok(again.code === 0 || isGone, again.stderr)
     }
     assert.equal(differing(end), '', `kill ${kills}, done again`)
   }
 
-  await runHere(project, {}, 'add_account', ...adding)
+  await runIn(project, {}, 'add_account', ...adding)
   const whole = texts()
   for (const [args, begin, end] of [
     [adding, before, whole],

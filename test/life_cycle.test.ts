@@ -8,12 +8,12 @@ import { BAR, CATCHALL, FOO, masterLogin } from '../scripts/lib/accounts/account
 import { Pop3Session } from '../scripts/lib/mail/pop3.ts'
 import { messagesOf, send, subjectsOf } from './deliveries.ts'
 import { Project, processesOf, type Result, startedProject, until } from './harness.ts'
-import { runHere } from './in_process.ts'
+import { runIn } from './here.ts'
 
 const host = '127.0.0.1'
 
 async function status(project: Project) {
-  return JSON.parse((await runHere(project, {}, 'status', '--json')).stdout)
+  return JSON.parse((await runIn(project, {}, 'status', '--json')).stdout)
 }
 
 describe('a running server', () => {
@@ -25,7 +25,7 @@ describe('a running server', () => {
   })
   after(() => project?.remove())
 
-  const run = (script: string, ...args: string[]) => runHere(project, {}, script, ...args)
+  const run = (script: string, ...args: string[]) => runIn(project, {}, script, ...args)
 
   test('the first start proves itself by a mail and shows ports, accounts, passwords and commands', () => {
     assert.equal(first.code, 0, first.stderr)

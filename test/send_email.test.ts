@@ -9,8 +9,9 @@ import { Ajv } from 'ajv'
 import { BAR, CATCHALL, FOO, masterLogin } from '../scripts/lib/accounts/accounts.ts'
 import { type Mail, readMail } from '../scripts/lib/mail/mail.ts'
 import { Pop3Session } from '../scripts/lib/mail/pop3.ts'
+import { main } from '../scripts/send_email.ts'
 import { Project, startedProject, until } from './harness.ts'
-import { sendHere } from './sending.ts'
+import { type HereOptions, runHere } from './here.ts'
 import { SmtpServer } from './smtp_server.ts'
 
 const BAZ = 'baz@development-virtual.example.com'
@@ -25,6 +26,7 @@ beforeEach(async () => {
   for (const account of [FOO, BAR, BAZ, CATCHALL]) await take(account)
 })
 
+const sendHere = (options: HereOptions, ...args: string[]) => runHere(main, options, ...args)
 const send = (...args: string[]) => sendHere({}, ...args)
 
 /** Reads all mails of an account and deletes them. */

@@ -6,8 +6,9 @@ import { readFileSync } from 'node:fs'
 import { describe, test } from 'node:test'
 import { Ajv } from 'ajv'
 import { ROOT } from '../scripts/lib/settings.ts'
+import { main } from '../scripts/send_email.ts'
 import { type Result, until } from './harness.ts'
-import { sendHere } from './sending.ts'
+import { type HereOptions, runHere } from './here.ts'
 import { type Phase, type Script, SmtpServer } from './smtp_server.ts'
 
 const schema = JSON.parse(readFileSync(new URL('../scripts/send_email.schema.json', import.meta.url), 'utf8'))
@@ -45,6 +46,7 @@ async function withServer<T>(
   }
 }
 
+const sendHere = (options: HereOptions, ...args: string[]) => runHere(main, options, ...args)
 const send = (server: SmtpServer, ...args: string[]) => sendHere({}, ...server.options, '--to', 'a@b.example', ...args)
 const at =
   (phase: Phase, answer: string): Script =>

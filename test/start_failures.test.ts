@@ -8,7 +8,7 @@ import { BAR, CATCHALL } from '../scripts/lib/accounts/accounts.ts'
 import { mailboxOf } from '../scripts/lib/server/native_configuration.ts'
 import { send, smtpClient } from './deliveries.ts'
 import { Project, processesOf, type Result, until } from './harness.ts'
-import { runHere } from './in_process.ts'
+import { runIn } from './here.ts'
 
 const host = '127.0.0.1'
 
@@ -24,7 +24,7 @@ async function startWith(name: string, change: (text: string) => string): Promis
   const text = readFileSync(file, 'utf8')
   writeFileSync(file, change(text))
   try {
-    return await runHere(project, {}, 'start')
+    return await runIn(project, {}, 'start')
   } finally {
     writeFileSync(file, text)
   }
@@ -41,7 +41,7 @@ for (const [name, value, said] of [
   ['MAIL_SERVER_STATE_DIR', '/tmp/with space', /spaces/],
 ] as const) {
   test(`${name}=${value.slice(0, 20)} is one clear line and exit 2`, async () => {
-    const { code, stdout, stderr } = await runHere(project, { env: { [name]: value } }, 'start')
+    const { code, stdout, stderr } = await runIn(project, { env: { [name]: value } }, 'start')
     assert.equal(code, 2)
     assert.equal(stdout, '')
     assert.match(stderr, said)
@@ -51,7 +51,7 @@ for (const [name, value, said] of [
 
 test('two services on one port are named', async () => {
   const env = { SMTP_PORT: '2525', SUBMISSION_PORT: '2525' }
-  const { code, stderr } = await runHere(project, { env }, 'start')
+  const { code, stderr } = await runIn(project, { env }, 'start')
   assert.equal(code, 2)
   assert.match(stderr, /SUBMISSION_PORT=2525: SMTP_PORT has this port already/)
 })
@@ -69,7 +69,7 @@ test('a real environment variable wins over .env, and .env over the default', as
 test('a taken port is named with its holder and the variable to change', async () => {
   const holder = createServer().listen(project.ports.pop3, host)
   await until('the port taken', () => holder.listening)
-  const { code, stderr } = await runHere(project, {}, 'start')
+  const { code, stderr } = await runIn(project, {}, 'start')
   holder.close()
   assert.equal(code, 1)
   assert.match(stderr, new RegExp(`Port ${project.ports.pop3} .*node \\(pid ${process.pid}\\).*POP3_PORT`))
@@ -79,7 +79,7 @@ test('a taken port is named with its holder and the variable to change', async (
 test('a state folder that others cannot reach is named', async () => {
   const folder = project.path('private')
   execFileSync('mkdir', ['-m', '700', folder])
-  const { code, stderr } = await runHere(project, { env: { MAIL_SERVER_STATE_DIR: `${folder}/state` } }, 'start')
+  const { code, stderr } = await runIn(project, { env: { MAIL_SERVER_STATE_DIR: `${folder}/state` } }, 'start')
   assert.equal(code, 2)
   assert.match(stderr, new RegExp(`${folder}: only its owner can enter`))
 })
@@ -102,13 +102,13 @@ for (const [what, file, line, said] of [
     assert.equal(code, 1, stderr)
     assert.match(stderr, new RegExp(said.source.replace('LAST', `${last}\\b`)))
     assert.doesNotMatch(stderr, / at .*\.ts:/)
-    await runHere(project, {}, 'stop')
+    await runIn(project, {}, 'stop')
     assert.equal(processesOf(project), '')
   })
 }
 
 test('SSL_TYPE empty, POP3 off and another host name are honoured', async () => {
-  await runHere(project, {}, 'stop')
+  await runIn(project, {}, 'stop')
   const { code, stdout, stderr } = await startWith('development-mail-server.env', (text) =>
     text
       .replace('SSL_TYPE=snakeoil', 'SSL_TYPE=\nOVERRIDE_HOSTNAME=mx.tests.example')
@@ -128,7 +128,7 @@ test('SSL_TYPE empty, POP3 off and another host name are honoured', async () => 
     assert.equal(await send(project.ports, to, 'caught'), null)
   await until('three more caught', () => caught() === before + 3)
   await assert.rejects(smtpClient({ host, ports: project.ports }, project.ports.pop3))
-  await runHere(project, {}, 'stop')
+  await runIn(project, {}, 'stop')
 })
 
 test('limits of messages and of mailboxes: what is accepted arrives, and the catchall has none', async () => {
@@ -139,12 +139,12 @@ test('limits of messages and of mailboxes: what is accepted arrives, and the cat
   )
   assert.equal(code, 0, stderr)
   const large = 'x'.repeat(70).concat('\r\n').repeat(26_000)
-  const before = JSON.parse((await runHere(project, {}, 'status', '--json')).stdout).accounts[0].inbox
+  const before = JSON.parse((await runIn(project, {}, 'status', '--json')).stdout).accounts[0].inbox
   for (const to of [BAR, 'x@gmail.com', 'y@gmail.com'])
     assert.equal(await send(project.ports, to, 'large', large), null)
   await until('all three', async () => {
-    const [catchall, , bar] = JSON.parse((await runHere(project, {}, 'status', '--json')).stdout).accounts
+    const [catchall, , bar] = JSON.parse((await runIn(project, {}, 'status', '--json')).stdout).accounts
     return catchall.inbox - before === 2 && bar.inbox === 1
   })
-  await runHere(project, {}, 'stop')
+  await runIn(project, {}, 'stop')
 })
