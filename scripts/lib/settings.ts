@@ -2,7 +2,7 @@
  * The settings: what `.env.example` documents, read from the environment and from `.env`, checked, with defaults.
  * Compose reads the same names from the same places, so both agree about every port.
  */
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, statSync } from 'node:fs'
 import { isIP } from 'node:net'
 import { dirname, isAbsolute, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -95,6 +95,12 @@ export const UNREADABLE: Record<string, string> = {
   ELOOP: 'its symbolic links lead in a circle',
 }
 
+/** A file's bytes. Throws where it is a pipe, which would be waited for without an end, and without Ctrl-C. */
+export function readBytes(path: string): Buffer {
+  if (statSync(path).isFIFO()) throw new Error('it is a pipe and not a file')
+  return readFileSync(path)
+}
+
 /**
  * The text of a file that a user may have written. Throws a usage Failure with `advice` where it cannot be read or is
  * no UTF-8, which is what PowerShell's ">" writes.
@@ -103,7 +109,7 @@ export function readText(path: string, advice: string): string {
   const name = relative(process.cwd(), path)
   let bytes: Buffer
   try {
-    bytes = readFileSync(path)
+    bytes = readBytes(path)
   } catch (error) {
     const { code = '' } = error as NodeJS.ErrnoException
     throw new Failure('usage', `${name}: ${UNREADABLE[code] ?? messageOf(error)}. ${advice}`)

@@ -5,7 +5,7 @@
 import * as fs from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { Failure, messageOf } from '../cli.ts'
-import { CONFIG_DIR, UNREADABLE } from '../settings.ts'
+import { CONFIG_DIR, readBytes, UNREADABLE } from '../settings.ts'
 import { shown, unwritable, withLock } from './lock.ts'
 
 /**
@@ -42,7 +42,7 @@ export function readConfiguration(onProblem: OnProblem = () => {}): Configuratio
 /** The text, and how it is to be written again: bytes that are no UTF-8 (a comment in Latin-1) stay as they are. */
 function readFile(name: FileName, onProblem: OnProblem): [text: string, encoding: BufferEncoding] {
   try {
-    const bytes = fs.readFileSync(join(CONFIG_DIR, name))
+    const bytes = readBytes(join(CONFIG_DIR, name))
     if (bytes.includes(0)) throw new Error('it is UTF-16 or binary; save it as UTF-8')
     const encoding = Buffer.from(bytes.toString('utf8')).equals(bytes) ? 'utf8' : 'latin1'
     return [bytes.toString(encoding), encoding]

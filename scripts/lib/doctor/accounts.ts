@@ -69,7 +69,10 @@ function badHash(address: string, hash: string): string | false | undefined {
 function slip(domain: string, all: string[]): string | undefined {
   const count = (name: string) => all.filter((other) => other === name).length
   const usual = all.filter((other) => count(other) > 1)
-  return count(domain) === 1 ? nearestOf(domain, usual, 2) : undefined
+  const near = count(domain) === 1 ? nearestOf(domain, usual, 2) : undefined
+  // dev1 and dev2, and a domain with its subdomain, are meant as they are.
+  const isMeant = near?.replace(/\d/g, '') === domain.replace(/\d/g, '') || `.${domain}`.endsWith(`.${near}`)
+  return isMeant || near?.endsWith(`.${domain}`) ? undefined : near
 }
 
 export function accounts(facts: Facts): Finding[] {

@@ -1,4 +1,5 @@
 /** What docker-compose.yml has to say, as Compose itself understands it, its override file included. To add a rule, add a row. */
+import { readdirSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { $ } from '../server/shell.ts'
 import { CONFIG_DIR, CONTAINER, ROOT } from '../settings.ts'
@@ -15,6 +16,9 @@ interface Service {
   stop_grace_period?: string
   environment?: Record<string, string | null>
   entrypoint?: unknown
+  user?: string
+  read_only?: boolean
+  deploy?: { replicas?: number }
   command?: unknown
 }
 interface Project {
@@ -56,6 +60,9 @@ function wrongsOf(service: Service, { volumes = {} }: Project, facts: Facts) {
       isOurs && !/^v?\d+\.\d+\.\d+$/.test(tag) && `the image's tag ${tag} is another release each time`,
       /^v?16\.0\.0$/.test(tag) && own.ENABLE_QUOTAS !== '0' && '16.0.0 with ENABLE_QUOTAS=1 refuses aliases and the catchall (554 5.7.1)',
       name !== undefined && name !== CONTAINER && `the container is called ${name}, and the scripts look for ${CONTAINER}`,
+      service.user !== undefined && !/^(0|root)(:|$)/.test(service.user) && `the container runs as user ${service.user}, and docker-mailserver needs root`,
+      service.read_only && 'the container is read-only, and docker-mailserver writes its settings there',
+      service.deploy?.replicas === 0 && 'deploy.replicas is 0, and no container is made',
       Boolean(service.entrypoint || service.command) && 'another program than docker-mailserver runs in the container (entrypoint or command)',
     ],
     warnings: [
@@ -86,13 +93,17 @@ export async function compose(facts: Facts): Promise<Finding[]> {
   if (asked.exitCode === null) throw new Skipped('docker compose does not answer, see "engine"')
   if (/unknown (docker )?(command|shorthand flag|flag)|is not a docker command|not found/.test(asked.stderr))
     throw new Skipped('not asked: Docker Compose is not here')
-  const fix = `git checkout -- ${COMPOSE_FILE}`
-  if (asked.exitCode !== 0) return [failure(`${COMPOSE_FILE}: ${asked.stderr.trim().split('\n').at(-1)}`, fix)]
+  // What is wrong by an override file, the checked-in one does not heal.
+  const override = readdirSync(ROOT).find((name) => /compose\.override\.ya?ml$/.test(name))
+  const [fix, who] = override
+    ? [undefined, `${COMPOSE_FILE} with ${override}`]
+    : [`git checkout -- ${COMPOSE_FILE}`, COMPOSE_FILE]
+  if (asked.exitCode !== 0) return [failure(`${who}: ${asked.stderr.trim().split('\n').at(-1)}`, fix)]
   if (!asked.stdout.startsWith('{')) throw new Skipped('not asked: this Docker Compose says something else')
   const project: Project = JSON.parse(asked.stdout)
   const all = Object.values(project.services ?? {})
   const service = project.services?.[CONTAINER] ?? all.find(({ image = '' }) => image.includes('docker-mailserver'))
-  if (!service) return [failure(`${COMPOSE_FILE} has no service ${CONTAINER}`, fix)]
+  if (!service) return [failure(`${who} has no service ${CONTAINER}`, fix)]
   const { failures, warnings } = wrongsOf(service, project, facts)
   const { dmsVersion } = facts.settings()
   const tell = (find: typeof failure) => (wrong: unknown) => {

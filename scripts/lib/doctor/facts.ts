@@ -85,8 +85,9 @@ export class Facts {
       if (!found.isFile()) return ['is no regular file', `rm ${name} && ${back}`]
       return readFileSync(path).includes(0) ? ['is UTF-16 or binary; it has to be UTF-8', back] : undefined
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'EACCES')
-        return ['cannot be read by this user', `sudo chmod a+r ${name}`]
+      const { code } = error as NodeJS.ErrnoException
+      if (code === 'ENOTDIR') return ['is below a file', back]
+      if (code === 'EACCES') return ['cannot be read by this user', `sudo chmod a+r ${name}`]
       const isDangling = lstatSync(path, { throwIfNoEntry: false }) !== undefined
       return isDangling ? ['is a link to nothing', `rm ${name} && ${back}`] : ['is not there', back]
     }
@@ -240,7 +241,9 @@ export class Facts {
 
 /** The names of all files below a folder; none where it is not there. */
 export function filesIn(folder: string): string[] {
-  return existsSync(folder) ? (readdirSync(folder, { recursive: true }) as string[]) : []
+  return statSync(folder, { throwIfNoEntry: false })?.isDirectory()
+    ? (readdirSync(folder, { recursive: true }) as string[])
+    : []
 }
 
 type At = Pick<Entry, 'lines'>

@@ -28,8 +28,14 @@ export const OWN_FILES = OWN.split(/\s+/).map(inConfig)
 const SPARE = /dovecot-2\.4\.cf|user-patches\.sh|docker-compose/
 
 export function files(facts: Facts): Finding[] {
-  if (!existsSync(CONFIG_DIR)) return [failure(`${CONFIG} is not there`, `git checkout -- ${CONFIG}`)]
-  const problems = [ENV_FILE, COMPOSE_FILE, ...OWN_FILES].flatMap((name) => {
+  const back = `git checkout -- ${CONFIG}`
+  if (!existsSync(CONFIG_DIR)) return [failure(`${CONFIG} is not there`, back)]
+  if (!statSync(CONFIG_DIR).isDirectory())
+    return [failure(`${CONFIG} is a file and not a folder`, `rm ${CONFIG} && ${back}`)]
+  const optional = ['dovecot-quotas.cf', 'postfix-aliases.cf']
+    .map(inConfig)
+    .filter((name) => existsSync(join(ROOT, name)))
+  const problems = [ENV_FILE, COMPOSE_FILE, ...OWN_FILES, ...optional].flatMap((name) => {
     const [fact, fix] = facts.problem(name) ?? []
     return fact ? [(SPARE.test(name) ? warning : failure)(`${name} ${fact}`, fix)] : []
   })

@@ -110,7 +110,7 @@ function copyConfiguration(folder: string, stateDir: string, environment: Enviro
   cpSync(CONFIG_DIR, copy, {
     recursive: true,
     dereference: true,
-    filter: (path) => !/\.(lock|tmp)$|\/certificate\.pem$/.test(path),
+    filter: (path) => !/\.(lock|tmp)$|\/certificate\.pem$/.test(path) && !statSync(path).isFIFO(),
   })
   const isOpen = environment.SMTP_ANY_LOGIN !== '0'
   for (const name of filesBelow(copy).filter((name) => /\.(cf|pcre|cnf)$|_maps$/.test(name))) {
