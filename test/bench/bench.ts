@@ -9,6 +9,7 @@ import { EXIT, type ExitName, parse, print, run } from '../../scripts/lib/cli.ts
 import { VMAIL_ID } from '../../scripts/lib/server/native_configuration.ts'
 import { smtpClient } from '../deliveries.ts'
 import { Project } from '../harness.ts'
+import { measureInbox } from './inbox.ts'
 import { measureHeavyLoad, measureMailDev, measureReading, measureSending } from './load.ts'
 import {
   countOf,
@@ -78,6 +79,8 @@ async function main(args: string[]): Promise<ExitName | undefined> {
       figures.group = `Mails in the catchall: ${size}`
       await measureCatchall(project, figures, size, rounds)
     }
+    figures.group = 'The inbox'
+    await measureInbox(project, figures.add, quick ? [1, 1_000] : [1, 1_000, 10_000])
   } catch (error) {
     // Ctrl-C ends the program as well that is being measured.
     if (!isInterrupted) throw error
