@@ -47,7 +47,7 @@ export interface Holder {
 }
 
 /** The process that listens on a port: from /proc, so Linux only, and other users' processes only for root. */
-export function holderOf(port: number): Holder | undefined {
+function holderOf(port: number): Holder | undefined {
   return holdersOf([port]).get(port)
 }
 

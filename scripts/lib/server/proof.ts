@@ -19,7 +19,7 @@ const LOGGED = 1_000
 const DELIVERY = 30_000
 
 /** The login of an account: its own where the password is known, else the master user's. */
-export function loginOf(address: string): Login {
+function loginOf(address: string): Login {
   const account = readAccounts().find((candidate) => candidate.address === address)
   const password = account && knownPassword(account)
   return password ? { user: address, password } : masterLogin(address)
@@ -137,7 +137,7 @@ export async function testMail(engine: Engine, settings: Settings): Promise<{ mi
  * from the connection to SMTP until the mail was read; undefined where the mail was accepted and has not arrived when
  * patience ends. Throws a Failure that says how far it came.
  */
-export async function roundTrip(settings: Settings): Promise<number | undefined> {
+async function roundTrip(settings: Settings): Promise<number | undefined> {
   const smtp = { host: settings.host, port: settings.ports.smtp, tls: 'none', timeout: DELIVERY } as const
   const pop3 = { host: settings.host, port: settings.ports.pop3, tls: 'none', timeout: DELIVERY } as const
   const messageId = `<${randomUUID()}@${FOO.split('@')[1]}>`
