@@ -20,16 +20,14 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const { readSettings } = await import('./lib/settings.ts')
   const { readAccounts } = await import('./lib/accounts/accounts.ts')
   const { emptyMailbox } = await import('./lib/server/mailboxes.ts')
-  const { Prompter } = await import('./lib/accounts/prompts.ts')
+  const { ask } = await import('./lib/accounts/prompts.ts')
 
   const settings = readSettings()
   const engine = await runningEngine(settings)
   const accounts = readAccounts()
   if (!values.yes) {
-    const prompter = new Prompter()
     const question = `Delete all mail of ${accounts.length} accounts and the queue? [y/N] `
-    const answer = await prompter.ask(question, 'To delete all mail: npm run reset -- --yes')
-    prompter.close()
+    const answer = await ask(io, question, 'To delete all mail: npm run reset -- --yes')
     if (!/^y(es)?$/i.test(answer.trim())) {
       io.print('Nothing was deleted.')
       return 'failed'

@@ -10,14 +10,14 @@ import { checkPassword, parseAccounts, parseQuotas } from '../scripts/lib/accoun
 import { checkAddress } from '../scripts/lib/accounts/address.ts'
 import { type AccountRequest, addAccount, deleteAccount, remainsOf, repaired } from '../scripts/lib/accounts/changes.ts'
 import type { FileName } from '../scripts/lib/accounts/configuration.ts'
-import { entriesOf, localDomains, lookUp, parseAliases } from '../scripts/lib/accounts/tables.ts'
+import { entriesOf, lookUp, parseAliases } from '../scripts/lib/accounts/tables.ts'
 import { EXIT, Failure } from '../scripts/lib/cli.ts'
 import { parseAddressList, problemOfAddress, toEnvelope } from '../scripts/lib/mail/addresses.ts'
 import { resolveClient } from '../scripts/lib/mail/client_options.ts'
 import { parseCount, parseFilters } from '../scripts/lib/mail/filters.ts'
 import { mailMaker } from '../scripts/lib/mail/mail_options.ts'
 import { Pop3Session } from '../scripts/lib/mail/pop3.ts'
-import { HOSTNAME, parsePort } from '../scripts/lib/settings.ts'
+import { parsePort } from '../scripts/lib/settings.ts'
 import { configurationOf } from './configurations.ts'
 import { Project } from './harness.ts'
 import { serve } from './pop3_server.ts'
@@ -159,7 +159,7 @@ describe('the configuration files', () => {
             'dovecot-quotas.cf': quotas,
           })
           remainsOf(repaired(before))
-          const added = orFailure(() => addAccount(before, asked as AccountRequest, HOSTNAME))
+          const added = orFailure(() => addAccount(before, asked as AccountRequest))
           if (!added) return
           const text = (name: FileName) => [before[name], added[name]] as const
           assertKept(...text('postfix-accounts.cf'))
@@ -180,7 +180,6 @@ describe('the configuration files', () => {
       fc.property(TABLE_LINES, address, (text, key) => {
         parseAliases(text)
         lookUp(text, key)
-        localDomains(text, HOSTNAME)
         entriesOf(text)
       }),
       { numRuns: 500 },

@@ -47,18 +47,15 @@ export function parseAccounts(
     throw new Failure('failed', problem)
   },
 ): Account[] {
-  const accounts: Account[] = []
-  for (const [index, line] of text.split(/\r?\n/).entries()) {
-    if (/^\s*(#|$)/.test(line)) continue
-    const [address = '', hash = '', ...attributes] = line.split('|')
-    if (!/^[^\s@:|]+@[^\s@:|]+$/.test(address) || !/^\{[\w.-]+\}\S+$|^\$\S+$/.test(hash)) {
-      // Its text may be a password, and is not shown.
-      onBadLine(`${file} line ${index + 1} is no account; write address|{SCHEME}hash.`)
-      continue
-    }
-    accounts.push({ address, hash, attributes: attributes.join('|'), line: index + 1 })
-  }
-  return accounts
+  return text.split(/\r?\n/).flatMap((written, index) => {
+    if (/^\s*(#|$)/.test(written)) return []
+    const [address = '', hash = '', ...attributes] = written.split('|')
+    const isAccount = /^[^\s@:|]+@[^\s@:|]+$/.test(address) && /^(\{[\w.-]+\}|\$)\S+$/.test(hash)
+    if (isAccount) return [{ address, hash, attributes: attributes.join('|'), line: index + 1 }]
+    // Its text may be a password, and is not shown.
+    onBadLine(`${file} line ${index + 1} is no account; write address|{SCHEME}hash.`)
+    return []
+  })
 }
 
 /** The accounts as the configuration folder has them now. */
@@ -72,12 +69,11 @@ export function readAccounts(): Account[] {
  */
 export function findAccount(name: string, accounts = readAccounts()): Account {
   const wanted = name.toLowerCase()
-  const addressOf = ({ address }: Account) => address.toLowerCase()
-  const exact = accounts.find((account) => addressOf(account) === wanted)
-  const byLocalPart = accounts.filter((account) => addressOf(account).split('@')[0] === wanted)
-  const found = exact ?? (byLocalPart.length === 1 ? byLocalPart[0] : undefined)
+  const exact = accounts.find(({ address }) => address.toLowerCase() === wanted)
+  const [byLocalPart, another] = accounts.filter(({ address }) => address.toLowerCase().split('@')[0] === wanted)
+  const found = exact ?? (another ? undefined : byLocalPart)
   if (found) return found
-  const reason = byLocalPart.length > 1 ? 'several accounts have that name' : 'no such account'
+  const reason = another ? 'several accounts have that name' : 'no such account'
   const known = accounts.map(({ address }) => `  ${address}`).join('\n')
   throw new Failure('usage', `--account ${name}: ${reason}. Known accounts:\n${known}`)
 }
@@ -96,21 +92,16 @@ export function knownPassword(account: Account): string | undefined {
   return isIt ? password : undefined
 }
 
-/** Longest password in bytes. */
-const LONGEST_PASSWORD = 1000
-/** Longest password in bytes that crypt(3) takes; libxcrypt answers longer ones with an error. */
-const LONGEST_CRYPT = 511
-
 /** Throws a Failure when a password could not be used over POP3. Its text names the reason and never the password. */
 export function checkPassword(password: string): void {
   const length = Buffer.byteLength(password)
-  const reasons: [boolean, string][] = [
-    [length === 0, 'it is empty'],
-    [length > LONGEST_PASSWORD, `it has ${length} bytes, and ${LONGEST_PASSWORD} are the limit`],
-    [/[\r\n\0]/.test(password), 'it has a line break or NUL, which no POP3 command can carry'],
-    [password.trim() !== password, 'it begins or ends with a space, which POP3 clients trim away'],
-  ]
-  const [, reason] = reasons.find(([isSo]) => isSo) ?? []
+  const reason =
+    (length === 0 && 'it is empty') ||
+    (length > 1000 && `it has ${length} bytes, and 1000 are the limit`) ||
+    // What bytes become that are none, and nobody could type again.
+    (password.includes('\ufffd') && 'it is not UTF-8') ||
+    (/[\r\n\0]/.test(password) && 'it has a line break or NUL, which no POP3 command can carry') ||
+    (password.trim() !== password && 'it begins or ends with a space, which POP3 clients trim away')
   if (reason) throw new Failure('usage', `The password cannot be used: ${reason}.`)
 }
 
@@ -120,7 +111,8 @@ export function checkPassword(password: string): void {
  */
 export function hashPassword(password: string): string {
   const length = Buffer.byteLength(password)
-  if (length <= LONGEST_CRYPT && length % 64 !== 0) return `{SHA512-CRYPT}${encrypt(password)}`
+  // libxcrypt answers longer ones with an error.
+  if (length <= 511 && length % 64 !== 0) return `{SHA512-CRYPT}${encrypt(password)}`
   const salt = randomBytes(16)
   const digest = createHash('sha512').update(password).update(salt).digest()
   return `{SSHA512}${Buffer.concat([digest, salt]).toString('base64')}`

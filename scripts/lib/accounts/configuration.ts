@@ -2,8 +2,9 @@
  * The files of the configuration folder that accounts concern, as one value: read once, changed in memory by pure
  * functions, written once. One writer at a time, and a file is the old one or the new one, whole, whatever happens.
  */
+import { isUtf8 } from 'node:buffer'
 import * as fs from 'node:fs'
-import { basename, dirname, join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { Failure, messageOf } from '../cli.ts'
 import { CONFIG_DIR, readBytes, UNREADABLE } from '../settings.ts'
 import { shown, unwritable, withLock } from './lock.ts'
@@ -16,8 +17,6 @@ export const CONFIGURATION_LOCK = join(CONFIG_DIR, 'check-for-changes.sh.lock')
 
 /** The files, in the order in which an account needs them: its own line is the last that counts. */
 export const FILES = [
-  'postfix-main.cf',
-  'dovecot-master-users',
   'postfix-transport_maps',
   'postfix-regexp.cf',
   'postfix-virtual.cf',
@@ -29,29 +28,27 @@ export type FileName = (typeof FILES)[number]
 /** The texts of all files; empty where one is missing or cannot be read. */
 export type Configuration = Readonly<Record<FileName, string>>
 
-type OnProblem = (name: FileName, problem: string) => void
-
 /**
  * Reads all files. One that cannot be read leaves the others alone: `onProblem` gets its name and the reason, as half a
  * sentence ("it is a folder and not a file").
  */
-export function readConfiguration(onProblem: OnProblem = () => {}): Configuration {
-  return Object.fromEntries(FILES.map((name) => [name, readFile(name, onProblem)[0]])) as Record<FileName, string>
+export function readConfiguration(onProblem: (name: FileName, problem: string) => void = () => {}): Configuration {
+  const read = (name: FileName) => {
+    try {
+      const bytes = readBytes(join(CONFIG_DIR, name))
+      if (bytes.includes(0)) throw new Error('it is UTF-16 or binary; save it as UTF-8')
+      return bytes.toString(encodingOf(bytes))
+    } catch (error) {
+      const { code = '' } = error as NodeJS.ErrnoException
+      if (code !== 'ENOENT') onProblem(name, UNREADABLE[code] ?? messageOf(error))
+      return ''
+    }
+  }
+  return Object.fromEntries(FILES.map((name) => [name, read(name)])) as Record<FileName, string>
 }
 
-/** The text, and how it is to be written again: bytes that are no UTF-8 (a comment in Latin-1) stay as they are. */
-function readFile(name: FileName, onProblem: OnProblem): [text: string, encoding: BufferEncoding] {
-  try {
-    const bytes = readBytes(join(CONFIG_DIR, name))
-    if (bytes.includes(0)) throw new Error('it is UTF-16 or binary; save it as UTF-8')
-    const encoding = Buffer.from(bytes.toString('utf8')).equals(bytes) ? 'utf8' : 'latin1'
-    return [bytes.toString(encoding), encoding]
-  } catch (error) {
-    const { code = '' } = error as NodeJS.ErrnoException
-    if (code !== 'ENOENT') onProblem(name, UNREADABLE[code] ?? messageOf(error))
-    return ['', 'utf8']
-  }
-}
+/** Bytes that are no UTF-8 (a comment in Latin-1) are to stay as they are. */
+const encodingOf = (bytes: Buffer) => (isUtf8(bytes) ? 'utf8' : 'latin1')
 
 /** Refuses a configuration of which a file cannot be read: `readConfiguration(refuse)`. */
 export function refuse(name: FileName, problem: string): never {
@@ -64,39 +61,35 @@ export function refuse(name: FileName, problem: string): never {
  * an account and no account without its lines. `prepared` runs when all new texts are on the disk and none is in
  * place yet. Throws a Failure, with all files as they were, when one cannot be written.
  */
-export async function change<T extends { configuration: Configuration }>(
-  edit: (configuration: Configuration) => T,
+export async function change(
+  edit: (configuration: Configuration) => Configuration,
   prepared: () => Promise<void> = async () => {},
-): Promise<T> {
+): Promise<{ before: Configuration; after: Configuration }> {
   return withLock(CONFIGURATION_LOCK, async () => {
     // The lock is held, so files of these names are what killed runs have left.
-    for (const name of FILES) fs.rmSync(temporaryOf(pathOf(name)), { force: true })
-    const read = new Map(FILES.map((name) => [name, readFile(name, refuse)]))
-    const before = Object.fromEntries([...read].map(([name, [text]]) => [name, text])) as Record<FileName, string>
-    const result = edit(before)
-    const names = inOrder(before, result.configuration)
+    const clear = () => {
+      for (const name of FILES) fs.rmSync(temporaryOf(pathOf(name)), { force: true })
+    }
+    clear()
+    const before = readConfiguration(refuse)
+    const after = edit(before)
+    const paths = inOrder(before, after).map((name) => [pathOf(name), after[name]] as const)
     try {
       // All of them first: a full disk is noticed before any file is replaced.
-      for (const name of names) prepare(pathOf(name), result.configuration[name], read.get(name)?.[1])
+      for (const [path, text] of paths) prepare(path, text)
       await prepared()
-      for (const [index, name] of names.entries()) {
-        try {
-          replace(pathOf(name))
-        } catch (error) {
-          const rest = index === 0 ? undefined : 'The files before it are written. Repeat this, then: npm run doctor'
-          throw unwritable(pathOf(name), error, rest)
-        }
+      for (const [index, [path]] of paths.entries()) {
+        attempt(
+          path,
+          () => fs.renameSync(temporaryOf(path), path),
+          index > 0 ? 'The files before it are written.' : undefined,
+        )
       }
     } finally {
-      for (const name of names) fs.rmSync(temporaryOf(pathOf(name)), { force: true })
+      clear()
     }
-    return result
+    return { before, after }
   })
-}
-
-/** Throws a Failure where one of the files that an edit changes may not be written, and changes nothing. */
-export function assertCanChange(before: Configuration, after: Configuration): void {
-  for (const name of inOrder(before, after)) assertWritable(pathOf(name))
 }
 
 /** The changed files: what grows, the accounts, what shrinks. */
@@ -109,61 +102,30 @@ function inOrder(before: Configuration, after: Configuration): FileName[] {
 /** The file, behind a symbolic link, which stays one. */
 function pathOf(name: FileName): string {
   const path = join(CONFIG_DIR, name)
-  try {
-    return fs.realpathSync(path)
-  } catch {
-    return path
-  }
+  return fs.existsSync(path) ? fs.realpathSync(path) : path
 }
 
 const temporaryOf = (path: string) => `${path}.tmp`
 
-function assertWritable(path: string): void {
+function attempt(path: string, work: () => void, consequence?: string): void {
   try {
-    const mode = fs.statSync(path, { throwIfNoEntry: false })?.mode
-    // root may write what is read-only; its owner meant it all the same.
-    if (mode && !(mode & 0o222)) throw Object.assign(new Error('it is read-only'), { code: 'READONLY' })
-    for (const part of mode ? [path, dirname(path)] : [dirname(path)]) fs.accessSync(part, fs.constants.W_OK)
+    work()
   } catch (error) {
-    throw unwritable(path, error)
+    throw unwritable(path, error, consequence)
   }
 }
 
 /** Writes a file's new text beside it, with its owner and mode, down to the disk. */
-function prepare(path: string, text: string, encoding?: BufferEncoding): void {
-  assertWritable(path)
-  const temporary = temporaryOf(path)
-  try {
+function prepare(path: string, text: string): void {
+  attempt(path, () => {
     const old = fs.statSync(path, { throwIfNoEntry: false })
-    fs.writeFileSync(temporary, text, { encoding: encoding ?? 'utf8', flag: 'wx', mode: 0o600, flush: true })
-    if (process.platform === 'win32') return
+    // Whoever may write the folder could replace the file; its owner meant it all the same, for root too.
+    if (old && !(old.mode & 0o222)) throw Object.assign(new Error('it is read-only'), { code: 'READONLY' })
+    if (old) fs.accessSync(path, fs.constants.W_OK)
     const { uid, gid } = old ?? fs.statSync(dirname(path))
-    const made = fs.statSync(temporary)
-    if (made.uid !== uid || made.gid !== gid) fs.chownSync(temporary, uid, gid)
-    fs.chmodSync(temporary, (old?.mode ?? (basename(path) === 'postfix-accounts.cf' ? 0o600 : 0o644)) & 0o7777)
-  } catch (error) {
-    throw unwritable(path, error)
-  }
-}
-
-/** Puts the prepared text in a file's place. */
-function replace(path: string): void {
-  try {
-    fs.renameSync(temporaryOf(path), path)
-  } catch (error) {
-    // A single file that is a mount of its own cannot be renamed over: it is written in place.
-    if (!['EBUSY', 'EXDEV'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error
-    const old = fs.readFileSync(path)
-    try {
-      fs.writeFileSync(path, fs.readFileSync(temporaryOf(path)), { flush: true })
-    } catch (failure) {
-      fs.writeFileSync(path, old, { flush: true })
-      throw failure
-    }
-  }
-  if (process.platform === 'win32') return
-  // Makes the rename last beyond a power cut. Windows has no such call for folders.
-  const folder = fs.openSync(dirname(path), 'r')
-  fs.fsyncSync(folder)
-  fs.closeSync(folder)
+    const encoding = old ? encodingOf(fs.readFileSync(path)) : 'utf8'
+    fs.writeFileSync(temporaryOf(path), text, { encoding, flag: 'wx', mode: 0o600, flush: true })
+    fs.chownSync(temporaryOf(path), uid, gid)
+    fs.chmodSync(temporaryOf(path), (old?.mode ?? (path.endsWith('postfix-accounts.cf') ? 0o600 : 0o644)) & 0o7777)
+  })
 }

@@ -9,8 +9,6 @@ import { Failure, messageOf } from '../cli.ts'
 const PATIENCE = 90_000
 /** Milliseconds after which a lock whose holder cannot be looked up counts as left behind, as in docker-mailserver. */
 const STALE = 60_000
-/** Milliseconds after which a lock that names nobody does: its holder was killed before it could write its name. */
-const NAMELESS = 10_000
 
 /**
  * Runs `work` while this process holds the lock file `path`. A lock whose holder is dead is taken over. Throws a
@@ -19,8 +17,7 @@ const NAMELESS = 10_000
 export async function withLock<T>(path: string, work: () => T | Promise<T>): Promise<T> {
   await acquire(path, Date.now() + PATIENCE)
   try {
-    const claim = claimOf(path)
-    if (isLeftBehind(claim, textOf(claim) ?? '')) rmSync(claim, { force: true })
+    if (isLeftBehind(claimOf(path))) rmSync(claimOf(path), { force: true })
     return await work()
   } finally {
     rmSync(path, { force: true })
@@ -30,18 +27,15 @@ export async function withLock<T>(path: string, work: () => T | Promise<T>): Pro
 async function acquire(path: string, deadline: number): Promise<void> {
   while (!create(path)) {
     const holder = textOf(path)
-    if (holder !== undefined && isLeftBehind(path, holder)) {
+    if (isLeftBehind(path, holder)) {
       // Of several that find it only one may remove it: the second would remove the first one's own.
       await acquire(claimOf(path), deadline)
       if (textOf(path) === holder) rmSync(path, { force: true })
       rmSync(claimOf(path), { force: true })
-      continue
-    }
-    if (Date.now() > deadline) {
+    } else if (Date.now() > deadline) {
       const fact = `held for over ${PATIENCE / 1000} s by "${holder?.trim()}" (machine, pid, start time)`
       throw new Failure('failed', `${path}: ${fact}. Wait for that process, or end it.`)
-    }
-    await sleep(10 + Math.random() * 20)
+    } else await sleep(10 + Math.random() * 20)
   }
 }
 
@@ -51,7 +45,7 @@ function create(path: string): boolean {
     writeFileSync(path, identityOf(process.pid), { flag: 'wx' })
     return true
   } catch (error) {
-    const { code = '', syscall } = error as NodeJS.ErrnoException
+    const { code, syscall } = error as NodeJS.ErrnoException
     if (code === 'EEXIST') return false
     // Made, and no room for the name.
     if (syscall === 'write') rmSync(path, { force: true })
@@ -67,13 +61,15 @@ function identityOf(pid: number): string {
   return `${hostname()} ${pid} ${startOf(pid)}\n`
 }
 
-/** Whether the holder of a lock is gone. Where that cannot be seen, a lock is left behind when it is old. */
-export function isLeftBehind(path: string, holder: string): boolean {
-  const [, machine, pid] = /^(\S+) (\d+) \S+\n$/.exec(holder) ?? []
+/**
+ * Whether the holder of a lock is gone. Where that cannot be seen (another machine or container, docker-mailserver,
+ * which writes a UUID, a crash that left an empty file), a lock is left behind when it is old.
+ */
+export function isLeftBehind(path: string, holder = textOf(path)): boolean {
+  const [, machine, pid] = /^(\S+) (\d+) \S+\n$/.exec(holder ?? '') ?? []
   if (machine === hostname()) return holder !== identityOf(Number(pid))
-  // Another machine or container, docker-mailserver (which writes a UUID), or a crash that left an empty file.
-  const age = Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Date.now())
-  return age > (holder.endsWith('\n') ? STALE : NAMELESS)
+  const { mtimeMs = Date.now() } = statSync(path, { throwIfNoEntry: false }) ?? {}
+  return Date.now() - mtimeMs > STALE
 }
 
 /** When a process started, in the kernel's clock ticks; "dead" where it runs no longer. */
@@ -84,9 +80,8 @@ function startOf(pid: number): string {
     if ((error as NodeJS.ErrnoException).code !== 'EPERM') return 'dead'
   }
   // Fields 3 and 22 of proc(5), behind the program's name, which may contain spaces and brackets.
-  const fields = textOf(`/proc/${pid}/stat`)
-    ?.replace(/^.*\) /s, '')
-    .split(' ')
+  const stat = textOf(`/proc/${pid}/stat`)
+  const fields = stat?.slice(stat.lastIndexOf(') ') + 2).split(' ')
   // A zombie is dead, and only its parent has not asked yet. Without a /proc the pid has to do.
   return fields?.[0] === 'Z' ? 'dead' : (fields?.[19] ?? '-')
 }
@@ -109,17 +104,14 @@ export function shown(path: string): string {
 /** Why a file cannot be written, what that means, and what to type next. */
 export function unwritable(path: string, error: unknown, consequence = 'Nothing was changed.'): Failure {
   if (error instanceof Failure) return error
-  const { code = '' } = error as NodeJS.ErrnoException
   const who = `See who may write: ls -ld ${dirname(path)} ${path}`
   const advice: Record<string, string> = {
     ENOSPC: `Make room, then repeat this. See: df -h ${dirname(path)}`,
-    EDQUOT: 'Make room, then repeat this. See: quota',
     EROFS: `It lies on a read-only file system; mount that writable. See: findmnt --target ${path}`,
     EACCES: who,
     EPERM: who,
-    EFBIG: 'The shell limits the size of files. See: ulimit -f',
     READONLY: `Make it writable: chmod u+w ${path}`,
   }
-  const next = advice[code] ?? 'Mend that, then repeat this.'
+  const next = advice[(error as NodeJS.ErrnoException).code ?? ''] ?? 'Mend that, then repeat this.'
   return new Failure('failed', `${shown(path)} cannot be written: ${messageOf(error)}. ${consequence} ${next}`)
 }

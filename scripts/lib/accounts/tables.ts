@@ -37,43 +37,39 @@ export interface Alias extends Entry {
 /** The aliases of a virtual(5) table, in lower case. What stands behind a "#" was meant as a comment. */
 export function parseAliases(text: string): Alias[] {
   return entriesOf(text).flatMap((entry) => {
-    const words = entry.text
-      .replace(/\s#.*$/, '')
-      .toLowerCase()
-      .split(/[\s,]+/)
-    const [alias = '', ...recipients] = words.filter(Boolean)
+    const words = entry.text.replace(/\s#.*$/, '').toLowerCase()
+    const [alias = '', ...recipients] = words.split(/[\s,]+/).filter(Boolean)
     return recipients.length > 0 ? [{ ...entry, alias, recipients }] : []
   })
 }
 
 /** Adds a recipient to an alias, or the alias where it is new. */
 export function withAlias(text: string, alias: string, recipient: string): string {
-  const isThere = parseAliases(text).some((candidate) => candidate.alias === alias)
-  if (!isThere) return withLine(text, `${alias} ${recipient}`)
+  if (!parseAliases(text).some((other) => other.alias === alias)) return withLine(text, `${alias} ${recipient}`)
   return withRecipients(text, (name, old) => (name === alias && !old.includes(recipient) ? [...old, recipient] : old))
 }
 
 /** Takes a recipient out of all aliases; an alias without recipients goes. */
 export function withoutRecipient(text: string, recipient: string): string {
-  return withRecipients(text, (_, old) => old.filter((candidate) => candidate !== recipient))
+  return withRecipients(text, (_, old) => old.filter((other) => other !== recipient))
 }
 
 /** Writes the aliases whose recipients `edit` changes anew, each on one line. */
 function withRecipients(text: string, edit: (alias: string, recipients: string[]) => string[]): string {
-  const lines: (string | undefined)[] = text.split('\n')
-  for (const { alias, recipients, lines: own, text: written } of parseAliases(text)) {
+  let after = text
+  // From the end, so that the numbers of the lines above still hold.
+  for (const { alias, recipients, lines, text: written } of parseAliases(text).reverse()) {
     const edited = edit(alias, recipients)
     if (edited.length === recipients.length) continue
-    const [, name = alias, , note = ''] = /^([^\s,]+)(.*?)(\s#.*)?$/.exec(written) ?? []
-    const end = lines[(own[0] ?? 1) - 1]?.endsWith('\r') ? '\r' : ''
-    for (const line of own) lines[line - 1] = undefined
-    if (edited.length > 0) lines[(own[0] ?? 1) - 1] = `${name} ${edited.join(', ')}${note}${end}`
+    after = withoutLines(after, lines)
+    const [, name = alias, note = ''] = /^([^\s,]+).*?(\s#.*)?$/.exec(written) ?? []
+    if (edited.length > 0) after = withLine(after, `${name} ${edited.join(', ')}${note}`, (lines[0] ?? 1) - 1)
   }
-  return joined(lines)
+  return after
 }
 
 /** The rule of a PCRE table that decides about an address: the first that matches (pcre_table(5)). */
-function ruleFor(text: string, address: string): { entry: Entry; result: string } | undefined {
+function ruleFor(text: string, address: string): (Entry & { result: string }) | undefined {
   const open: boolean[] = []
   for (const entry of entriesOf(text)) {
     if (/^endif\b/i.test(entry.text)) open.pop()
@@ -82,7 +78,7 @@ function ruleFor(text: string, address: string): { entry: Entry; result: string 
     if (source === undefined) continue
     const matches = isMatch(source, flags, address) !== (not === '!')
     if (isIf) open.push(matches)
-    else if (matches && !open.includes(false)) return { entry, result }
+    else if (matches && !open.includes(false)) return { ...entry, result }
   }
   return undefined
 }
@@ -108,21 +104,17 @@ export function anyAt(domain: string): string {
 
 const patternFor = (domain: string) => `/@${domain.replaceAll('.', '\\.')}$/`
 
-/** Whether a transport leaves mail to the virtual mailboxes: ":" changes nothing, the others say it in so many words. */
-export function isVirtual(transport = ''): boolean {
-  return /^(:|lmtp:|virtual:)/.test(transport)
-}
-
 /** Makes the transport table leave a domain to virtual_transport, unless it does so already. */
 export function withVirtualDomain(text: string, domain: string): string {
   const rule = ruleFor(text, anyAt(domain))
-  if (isVirtual(rule?.result)) return text
+  // ":" changes nothing, the others say it in so many words.
+  if (/^(:|lmtp:|virtual:)/.test(rule?.result ?? '')) return text
   const line = `${patternFor(domain).padEnd(43)} :`
   if (!rule) return withLine(text, line)
   // Behind the last entry in front of the one that catches it, so that this one keeps its comment.
-  const [first = 1] = rule.entry.lines
+  const [first = 1] = rule.lines
   const above = entriesOf(text).findLast(({ lines }) => (lines[0] ?? 1) < first)
-  return withLines(text, [[above?.lines.at(-1) ?? first - 1, line]])
+  return withLine(text, line, above?.lines.at(-1) ?? first - 1)
 }
 
 /**
@@ -132,21 +124,17 @@ export function withVirtualDomain(text: string, domain: string): string {
 export function withException(text: string, domain: string, catchall: string): string {
   const rule = ruleFor(text, anyAt(domain))
   if (rule?.result.toLowerCase() !== catchall) return text
-  const { lines } = rule.entry
-  return withLines(text, [
-    [lines.at(-1) ?? 1, 'endif'],
-    [(lines[0] ?? 1) - 1, `if !${patternFor(domain)}`],
-  ])
+  const closed = withLine(text, 'endif', rule.lines.at(-1))
+  return withLine(closed, `if !${patternFor(domain)}`, (rule.lines[0] ?? 1) - 1)
 }
 
-/** The lines that `withVirtualDomain` ("line") or `withException` ("if") has written, and their domains. */
-export function domainLines(text: string, form: 'line' | 'if'): { domain: string; lines: number[] }[] {
+/** The lines that `withVirtualDomain` or `withException` has written, and their domains. */
+export function domainLines(text: string): { domain: string; lines: number[] }[] {
   const open: Entry[] = []
   return entriesOf(text).flatMap((entry) => {
-    if (/^if\b/i.test(entry.text)) open.push(entry)
     const begin = /^endif\b/i.test(entry.text) ? open.pop() : undefined
-    const own = form === 'if' ? begin : entry
-    const pattern = (form === 'if' ? /^if !(\S+)$/ : /^(\S+)\s+:$/).exec(own?.text ?? '')?.[1] ?? ''
+    if (/^if\b/i.test(entry.text)) open.push(entry)
+    const [, pattern = ''] = (begin ? /^if !(\S+)$/ : /^(\S+)\s+:$/).exec((begin ?? entry).text) ?? []
     const domain = pattern.slice(2, -2).replaceAll('\\.', '.')
     if (!/^[a-z\d.-]+$/.test(domain) || patternFor(domain) !== pattern) return []
     return { domain, lines: begin ? [...begin.lines, ...entry.lines] : entry.lines }
@@ -154,50 +142,26 @@ export function domainLines(text: string, form: 'line' | 'if'): { domain: string
 }
 
 /** Takes back what `withVirtualDomain` or `withException` did. */
-export function withoutDomain(text: string, domain: string, form: 'line' | 'if'): string {
-  const own = domainLines(text, form).filter((lines) => lines.domain === domain)
+export function withoutDomain(text: string, domain: string): string {
+  const own = domainLines(text).filter((written) => written.domain === domain)
   return withoutLines(
     text,
     own.flatMap(({ lines }) => lines),
   )
 }
 
-/** The domains of mydestination in `postfix-main.cf`, which cannot be virtual mailbox domains as well. */
-export function localDomains(mainCf: string, hostname: string): string[] {
-  const values = entriesOf(mainCf).flatMap(({ text }) => /^mydestination\s*=(.*)$/.exec(text)?.[1] ?? [])
-  const parameters: Record<string, string> = {
-    myhostname: hostname,
-    mydomain: hostname.replace(/^[^.]+\.(?=[^.]+\.)/, ''),
-  }
-  const domains = (values.at(-1) ?? '$myhostname, localhost.$mydomain, localhost')
-    .replace(/\$[{(]?(\w+)[)}]?/g, (_, name) => parameters[name] ?? '')
-    .split(/[\s,]+/)
-  return ['localhost', ...domains].filter(Boolean).map((domain) => domain.toLowerCase())
-}
-
-/** Adds a line at the end, in the text's own kind of line ends. */
-export function withLine(text: string, line: string): string {
-  const end = text.includes('\r\n') ? '\r\n' : '\n'
-  return `${text}${text === '' || text.endsWith('\n') ? '' : end}${line}${end}`
+/** Adds a line behind the one of this number, or at the end. */
+export function withLine(text: string, line: string, above?: number): string {
+  const lines = linesOf(text === '' || text.endsWith('\n') ? text : `${text}\n`)
+  lines.splice(above ?? lines.length, 0, `${line}\n`)
+  return lines.join('')
 }
 
 /** Takes lines out, by their numbers from 1. */
 export function withoutLines(text: string, numbers: number[]): string {
-  return joined(text.split('\n').map((line, index) => (numbers.includes(index + 1) ? undefined : line)))
+  const left = linesOf(text).filter((_, index) => !numbers.includes(index + 1))
+  return left.join('')
 }
 
-/** Lines as a text. Where the last one goes, the line above it keeps its end. */
-function joined(lines: (string | undefined)[]): string {
-  const left = lines.filter((line) => line !== undefined)
-  return lines.at(-1) === undefined && left.length > 0 ? `${left.join('\n')}\n` : left.join('\n')
-}
-
-/** Adds lines, each behind the one of this number, the later ones first. */
-function withLines(text: string, added: [number, string][]): string {
-  const lines = text.split('\n')
-  const end = text.includes('\r\n') ? '\r' : ''
-  // Behind a last line without its end.
-  if (added.some(([above]) => above === lines.length)) lines.push('')
-  for (const [above, line] of added) lines.splice(above, 0, line + end)
-  return lines.join('\n')
-}
+/** Lines with their ends. */
+const linesOf = (text: string) => text.split(/(?<=\n)/)

@@ -2,7 +2,7 @@
 import { chownSync, existsSync, readFileSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { remainsOf, repaired } from '../accounts/changes.ts'
-import { CONFIGURATION_LOCK, change, readConfiguration } from '../accounts/configuration.ts'
+import { CONFIGURATION_LOCK, change, FILES, readConfiguration } from '../accounts/configuration.ts'
 import { isLeftBehind, withLock } from '../accounts/lock.ts'
 import { CONFIG_DIR, ROOT } from '../settings.ts'
 import { type Finding, failure, MEND, verdict, warning } from './check.ts'
@@ -99,21 +99,16 @@ export async function edit(name: string, change: (text: string) => string): Prom
 /** Completes what an interrupted change of accounts, or a hand, has left, or takes it back. */
 export async function repair(): Promise<string> {
   // Looked for again, under the lock.
-  const { left } = await change((configuration) => {
-    const left = remainsOf(configuration)
-    return { configuration: repaired(configuration, left), left }
-  })
-  return left.map(({ fact }) => fact).join('; ') || 'nothing is left any more'
+  const { before, after } = await change(repaired)
+  return FILES.filter((name) => after[name] !== before[name]).join(', ') || 'nothing is left any more'
 }
 
 /** Lines for accounts that are not there; what an account is missing is what "tables" asks Postfix about. */
 export function remains(): Finding[] {
-  const problems = remainsOf(readConfiguration())
-    .filter(({ isLeft }) => isLeft)
-    .map(({ file, line, fact }) => {
-      const evidence = `${inConfig(file)} line ${line}: ${fact}`
-      return (file === 'postfix-virtual.cf' ? failure : warning)(evidence, MEND, { mend: repair })
-    })
+  const problems = remainsOf(readConfiguration()).map(({ file, line, fact }) => {
+    const evidence = `${inConfig(file)} line ${line}: ${fact}`
+    return (file === 'postfix-virtual.cf' ? failure : warning)(evidence, MEND, { mend: repair })
+  })
   return verdict(problems, 'none')
 }
 

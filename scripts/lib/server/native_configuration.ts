@@ -17,7 +17,7 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { parseAccounts, parseQuotas } from '../accounts/accounts.ts'
-import { domainOf, virtualDomains } from '../accounts/changes.ts'
+import { domainOf, domainsOf } from '../accounts/changes.ts'
 import { entriesOf } from '../accounts/tables.ts'
 import { Failure } from '../cli.ts'
 import { CONFIG_DIR, readProjectFile, readServerEnvironment, type Settings } from '../settings.ts'
@@ -130,7 +130,8 @@ function accountTables(
 ) {
   const accounts = parseAccounts(file('postfix-accounts.cf'))
   const quotas = environment.ENABLE_QUOTAS === '0' ? new Map() : parseQuotas(file('dovecot-quotas.cf'))
-  const domains = virtualDomains(file('postfix-accounts.cf'), file('postfix-virtual.cf'))
+  const [own, aliases] = ['postfix-accounts.cf', 'postfix-virtual.cf'].map(file)
+  const domains = domainsOf({ 'postfix-accounts.cf': own ?? '', 'postfix-virtual.cf': aliases ?? '' })
   const field = minor >= 4 ? 'userdb_quota_storage_size=' : 'userdb_quota_rule=*:bytes='
   const users = accounts.map(({ address, hash, attributes }) => {
     const quota = quotas.get(address.toLowerCase())
