@@ -115,9 +115,9 @@ async function store(address: string, given: string | undefined, now: Configurat
 
   const { before, after } = await of.change((before) => edit(before, { address, hash, quota, aliases }))
 
-  const newDomains = [...of.domainsOf(after)].filter((domain) => !of.domainsOf(before).has(domain))
+  const domains = of.newDomains(before, after)
   // Mail to a new domain is accepted before and after, first for the catchall; only the refusal shows the change.
-  const refused = newDomains.map(of.anyAt).filter((nobody) => !of.isCaught(after, nobody))
+  const refused = domains.map(of.anyAt).filter((nobody) => !of.isCaught(after, nobody))
   const seconds = await of.bringIntoEffect(settings, await of.serverOf(settings), address, [
     ...[address, ...aliases].map((recipient) => () => of.acceptsRecipient(settings, recipient)),
     ...refused.map((nobody) => async () => !(await of.acceptsRecipient(settings, nobody))),
@@ -131,10 +131,8 @@ async function store(address: string, given: string | undefined, now: Configurat
       ? `${done}. The mail server is not running; this takes effect at the next start: npm start`
       : `${done}: ${proof}, ${seconds} s after the change.`,
   )
-  for (const domain of newDomains) {
-    const fact = 'is a virtual mailbox domain: unknown addresses there are refused, no longer caught'
-    io.print(`From now on ${domain} ${fact}.`)
-  }
+  const fact = 'is a virtual mailbox domain: unknown addresses there are refused, no longer caught'
+  for (const domain of domains) io.print(`From now on ${domain} ${fact}.`)
   return sayRemains(after, io)
 }
 
@@ -184,7 +182,7 @@ async function remove(address: string, now: Configuration, values: Values, io: I
   const live = `The server knows it no longer, ${seconds} s after the change.`
   io.print(`Deleted ${deleted}. ${seconds === undefined ? 'The mail server is not running.' : live}`)
   for (const alias of of.aliasesOf(before, address)) io.print(`The alias ${alias} does not go to it any more.`)
-  for (const domain of [...of.domainsOf(before)].filter((domain) => !of.domainsOf(after).has(domain))) {
+  for (const domain of of.newDomains(after, before)) {
     io.print(`No account is left in ${domain}: mail to any address there is caught again.`)
   }
   return sayRemains(after, io)

@@ -89,25 +89,21 @@ export function deleteAccount(before: Configuration, address: string, force: boo
   }
   const lines = own.map(({ line }) => line)
   const after = withoutAddress({ ...before, [ACCOUNTS]: tables.withoutLines(before[ACCOUNTS], lines) }, address)
-  return [...domainsOf(before)].filter((domain) => !domainsOf(after).has(domain)).reduce(withoutDomain, after)
+  return newDomains(after, before).reduce(withoutDomain, after)
 }
 
 /** A domain's line in the transport map and its exception in the pattern table. */
-function withDomain(configuration: Configuration, domain: string): Configuration {
-  return {
-    ...configuration,
-    [TRANSPORTS]: tables.withVirtualDomain(configuration[TRANSPORTS], domain),
-    [PATTERNS]: tables.withException(configuration[PATTERNS], domain, CATCHALL),
-  }
-}
+const withDomain = (configuration: Configuration, domain: string): Configuration => ({
+  ...configuration,
+  [TRANSPORTS]: tables.withVirtualDomain(configuration[TRANSPORTS], domain),
+  [PATTERNS]: tables.withException(configuration[PATTERNS], domain, CATCHALL),
+})
 
-function withoutDomain(configuration: Configuration, domain: string): Configuration {
-  return {
-    ...configuration,
-    [TRANSPORTS]: tables.withoutDomain(configuration[TRANSPORTS], domain),
-    [PATTERNS]: tables.withoutDomain(configuration[PATTERNS], domain),
-  }
-}
+const withoutDomain = (configuration: Configuration, domain: string): Configuration => ({
+  ...configuration,
+  [TRANSPORTS]: tables.withoutDomain(configuration[TRANSPORTS], domain),
+  [PATTERNS]: tables.withoutDomain(configuration[PATTERNS], domain),
+})
 
 function withoutAddress(configuration: Configuration, address: string): Configuration {
   const virtual = tables.withoutRecipient(configuration[ALIASES], address)
@@ -198,6 +194,11 @@ export function domainsOf(configuration: Pick<Configuration, typeof ACCOUNTS | t
   const addresses = accountsOf(configuration).map(({ address }) => address.toLowerCase())
   const names = [...addresses, ...parseAliases(configuration[ALIASES]).map(({ alias }) => alias)]
   return new Set(names.filter((name) => name.includes('@')).map(domainOf))
+}
+
+/** The virtual mailbox domains that a change adds; those that it takes away, the other way round. */
+export function newDomains(before: Configuration, after: Configuration): string[] {
+  return [...domainsOf(after)].filter((domain) => !domainsOf(before).has(domain))
 }
 
 /** Whether mail to an address without an account is accepted: it has an alias, or it is caught. */

@@ -37,7 +37,7 @@ export function readConfiguration(onProblem: (name: FileName, problem: string) =
     try {
       const bytes = readBytes(join(CONFIG_DIR, name))
       if (bytes.includes(0)) throw new Error('it is UTF-16 or binary; save it as UTF-8')
-      return bytes.toString(encodingOf(bytes))
+      return textOf(bytes)
     } catch (error) {
       const { code = '' } = error as NodeJS.ErrnoException
       if (code !== 'ENOENT') onProblem(name, UNREADABLE[code] ?? messageOf(error))
@@ -47,7 +47,8 @@ export function readConfiguration(onProblem: (name: FileName, problem: string) =
   return Object.fromEntries(FILES.map((name) => [name, read(name)])) as Record<FileName, string>
 }
 
-/** Bytes that are no UTF-8 (a comment in Latin-1) are to stay as they are. */
+/** A file's text for `replaceFiles`. Bytes that are no UTF-8 (a comment in Latin-1) are to stay as they are. */
+export const textOf = (bytes: Buffer) => bytes.toString(encodingOf(bytes))
 const encodingOf = (bytes: Buffer) => (isUtf8(bytes) ? 'utf8' : 'latin1')
 
 /** Refuses a configuration of which a file cannot be read: `readConfiguration(refuse)`. */
@@ -67,47 +68,42 @@ export async function change(
 ): Promise<{ before: Configuration; after: Configuration }> {
   return withLock(CONFIGURATION_LOCK, async () => {
     // The lock is held, so files of these names are what killed runs have left.
-    const clear = () => {
-      for (const name of FILES) fs.rmSync(temporaryOf(pathOf(name)), { force: true })
-    }
-    clear()
+    for (const name of FILES) fs.rmSync(temporaryOf(realOf(join(CONFIG_DIR, name))), { force: true })
     const before = readConfiguration(refuse)
     const after = edit(before)
-    const paths = inOrder(before, after).map((name) => [pathOf(name), after[name]] as const)
-    try {
-      // All of them first: a full disk is noticed before any file is replaced.
-      for (const [path, text] of paths) prepare(path, text)
-      await prepared()
-      for (const [index, [path]] of paths.entries()) {
-        attempt(
-          path,
-          () => fs.renameSync(temporaryOf(path), path),
-          index > 0 ? 'The files before it are written.' : undefined,
-        )
-      }
-    } finally {
-      clear()
-    }
+    const changed = FILES.filter((name) => after[name] !== before[name])
+    const shrinks = (name: FileName) => name !== 'postfix-accounts.cf' && after[name].length < before[name].length
+    const inOrder = [...changed.filter((name) => !shrinks(name)), ...changed.filter(shrinks).reverse()]
+    const texts = inOrder.map((name): [string, string] => [join(CONFIG_DIR, name), after[name]])
+    await replaceFiles(texts, prepared)
     return { before, after }
   })
 }
 
-/** The changed files: what grows, the accounts, what shrinks. */
-function inOrder(before: Configuration, after: Configuration): FileName[] {
-  const changed = FILES.filter((name) => after[name] !== before[name])
-  const shrinks = (name: FileName) => name !== 'postfix-accounts.cf' && after[name].length < before[name].length
-  return [...changed.filter((name) => !shrinks(name)), ...changed.filter(shrinks).reverse()]
+/**
+ * Writes files whole, one after the other, under a lock that the caller holds. `prepared` runs when all new texts are on
+ * the disk: a full one is noticed before any file is replaced. Throws a Failure, with all files as they were, when one
+ * cannot be written.
+ */
+export async function replaceFiles(texts: [path: string, text: string][], prepared = async () => {}): Promise<void> {
+  const files = texts.map(([path, text]) => [realOf(path), text] as const)
+  try {
+    for (const [path, text] of files) attempt(path, 'Nothing was changed.', () => prepare(path, text))
+    await prepared()
+    for (const [path] of files) {
+      attempt(path, 'What was to be written before it is.', () => fs.renameSync(temporaryOf(path), path))
+    }
+  } finally {
+    for (const [path] of files) fs.rmSync(temporaryOf(path), { force: true })
+  }
 }
 
-/** The file, behind a symbolic link, which stays one. */
-function pathOf(name: FileName): string {
-  const path = join(CONFIG_DIR, name)
-  return fs.existsSync(path) ? fs.realpathSync(path) : path
-}
+/** The file behind a symbolic link, which stays one. */
+const realOf = (path: string) => (fs.existsSync(path) ? fs.realpathSync(path) : path)
 
 const temporaryOf = (path: string) => `${path}.tmp`
 
-function attempt(path: string, work: () => void, consequence?: string): void {
+function attempt(path: string, consequence: string, work: () => void): void {
   try {
     work()
   } catch (error) {
@@ -117,15 +113,14 @@ function attempt(path: string, work: () => void, consequence?: string): void {
 
 /** Writes a file's new text beside it, with its owner and mode, down to the disk. */
 function prepare(path: string, text: string): void {
-  attempt(path, () => {
-    const old = fs.statSync(path, { throwIfNoEntry: false })
-    // Whoever may write the folder could replace the file; its owner meant it all the same, for root too.
-    if (old && !(old.mode & 0o222)) throw Object.assign(new Error('it is read-only'), { code: 'READONLY' })
-    if (old) fs.accessSync(path, fs.constants.W_OK)
-    const { uid, gid } = old ?? fs.statSync(dirname(path))
-    const encoding = old ? encodingOf(fs.readFileSync(path)) : 'utf8'
-    fs.writeFileSync(temporaryOf(path), text, { encoding, flag: 'wx', mode: 0o600, flush: true })
-    fs.chownSync(temporaryOf(path), uid, gid)
-    fs.chmodSync(temporaryOf(path), (old?.mode ?? (path.endsWith('postfix-accounts.cf') ? 0o600 : 0o644)) & 0o7777)
-  })
+  const old = fs.statSync(path, { throwIfNoEntry: false })
+  // Whoever may write the folder could replace the file; its owner meant it all the same, for root too.
+  if (old && !(old.mode & 0o222)) throw Object.assign(new Error('it is read-only'), { code: 'READONLY' })
+  if (old) fs.accessSync(path, fs.constants.W_OK)
+  const { uid, gid } = old ?? fs.statSync(dirname(path))
+  const mode = old?.mode ?? (path.endsWith('postfix-accounts.cf') ? 0o600 : 0o644)
+  const encoding = old ? encodingOf(fs.readFileSync(path)) : 'utf8'
+  fs.writeFileSync(temporaryOf(path), text, { encoding, mode: 0o600, flush: true })
+  fs.chownSync(temporaryOf(path), uid, gid)
+  fs.chmodSync(temporaryOf(path), mode & 0o7777)
 }

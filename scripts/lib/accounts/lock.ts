@@ -107,6 +107,7 @@ export function unwritable(path: string, error: unknown, consequence = 'Nothing 
   const who = `See who may write: ls -ld ${dirname(path)} ${path}`
   const advice: Record<string, string> = {
     ENOSPC: `Make room, then repeat this. See: df -h ${dirname(path)}`,
+    ENOENT: `Bring it back: git checkout -- ${shown(dirname(path))}`,
     EROFS: `It lies on a read-only file system; mount that writable. See: findmnt --target ${path}`,
     EACCES: who,
     EPERM: who,

@@ -1,8 +1,15 @@
 /** The files of the configuration folder: that they can be read, as text, and what dead processes left there. */
-import { chownSync, existsSync, readFileSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { remainsOf, repaired } from '../accounts/changes.ts'
-import { CONFIGURATION_LOCK, change, FILES, readConfiguration } from '../accounts/configuration.ts'
+import {
+  CONFIGURATION_LOCK,
+  change,
+  FILES,
+  readConfiguration,
+  replaceFiles,
+  textOf,
+} from '../accounts/configuration.ts'
 import { isLeftBehind, withLock } from '../accounts/lock.ts'
 import { CONFIG_DIR, ROOT } from '../settings.ts'
 import { type Finding, failure, MEND, verdict, warning } from './check.ts'
@@ -85,13 +92,9 @@ const withLineEnds = (text: string) => text.replace(/^\ufeff/, '').replace(/\r\n
 
 /** Changes a file as it is now, under the lock of the configuration folder. */
 export async function edit(name: string, change: (text: string) => string): Promise<string> {
-  return withLock(CONFIGURATION_LOCK, () => {
-    const path = realpathSync(join(ROOT, name))
-    const { mode, uid, gid } = statSync(path)
-    writeFileSync(`${path}.tmp`, change(readFileSync(path, 'utf8')), { mode })
-    // Run as root, the file stays its owner's.
-    chownSync(`${path}.tmp`, uid, gid)
-    renameSync(`${path}.tmp`, path)
+  return withLock(CONFIGURATION_LOCK, async () => {
+    const path = join(ROOT, name)
+    await replaceFiles([[path, change(textOf(readFileSync(path)))]])
     return name
   })
 }
