@@ -4,6 +4,7 @@ import { execFile } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { BAR, CATCHALL, FOO } from '../scripts/lib/accounts/accounts.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
@@ -75,6 +76,8 @@ describe('with SMTP_ANY_LOGIN=0 and retention', () => {
           await until(`mail ${number}`, async () => (await subjects(account)).includes(`${number}`))
         }
         await until('the newest three', async () => (await subjects(account)) === '3,4,5')
+        // Each look is a login, and there is a while to wait.
+        await sleep(12_000)
         await until('none', async () => (await subjects(account)) === '', 60_000)
       }),
     )

@@ -3,12 +3,11 @@ import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { appendFileSync } from 'node:fs'
 import { after, before, test } from 'node:test'
-import { BAR, CATCHALL, FOO, masterLogin, VIRTUAL_DOMAIN } from '../../scripts/lib/accounts/accounts.ts'
+import { BAR, CATCHALL, masterLogin, VIRTUAL_DOMAIN } from '../../scripts/lib/accounts/accounts.ts'
 import { Pop3Session } from '../../scripts/lib/mail/pop3.ts'
 import { messagesOf, send, subjectsOf } from '../deliveries.ts'
 import { type Project, startedProject, until } from '../harness.ts'
 import { ok } from '../mailboxes.ts'
-import { sendRaw } from '../smtp_raw.ts'
 import { booksOf, Delivered, queue, queueIsEmpty, type Sender, Traffic } from './traffic.ts'
 
 let project: Project
@@ -151,34 +150,6 @@ test('reset while mail is sent ends, and what is accepted afterwards is all ther
   }
   await assertKept((line) => t.diagnostic(line), 1, afterwards)
   assert.deepEqual([during.refusals, during.broken, afterwards.refusals], [[], 0, []])
-})
-
-test('mail beyond the quota of a new account bounces to its sender and says why', async () => {
-  const carol = `carol@${VIRTUAL_DOMAIN}`
-  const message = (n: number) => Buffer.from(`Subject: quota ${n}\r\n\r\n${`${'x'.repeat(70)}\r\n`.repeat(5_000)}`)
-  await run('add_account', carol, 'secret', '--quota', '1M')
-  const refused = []
-  for (let n = 0; n < 6; n++) {
-    const error = await sendRaw(project.ports.smtp, carol, message(n), FOO).catch((error: Error) => error)
-    // One after the other: deliveries at the same moment all find the room that is left for one.
-    await queueIsEmpty(project)
-    if (!error) continue
-    assert.match(error.message, /^552 5\.2\.2 /)
-    refused.push(`quota ${n}`)
-  }
-  await queueIsEmpty(project)
-  const where = { host: '127.0.0.1', ports: project.ports }
-  const arrived = subjectsOf(await messagesOf(where, carol))
-  assert.ok(arrived.length > 0 && arrived.length < 3, `${arrived} of 360 kB fit into 1 MB`)
-  const bounces = (await messagesOf(where, FOO)).filter((source) => /^Return-Path: <>/m.test(source))
-  const bounced = bounces.map((source) => {
-    assert.match(source, /552 5\.2\.2 .*Quota exceeded/)
-    return /^Subject: (quota \d)\r$/m.exec(source)?.[1] ?? ''
-  })
-  assert.deepEqual(
-    [...arrived, ...bounced, ...refused].sort(),
-    [0, 1, 2, 3, 4, 5].map((n) => `quota ${n}`),
-  )
 })
 
 async function uidls(account: string): Promise<string[]> {
