@@ -24,13 +24,14 @@ import {
   withoutRecipient,
   withVirtualDomain,
 } from '../scripts/lib/accounts/tables.ts'
-import { configurationOf, PATTERNS } from './configurations.ts'
+import { configurationOf } from './configurations.ts'
 
 const CATCHALL = 'catchall@development-mail-server.example.com'
 const own = (name: FileName) => {
   const file = new URL(`../docker-data/mail-server/config/${name}`, import.meta.url)
   return readFileSync(file, 'utf8')
 }
+const PATTERNS = own('postfix-regexp.cf')
 /** The configuration that comes with the project. */
 const PROJECT = configurationOf(Object.fromEntries(FILES.map((name) => [name, own(name)])))
 const REQUEST = { address: 'bob@new.example', hash: '{PLAIN}x', quota: '1M', aliases: ['info@other.example'] }
@@ -278,20 +279,22 @@ describe('changes of a configuration', () => {
     for (const texts of cases) assert.deepEqual(remainsOf({ ...PROJECT, ...texts }), [], JSON.stringify(texts))
   })
 
-  test('an account in capitals, twice, with attributes and CRLF is one account', () => {
+  test('an account in capitals, twice, with attributes and CRLF is one account; lines of others stay as they are', () => {
+    const lines = (hash: string) =>
+      `# a@b.example|x\r\n\nFoo@A.example|${hash}|attr=1|more\r\nno account\no@a.example|$6$y\r\nfoo@a.example|${hash}`
     const before = configurationOf({
-      'postfix-accounts.cf': 'Foo@A.example|{PLAIN}x|attr=1|more\r\nother@a.example|{PLAIN}y\r\nfoo@a.example|{PLAIN}z',
+      'postfix-accounts.cf': lines('{PLAIN}x'),
       'dovecot-quotas.cf': '  FOO@a.example : 1G # mine\r\n',
     })
     const request = { address: 'foo@a.example', hash: '{PLAIN}$&', quota: '2G', aliases: [] }
     const after = updateAccount(before, request)
-    assert.equal(
-      after['postfix-accounts.cf'],
-      'Foo@A.example|{PLAIN}$&|attr=1|more\r\nother@a.example|{PLAIN}y\r\nfoo@a.example|{PLAIN}$&',
-    )
+    assert.equal(after['postfix-accounts.cf'], lines('{PLAIN}$&'))
     assert.equal(after['dovecot-quotas.cf'], 'foo@a.example:2G\n')
+    const more = addAccount(before, { ...request, address: 'new@a.example' })
+    assert.equal(more['postfix-accounts.cf'], `${lines('{PLAIN}x')}\nnew@a.example|{PLAIN}$&\n`)
     const gone = deleteAccount(after, 'foo@a.example', true)
-    assert.deepEqual([gone['postfix-accounts.cf'], gone['dovecot-quotas.cf']], ['other@a.example|{PLAIN}y\r\n', ''])
+    assert.equal(gone['postfix-accounts.cf'], '# a@b.example|x\r\n\nno account\no@a.example|$6$y\r\n')
+    assert.equal(gone['dovecot-quotas.cf'], '')
   })
 
   test('a quota stands in front of the line of an account whose name ends like it', () => {

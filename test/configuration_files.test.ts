@@ -19,7 +19,6 @@ import {
 import { hostname } from 'node:os'
 import { after, before, beforeEach, test } from 'node:test'
 import { type Configuration, FILES, type FileName } from '../scripts/lib/accounts/configuration.ts'
-import { PATTERNS } from './configurations.ts'
 import { diesAt } from './death.ts'
 import { AS_NOBODY, Project, type Result } from './harness.ts'
 import { load, runIn } from './here.ts'
@@ -33,7 +32,6 @@ let project: Project
 let original: Configuration
 before(async () => {
   project = await Project.create()
-  writeFileSync(project.config('postfix-regexp.cf'), PATTERNS)
   original = texts()
 })
 after(() => project?.remove())
@@ -65,31 +63,6 @@ test('it says that the change takes effect at the next start', async () => {
   assert.deepEqual([rows.length, rows[4].address, rows[4].messages], [5, `alice@${DOMAIN}`, null])
   await succeeds('--delete', `alice@${DOMAIN}`, '--yes')
   assert.deepEqual(texts(), original)
-})
-
-test('comments, order, attributes, line ends and lines of others stay as they are', async () => {
-  const file = project.config('postfix-accounts.cf')
-  const text = [
-    '# comment with a | and an address a@b.example|x',
-    '',
-    `Foo@${DOMAIN}|{PLAIN}old|userdb_quota_rule=*:bytes=1M|more`,
-    '  # indented comment',
-    'this is no account',
-    `bar@${DOMAIN}|$6$salt$hash`,
-  ]
-  for (const end of ['\n', '\r\n']) {
-    // Without a final line end, as an editor may leave it.
-    writeFileSync(file, text.join(end))
-    await succeeds(`new@${DOMAIN}`, 'secret')
-    const added = readFileSync(file, 'utf8')
-    assert.ok(added.startsWith(text.join(end)))
-    assert.match(added.slice(text.join(end).length), /^\nnew@\S+\|\{SHA512-CRYPT\}\$6\$\S+\n$/)
-    await succeeds('--update', `foo@${DOMAIN}`, '$& $1')
-    const lines = readFileSync(file, 'utf8').split(end)
-    assert.match(lines[2] ?? '', /^Foo@[^|]+\|\{SHA512-CRYPT\}\$6\$[^|]+\|userdb_quota_rule=\*:bytes=1M\|more$/)
-    lines[2] = text[2] ?? ''
-    assert.equal(lines.join(end), added)
-  }
 })
 
 test('mode, owner and symbolic link of a file are kept; a missing accounts file is made for its owner alone', async () => {

@@ -17,7 +17,8 @@ const STALE = 60_000
 export async function withLock<T>(path: string, work: () => T | Promise<T>): Promise<T> {
   await acquire(path, Date.now() + PATIENCE)
   try {
-    if (isLeftBehind(claimOf(path))) rmSync(claimOf(path), { force: true })
+    // Who claims now finds another holder than the dead one that it has seen, and lets go.
+    rmSync(claimOf(path), { force: true })
     return await work()
   } finally {
     rmSync(path, { force: true })
