@@ -9,6 +9,7 @@ import { Failure, messageOf } from '../cli.ts'
 const PATIENCE = 90_000
 /** Milliseconds after which a lock whose holder cannot be looked up counts as left behind, as in docker-mailserver. */
 const STALE = 60_000
+const NAMELESS = 10_000
 
 /**
  * Runs `work` while this process holds the lock file `path`. A lock whose holder is dead is taken over. Throws a
@@ -64,13 +65,14 @@ function identityOf(pid: number): string {
 
 /**
  * Whether the holder of a lock is gone. Where that cannot be seen (another machine or container, docker-mailserver,
- * which writes a UUID, a crash that left an empty file), a lock is left behind when it is old.
+ * which writes a UUID), a lock is left behind when it is old.
  */
 export function isLeftBehind(path: string, holder = textOf(path)): boolean {
   const [, machine, pid] = /^(\S+) (\d+) \S+\n$/.exec(holder ?? '') ?? []
   if (machine === hostname()) return holder !== identityOf(Number(pid))
   const { mtimeMs = Date.now() } = statSync(path, { throwIfNoEntry: false }) ?? {}
-  return Date.now() - mtimeMs > STALE
+  // Without a whole line its holder was killed before it could write its name.
+  return Date.now() - mtimeMs > (holder?.endsWith('\n') ? STALE : NAMELESS)
 }
 
 /** When a process started, in the kernel's clock ticks; "dead" where it runs no longer. */
