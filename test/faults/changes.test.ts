@@ -37,7 +37,7 @@ async function assertKept(note: (line: string) => void, atMost: number, ...traff
     return { delivered, ...booksOf(promised, delivered) }
   }
   const begin = performance.now()
-  await until('every promised message', async () => (await look()).missing.length === 0, 30_000).catch(() => {})
+  await until('every promised message', async () => (await look()).missing.length === 0, 120_000).catch(() => {})
   const { delivered, missing, repeated, summary } = await look()
   const seconds = ((performance.now() - begin) / 1000).toFixed(1)
   note(`${summary}, all after ${seconds} s; ${traffics.map(({ troubles }) => troubles).join('; ')}`)

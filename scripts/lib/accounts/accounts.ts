@@ -7,6 +7,7 @@ import { join, relative } from 'node:path'
 import { encrypt, verify } from 'unixcrypt'
 import { Failure } from '../cli.ts'
 import { CONFIG_DIR, ROOT, readProjectFile } from '../settings.ts'
+import { type Entry, entriesOf } from './tables.ts'
 
 const CONFIG = relative(ROOT, CONFIG_DIR)
 
@@ -118,15 +119,18 @@ export function hashPassword(password: string): string {
   return `{SSHA512}${Buffer.concat([digest, salt]).toString('base64')}`
 }
 
-/** Parses the text of `dovecot-quotas.cf` (`address:size`): sizes as they stand there, by address in lower case. */
+/** The lines of `dovecot-quotas.cf` (`address:size`): the address in lower case, the size as it stands there. */
+export function quotaLines(text: string): (Entry & { address: string; size: string })[] {
+  return entriesOf(text, false).flatMap((entry) => {
+    const [, address = '', size = ''] = /^([^:]*?)\s*:\s*(.*)$/.exec(entry.text) ?? []
+    return address && size ? { ...entry, address: address.toLowerCase(), size } : []
+  })
+}
+
+/** The sizes of `quotaLines` by address. docker-mailserver takes the first of several lines. */
 export function parseQuotas(text: string): Map<string, string> {
-  const quotas = new Map<string, string>()
-  for (const line of text.split(/\r?\n/)) {
-    const [, address, size] = /^\s*([^#:\s][^:]*?)\s*:\s*(.*?)\s*$/.exec(line) ?? []
-    // docker-mailserver takes the first of several lines.
-    if (address && size && !quotas.has(address.toLowerCase())) quotas.set(address.toLowerCase(), size)
-  }
-  return quotas
+  const lines = quotaLines(text).reverse()
+  return new Map(lines.map(({ address, size }) => [address, size]))
 }
 
 /** A login: what SMTP AUTH, POP3 and IMAP ask for. */

@@ -3,7 +3,7 @@
  * in, the changed one comes out. Each refuses with a Failure that names the value, the fact and what to do.
  */
 import { Failure } from '../cli.ts'
-import { type Account, CATCHALL, parseAccounts } from './accounts.ts'
+import { type Account, CATCHALL, parseAccounts, quotaLines } from './accounts.ts'
 import type { Configuration, FileName } from './configuration.ts'
 import * as tables from './tables.ts'
 import { lookUp, parseAliases } from './tables.ts'
@@ -87,8 +87,8 @@ export function deleteAccount(before: Configuration, address: string, force: boo
       : 'receives all mail that has no account, and without it that mail bounces'
     throw new Failure('failed', `${address} ${fact}. If you mean it: --force`)
   }
-  const lines = own.map(({ line }) => line)
-  const after = withoutAddress({ ...before, [ACCOUNTS]: tables.withoutLines(before[ACCOUNTS], lines) }, address)
+  const lines = own.map(({ line }) => ({ lines: [line] }))
+  const after = withoutAddress({ ...before, [ACCOUNTS]: tables.withoutEntries(before[ACCOUNTS], lines) }, address)
   return newDomains(after, before).reduce(withoutDomain, after)
 }
 
@@ -147,8 +147,8 @@ export function remainsOf(configuration: Configuration): Remain[] {
     if (dead.length < recipients.length && alias.includes('@')) live.add(domainOf(alias))
     for (const name of dead) found(ALIASES, lines, name, `the alias ${alias} goes to ${name}, which is no account`)
   }
-  for (const { name, lines } of quotasOf(configuration[QUOTAS])) {
-    if (name && !accounts.has(name)) found(QUOTAS, lines, name, `${name} has a quota and is no account`)
+  for (const { address, lines } of quotaLines(configuration[QUOTAS])) {
+    if (!accounts.has(address)) found(QUOTAS, lines, address, `${address} has a quota and is no account`)
   }
   for (const { file, domain, lines } of written.filter((own) => !live.has(own.domain))) {
     found(file, lines, domain, `${domain} has no account and no alias, and is no longer caught`)
@@ -208,19 +208,10 @@ export function isCaught(configuration: Configuration, address: string): boolean
   return !domainsOf(configuration).has(domainOf(address)) || lookUp(configuration[PATTERNS], address) !== undefined
 }
 
-/** The lines of `dovecot-quotas.cf`, each with the address in front of its colon. */
-function quotasOf(text: string): { name: string | undefined; lines: number[] }[] {
-  const lines = tables.entriesOf(text, false)
-  return lines.map((entry) => ({ ...entry, name: /^([^:]*?)\s*:/.exec(entry.text)?.[1]?.toLowerCase() }))
-}
-
 /** Sets or removes an account's line in `dovecot-quotas.cf`. */
 function withQuota(text: string, address: string, quota?: string): string {
-  const own = quotasOf(text).filter(({ name }) => name === address)
-  const kept = tables.withoutLines(
-    text,
-    own.flatMap(({ lines }) => lines),
-  )
+  const own = quotaLines(text).filter((line) => line.address === address)
+  const kept = tables.withoutEntries(text, own)
   if (quota === undefined) return kept
   // docker-mailserver takes the first line that has "address:" anywhere, which may be another account's end.
   const first = kept.split('\n').findIndex((line) => line.toLowerCase().includes(`${address}:`))

@@ -4,10 +4,10 @@
  */
 import { isUtf8 } from 'node:buffer'
 import * as fs from 'node:fs'
-import { dirname, join } from 'node:path'
+import { dirname, join, relative } from 'node:path'
 import { Failure, messageOf } from '../cli.ts'
 import { CONFIG_DIR, readBytes, UNREADABLE } from '../settings.ts'
-import { shown, unwritable, withLock } from './lock.ts'
+import { unwritable, withLock } from './lock.ts'
 
 /**
  * docker-mailserver's own lock: its change detector holds it while it rewrites postfix-accounts.cf (line ends, final
@@ -53,7 +53,7 @@ const encodingOf = (bytes: Buffer) => (isUtf8(bytes) ? 'utf8' : 'latin1')
 
 /** Refuses a configuration of which a file cannot be read: `readConfiguration(refuse)`. */
 export function refuse(name: FileName, problem: string): never {
-  throw new Failure('failed', `${shown(join(CONFIG_DIR, name))}: ${problem}. Nothing was changed.`)
+  throw new Failure('failed', `${relative(process.cwd(), join(CONFIG_DIR, name))}: ${problem}. Nothing was changed.`)
 }
 
 /**

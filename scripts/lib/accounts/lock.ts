@@ -98,24 +98,19 @@ function textOf(path: string): string | undefined {
   }
 }
 
-/** A path as a user of this folder would type it. */
-export function shown(path: string): string {
-  const inside = relative(process.cwd(), path)
-  return inside.startsWith('..') ? path : inside
-}
-
 /** Why a file cannot be written, what that means, and what to type next. */
 export function unwritable(path: string, error: unknown, consequence = 'Nothing was changed.'): Failure {
   if (error instanceof Failure) return error
   const who = `See who may write: ls -ld ${dirname(path)} ${path}`
   const advice: Record<string, string> = {
     ENOSPC: `Make room, then repeat this. See: df -h ${dirname(path)}`,
-    ENOENT: `Bring it back: git checkout -- ${shown(dirname(path))}`,
+    ENOENT: `Bring it back: git checkout -- ${relative(process.cwd(), dirname(path))}`,
     EROFS: `It lies on a read-only file system; mount that writable. See: findmnt --target ${path}`,
     EACCES: who,
     EPERM: who,
     READONLY: `Make it writable: chmod u+w ${path}`,
   }
   const next = advice[(error as NodeJS.ErrnoException).code ?? ''] ?? 'Mend that, then repeat this.'
-  return new Failure('failed', `${shown(path)} cannot be written: ${messageOf(error)}. ${consequence} ${next}`)
+  const name = relative(process.cwd(), path)
+  return new Failure('failed', `${name} cannot be written: ${messageOf(error)}. ${consequence} ${next}`)
 }

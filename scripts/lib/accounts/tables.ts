@@ -61,7 +61,7 @@ function withRecipients(text: string, edit: (alias: string, recipients: string[]
   for (const { alias, recipients, lines, text: written } of parseAliases(text).reverse()) {
     const edited = edit(alias, recipients)
     if (edited.length === recipients.length) continue
-    after = withoutLines(after, lines)
+    after = withoutEntries(after, [{ lines }])
     const [, name = alias, note = ''] = /^([^\s,]+).*?(\s#.*)?$/.exec(written) ?? []
     if (edited.length > 0) after = withLine(after, `${name} ${edited.join(', ')}${note}`, (lines[0] ?? 1) - 1)
   }
@@ -144,10 +144,7 @@ export function domainLines(text: string): { domain: string; lines: number[] }[]
 /** Takes back what `withVirtualDomain` or `withException` did. */
 export function withoutDomain(text: string, domain: string): string {
   const own = domainLines(text).filter((written) => written.domain === domain)
-  return withoutLines(
-    text,
-    own.flatMap(({ lines }) => lines),
-  )
+  return withoutEntries(text, own)
 }
 
 /** Adds a line behind the one of this number, or at the end. */
@@ -157,9 +154,10 @@ export function withLine(text: string, line: string, above?: number): string {
   return lines.join('')
 }
 
-/** Takes lines out, by their numbers from 1. */
-export function withoutLines(text: string, numbers: number[]): string {
-  const left = linesOf(text).filter((_, index) => !numbers.includes(index + 1))
+/** Takes out the lines of these entries. */
+export function withoutEntries(text: string, entries: { lines: number[] }[]): string {
+  const gone = new Set(entries.flatMap(({ lines }) => lines))
+  const left = linesOf(text).filter((_, index) => !gone.has(index + 1))
   return left.join('')
 }
 
