@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import {
+  appendFileSync,
   chmodSync,
   chownSync,
   existsSync,
@@ -13,6 +14,7 @@ import {
   rmSync,
   statSync,
   symlinkSync,
+  truncateSync,
   utimesSync,
   writeFileSync,
 } from 'node:fs'
@@ -191,10 +193,16 @@ test('a disk that is really full, a read-only folder: nothing changes, and the m
   execFileSync('cp', ['-a', folder, saved])
   execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=96k', 'tmpfs', folder])
   try {
+    appendFileSync(`${saved}/postfix-aliases.cf`, '# CRLF\r\n')
     const fill = `cp -a ${saved}/. ${folder}/ && (cat /dev/zero >${folder}/filler || true)`
     execFileSync('sh', ['-c', fill], { stdio: 'ignore' })
     const adding = ['a@full.example', 'secret', '--quota', '1M']
-    fails(await add(...adding), /cannot be written: ENOSPC: .*Nothing was changed\. .*df -h/)
+    fails(await add(...adding), /lock cannot be written: ENOSPC: .*Nothing was changed\. .*df -h/)
+    // Room for the lock alone.
+    truncateSync(project.config('filler'), statSync(project.config('filler')).size - 4096)
+    fails(await add(...adding), /transport_maps cannot be written: ENOSPC: .*Nothing was changed\. .*df -h/)
+    const { stderr } = await runIn(project, {}, 'doctor', '--fix', '--only', 'line-ends')
+    assert.match(stderr, /not mended: .*postfix-aliases\.cf cannot be written: ENOSPC: .*df -h/)
     rmSync(project.config('filler'))
     assert.deepEqual(leftovers(), [])
     execFileSync('mount', ['-o', 'remount,ro', folder])
