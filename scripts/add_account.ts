@@ -223,21 +223,15 @@ async function addressOf(text: string, configuration: Configuration): Promise<st
 async function passwordOf(address: string, argument: string | undefined, values: Values, io: Io): Promise<string> {
   const { ask, checkPassword } = await modules()
   const instead = 'Give the password as a second argument, or by --password-stdin.'
-  const given = values['password-stdin'] ? await passwordFrom(io.stdin) : argument
+  // Any byte of stdin counts, a byte order mark too.
+  const read = async () => (await buffer(io.stdin)).toString('utf8').replace(/\r?\n$/, '')
+  const given = values['password-stdin'] ? await read() : argument
   const password = given ?? (await ask(io, `Password for ${address}: `, instead, { echo: false }))
   checkPassword(password)
   if (given === undefined && (await ask(io, 'The same password again: ', instead, { echo: false })) !== password) {
     throw new Failure('failed', 'The two passwords differ. Nothing was changed.')
   }
   return password
-}
-
-async function passwordFrom(stdin: Io['stdin']): Promise<string> {
-  if (stdin.isTTY) {
-    throw new Failure('usage', '--password-stdin: stdin is the terminal. Leave the option out to be asked.')
-  }
-  // Any byte counts, a byte order mark too.
-  return (await buffer(stdin)).toString('utf8').replace(/\r?\n$/, '')
 }
 
 await run(import.meta.url, main)

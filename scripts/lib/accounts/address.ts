@@ -4,7 +4,6 @@ import { Failure } from '../cli.ts'
 
 /** What an address may not match, and why; the first that matches is told. */
 const RULES: [pattern: RegExp, reason: string | ((part: string) => string)][] = [
-  [/^$/, 'it is empty'],
   [/[\p{Cc}\u2028\u2029]/u, 'it has a control character'],
   [/\s/, 'it has white space'],
   [/^[^@]*$|@$/, 'it has no domain; write name@domain'],
