@@ -8,7 +8,7 @@ import { Pop3Session } from '../../scripts/lib/mail/pop3.ts'
 import { messagesOf, send, subjectsOf } from '../deliveries.ts'
 import { type Project, startedProject, until } from '../harness.ts'
 import { ok } from '../mailboxes.ts'
-import { booksOf, Delivered, queue, queueIsEmpty, type Sender, Traffic } from './traffic.ts'
+import { booksOf, Delivered, deliverAllWaiting, queue, queueIsEmpty, type Sender, Traffic } from './traffic.ts'
 
 let project: Project
 before(async () => {
@@ -37,7 +37,9 @@ async function assertKept(note: (line: string) => void, atMost: number, ...traff
     return { delivered, ...booksOf(promised, delivered) }
   }
   const begin = performance.now()
-  await until('every promised message', async () => (await look()).missing.length === 0, 120_000).catch(() => {})
+  await until('every promised message', async () => (await look()).missing.length === 0, 60_000)
+    // What waits for another try is late and not lost.
+    .catch(() => deliverAllWaiting(project))
   const { delivered, missing, repeated, summary } = await look()
   const seconds = ((performance.now() - begin) / 1000).toFixed(1)
   note(`${summary}, all after ${seconds} s; ${traffics.map(({ troubles }) => troubles).join('; ')}`)
