@@ -9,6 +9,7 @@ import { Failure, messageOf } from '../cli.ts'
 const PATIENCE = 90_000
 /** Milliseconds after which a lock whose holder cannot be looked up counts as left behind, as in docker-mailserver. */
 const STALE = 60_000
+/** The same for a lock without a whole line: its holder was killed before it could write its name. */
 const NAMELESS = 10_000
 
 /**
@@ -18,7 +19,7 @@ const NAMELESS = 10_000
 export async function withLock<T>(path: string, work: () => T | Promise<T>): Promise<T> {
   await acquire(path, Date.now() + PATIENCE)
   try {
-    // Who claims now finds another holder than the dead one that it has seen, and lets go.
+    // Who claims now finds that the holder lives, and lets go.
     rmSync(claimOf(path), { force: true })
     return await work()
   } finally {
@@ -32,7 +33,7 @@ async function acquire(path: string, deadline: number): Promise<void> {
     if (isLeftBehind(path, holder)) {
       // Of several that find it only one may remove it: the second would remove the first one's own.
       await acquire(claimOf(path), deadline)
-      if (textOf(path) === holder) rmSync(path, { force: true })
+      if (isLeftBehind(path)) rmSync(path, { force: true })
       rmSync(claimOf(path), { force: true })
     } else if (Date.now() > deadline) {
       const fact = `held for over ${PATIENCE / 1000} s by "${holder?.trim()}" (machine, pid, start time)`
@@ -71,7 +72,6 @@ export function isLeftBehind(path: string, holder = textOf(path)): boolean {
   const [, machine, pid] = /^(\S+) (\d+) \S+\n$/.exec(holder ?? '') ?? []
   if (machine === hostname()) return holder !== identityOf(Number(pid))
   const { mtimeMs = Date.now() } = statSync(path, { throwIfNoEntry: false }) ?? {}
-  // Without a whole line its holder was killed before it could write its name.
   return Date.now() - mtimeMs > (holder?.endsWith('\n') ? STALE : NAMELESS)
 }
 
