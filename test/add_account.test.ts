@@ -114,7 +114,6 @@ test('add, log in, receive, update, delete: the round trip', async () => {
   await isRefused(alice)
   assert.ok(!existsSync(`${project.stateDir}/mail/${DOMAIN}/alice`), 'the mailbox is still on the disk')
   assert.deepEqual(files(), untouched)
-  assert.ok(!(await project.run('logs', '--lines', '1000')).stdout.includes('geheim'))
 })
 
 test('a new domain receives its own mail at once, refuses the unknown, and is caught again in the end', async () => {
@@ -176,6 +175,8 @@ test('--alias and --quota go with a new account and with one that is there; --li
   assert.match((await succeeds('--list')).stdout, /dora@\S+ +development-virtual\S+ +1M +1 +\d\d\.?\d? kB +d\.ora@/)
   await succeeds('--delete', dora, '--yes')
   assert.deepEqual(files(), untouched)
+  // A reload of Dovecot breaks deliveries, which are then repeated.
+  assert.doesNotMatch((await project.run('logs', '--lines', '10000')).stdout, /SIGHUP received|geheim/)
 })
 
 test('several at once are all live in the end, updates of the same second too', async () => {

@@ -138,7 +138,7 @@ export class NativeEngine implements Engine {
     const changed = [...users, ...this.#write(configuration)]
     if (changed.length === 0) return
     // Dovecot sees new accounts by itself, and a reload takes its sockets away for a moment: only for new settings.
-    const isSetting = (name: string) => /dovecot[^/]*\.(cf|conf)$|config\/ssl\//.test(name)
+    const isSetting = (name: string) => /dovecot(?!-quotas)[^/]*\.(cf|conf)$|config\/ssl\//.test(name)
     const newSettings = configuration.dovecot && changed.some(isSetting)
     if (newSettings) await this.#reloadDovecot()
     const { exitCode, stderr } = await $({ timeout: LAUNCH })`postfix -c ${this.#path('postfix')} reload`
