@@ -3,7 +3,6 @@
  * option, the environment, `.env`, or the default, in this order.
  */
 import { isIPv6 } from 'node:net'
-import { createInterface } from 'node:readline'
 import type { Login } from '../accounts/accounts.ts'
 import { Failure, type Io, say } from '../cli.ts'
 import { parsePort, readSettings, type ServiceName, type Settings, setting } from '../settings.ts'
@@ -71,7 +70,7 @@ export async function resolveClient(
   const { prefix, account, ports } = PROTOCOLS[protocol]
   const settings = readSettings()
   const host = pick('--host', values.host, 'MAIL_HOST') ?? { name: 'MAIL_HOST', text: settings.host }
-  if (!(/^[^\s\0/:]+$/.test(host.text) || isIPv6(host.text))) {
+  if (!/^[^\s\0/:]+$/.test(host.text) && !isIPv6(host.text)) {
     throw wrong(host, 'a host is a name or an IP address; its port goes to --port')
   }
 
@@ -83,9 +82,9 @@ export async function resolveClient(
   // The variable of the port is the server's own, which the settings have checked already.
   const port = given ?? settings.ports[ports[tls]]
 
-  const seconds = pick('--timeout', values.timeout, 'MAIL_TIMEOUT')
-  const timeout = Number(seconds?.text ?? TIMEOUT)
-  if (seconds && !(/^\d+(\.\d+)?$/.test(seconds.text) && timeout > 0 && timeout <= LONGEST_TIMEOUT)) {
+  const seconds = pick('--timeout', values.timeout, 'MAIL_TIMEOUT') ?? { name: '--timeout', text: String(TIMEOUT) }
+  const timeout = Number(seconds.text)
+  if (!/^\d+(\.\d+)?$/.test(seconds.text) || timeout <= 0 || timeout > LONGEST_TIMEOUT) {
     throw wrong(seconds, `a number of seconds, above 0 and up to ${LONGEST_TIMEOUT}`)
   }
   const server = { host: host.text, port, tls, timeout: timeout * 1000 }
@@ -99,14 +98,11 @@ export async function resolveClient(
     return { server, login: undefined, loginWasChosen: true }
   }
   const { VIRTUAL_DOMAIN } = await import('../accounts/accounts.ts')
-  const user = chosen ?? { name: '--user', text: `${account}@${VIRTUAL_DOMAIN}` }
+  const user = chosen?.text ?? `${account}@${VIRTUAL_DOMAIN}`
   const password = values['password-stdin']
-    ? { name: '--password-stdin', text: await passwordFromStdin(io.stdin) }
-    : (pick('--password', values.password, `${prefix}_PASSWORD`) ?? (await initialPassword(user.text)))
-  for (const { name, text } of [user, password]) {
-    if (/[\r\n\0]/.test(text)) throw new Failure('usage', `${name}: a line break or NUL cannot be part of a login.`)
-  }
-  return { server, login: { user: user.text, password: password.text }, loginWasChosen: chosen !== undefined }
+    ? await passwordFromStdin(io.stdin)
+    : (pick('--password', values.password, `${prefix}_PASSWORD`)?.text ?? (await initialPassword(user)))
+  return { server, login: { user, password }, loginWasChosen: chosen !== undefined }
 }
 
 /** The user that option or setting names, by address or by local part; undefined where none is named. */
@@ -141,18 +137,19 @@ function wrong({ name, text }: Named, rule: string): Failure {
 }
 
 /** The password of an account that still has its initial one. */
-async function initialPassword(user: string): Promise<Named> {
+async function initialPassword(user: string): Promise<string> {
   const { knownPassword, readAccounts } = await import('../accounts/accounts.ts')
   const account = readAccounts().find(({ address }) => address.toLowerCase() === user.toLowerCase())
-  const text = account && knownPassword(account)
-  if (text) return { name: '--password', text }
-  const advice = 'Give it: --password or --password-stdin'
-  throw new Failure('usage', `No password is known for ${JSON.stringify(user)}. ${advice}`)
+  const password = account && knownPassword(account)
+  if (password) return password
+  const who = `${JSON.stringify(user)}${account ? '' : ', which has no account here'}`
+  throw new Failure('usage', `No password is known for ${who}. Give it: --password or --password-stdin`)
 }
 
 /** The first line of stdin. What comes behind it is left alone, so that a pipe may stay open. */
 async function passwordFromStdin(stdin: Io['stdin']): Promise<string> {
   if (stdin.isTTY) throw new Failure('usage', '--password-stdin: stdin is the terminal. Pipe the password into it.')
+  const { createInterface } = await import('node:readline')
   const lines = createInterface({ input: stdin })
   const { value: password } = await lines[Symbol.asyncIterator]().next()
   lines.close()
