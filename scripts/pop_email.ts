@@ -65,8 +65,6 @@ Examples:
   npx tsx scripts/pop_email.ts --all --list
   npx tsx scripts/pop_email.ts --wait --new --subject '/confirm/i' --links=/confirm/ --delete`
 
-/** How many mails of a mailbox are named when the wait was in vain. */
-const INSTEAD = 10
 /** The views that show the newest match alone where one mail is waited for. */
 const FOR_ONE = ['text', 'html', 'links', 'code', 'raw']
 /** Bytes that are written together: a system call for each of 1,000 mails takes as long as reading them. */
@@ -86,15 +84,16 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const filters = parseFilters(values, begin)
 
   // All is checked; from here on the modules that take time to load are needed.
-  const { deleteMails, mails, newestHeaders, newestOf, Search, select, visit } = await import('./lib/mail/mailbox.ts')
-  const { readHeaders, readMail } = await import('./lib/mail/mail.ts')
+  const { deleteMails, headersOf, mails, newestOf, searchFor, select, visit } = await import('./lib/mail/mailbox.ts')
   const { HEADER_VIEWS, listOf, VIEWS } = await import('./lib/mail/views.ts')
 
   const names = mailboxes.map(({ account }) => visibleLine(account)).join(', ')
   // Who waits for one mail and deletes it leaves the others to those who wait for them.
   const isForOne = wait?.expect === 1 && (values.delete || FOR_ONE.includes(view))
+  const isOneOfMany = mailboxes.length > 1
   const isHeader = HEADER_VIEWS.includes(view)
   const isAsItIs = view === 'raw' || (view === 'save' && !attachmentFolder)
+  const reader = isAsItIs ? undefined : await import('./lib/mail/mail.ts')
   // Where nothing else is asked for, only the newest of a large mailbox need be listed.
   const newest = wait || filters.matchesHeader || filters.matchesBody ? undefined : filters.last
   const listed: Listed[] = []
@@ -117,8 +116,8 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
       if (!raw) continue
       counts.read++
       // A view gets as much of the mail as it shows.
-      const mail = (isAsItIs ? { warnings: [] } : isHeader ? readHeaders(raw) : await readMail(raw)) as unknown as Mail
-      const result = views[view]({ account, isOneOfMany: mailboxes.length > 1, message, raw, mail, wantsLink })
+      const mail = (isHeader ? reader?.readHeaders(raw) : await reader?.readMail(raw)) ?? { warnings: [] }
+      const result = views[view]({ account, isOneOfMany, message, raw, mail: mail as Mail, wantsLink })
       if (result !== undefined || view === 'list') {
         await write(result ?? '')
         uidls.add(message.uidl)
@@ -142,7 +141,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
     process.exit(EXIT.interrupted.code)
   }
   process.on('SIGINT', interrupt)
-  const search = wait && new Search(wait, server, mailboxes, filters)
+  const search = wait && searchFor(wait, server, mailboxes, filters)
   let release: (() => void) | undefined
   try {
     while (counts.read === 0) {
@@ -151,7 +150,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
         const found = await search.untilFound((work) => step(title, work, io.stderr))
         if (found < wait.expect) {
           io.say(`No match after ${wait.seconds} s: ${found} of ${mails(wait.expect)}. What is there instead:`)
-          const there = await newestHeaders(server, mailboxes, INSTEAD, io.say)
+          const there = await headersOf(server, mailboxes, io.say)
           const columns = (io.stderr.columns ?? Number.POSITIVE_INFINITY) - 2
           if (there.length > 0) io.say(listOf(there, columns).replace(/^/gm, '  '))
           return 'noMatch'
@@ -166,7 +165,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
       }
       // What was found may have gone to the reader before.
       if (!search || !release || (await search.look()) >= wait.expect) {
-        const chosen = isForOne && mailboxes.length > 1 ? await newestOf(server, mailboxes, filters) : mailboxes
+        const chosen = isForOne && isOneOfMany ? await newestOf(server, mailboxes, filters) : mailboxes
         for (const mailbox of chosen) await visit(server, mailbox, (...args) => show(mailbox, ...args), newest)
         if (!search) break
       }

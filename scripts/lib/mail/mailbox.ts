@@ -22,6 +22,8 @@ const INTERVAL = 100
 const PATIENCE = 150
 /** Mailboxes that are looked into at the same time, by one connection each. Dovecot takes 100 logins at once. */
 const AT_ONCE = 10
+/** How many mails of a mailbox are named when the wait was in vain. */
+const INSTEAD = 10
 
 /** Opens a mailbox, does some work with the messages that are there, or the newest `limit` of them, and leaves. */
 export async function visit<T>(
@@ -112,76 +114,67 @@ export interface Wait {
 }
 
 /**
- * Looks into mailboxes until enough mails match. A server that is not up yet, or busy, is tried again; what it said last
- * is thrown when it never answered in all the time.
+ * A search for mails that match: `look` tells how many there are now, `untilFound` when they are enough or the time is
+ * up. A server that is not up yet, or busy, is tried again; what it said last is thrown when it never answered.
  */
-export class Search {
-  readonly #wait: Wait
-  readonly #work: [Pop3Server, Mailbox[], Filters]
+export function searchFor(
+  { expect, onlyNew, begin, end }: Wait,
+  server: Pop3Server,
+  mailboxes: Mailbox[],
+  filters: Filters,
+) {
   /** The mailboxes whose old mail is marked already. */
-  readonly #marked = new Set<Mailbox>()
-  #hasAnswered = false
+  const marked = new Set<Mailbox>()
+  let hasAnswered = false
 
-  constructor(wait: Wait, ...work: [Pop3Server, Mailbox[], Filters]) {
-    this.#wait = wait
-    this.#work = work
-  }
-
-  /** How many mails match when they are enough or the time is up. `waiting` goes around all that comes after a first look. */
-  async untilFound(waiting: (work: () => Promise<number>) => Promise<number>): Promise<number> {
-    const found = await this.look()
-    return found >= this.#wait.expect || Date.now() >= this.#wait.end ? found : waiting(() => this.#lookAgain())
-  }
-
-  /** Looks again and again: one connection at a time for a mailbox, and no more than ten a second. */
-  async #lookAgain(): Promise<number> {
-    for (let spent = 0; ; ) {
-      const pause = Math.max(INTERVAL - spent, INTERVAL / 4)
-      await sleep(Math.min(pause, Math.max(0, this.#wait.end - Date.now())))
-      const begin = Date.now()
-      const found = await this.look()
-      if (found >= this.#wait.expect || begin >= this.#wait.end) return found
-      spent = Date.now() - begin
-    }
-  }
-
-  /** How many mails match now. A session sees the mailbox as it was at login (RFC 1939 section 5), so each look is a new one. */
-  async look(): Promise<number> {
-    const [server, mailboxes, filters] = this.#work
-    const { expect, onlyNew, begin, end } = this.#wait
+  /** A session sees the mailbox as it was at login (RFC 1939 section 5), so each look is a new one. */
+  async function look(): Promise<number> {
     const now = Date.now()
     // A server that stops talking must not keep the wait much longer than its time.
     const timeout = Math.min(server.timeout, Math.max(1_000, end - now))
     try {
       const found = await visitAll({ ...server, timeout }, mailboxes, async (mailbox, session, messages) => {
-        if (onlyNew && !this.#marked.has(mailbox)) await markOld(session, messages, mailbox, begin)
-        this.#marked.add(mailbox)
+        if (onlyNew && !marked.has(mailbox)) await markOld(session, messages, mailbox, begin)
+        marked.add(mailbox)
         const until = now >= end ? undefined : Date.now() + PATIENCE
         return (await select(session, messages, mailbox, filters, expect, until)).length
       })
-      this.#hasAnswered = true
+      hasAnswered = true
       return found.reduce((sum, count) => sum + count, 0)
     } catch (error) {
-      if (!isPassing(error) || (now >= end && !this.#hasAnswered)) throw error
+      if (!isPassing(error) || (now >= end && !hasAnswered)) throw error
       return 0
     }
   }
+
+  /** Looks one connection at a time for a mailbox, and no more than ten times a second. */
+  async function lookAgain(): Promise<number> {
+    for (let spent = 0; ; ) {
+      await sleep(Math.min(Math.max(INTERVAL - spent, INTERVAL / 4), Math.max(0, end - Date.now())))
+      const now = Date.now()
+      const found = await look()
+      if (found >= expect || now >= end) return found
+      spent = Date.now() - now
+    }
+  }
+
+  /** `waiting` goes around all that comes after a first look. */
+  async function untilFound(waiting: (work: () => Promise<number>) => Promise<number>): Promise<number> {
+    const found = await look()
+    return found >= expect || Date.now() >= end ? found : waiting(lookAgain)
+  }
+  return { look, untilFound }
 }
 
-/** The headers of the newest `limit` messages of each mailbox, for a list; says how many there are. */
-export async function newestHeaders(
-  server: Pop3Server,
-  mailboxes: Mailbox[],
-  limit: number,
-  say: (line: string) => void,
-): Promise<Listed[]> {
+/** The headers of the newest messages of these mailboxes, for a list; says how many messages there are. */
+export async function headersOf(server: Pop3Server, mailboxes: Mailbox[], say: (line: string) => void) {
   const { readHeaders } = await import('./mail.ts')
   const found: Listed[] = []
   for (const mailbox of mailboxes) {
     const { account } = mailbox
     await visit(server, mailbox, async (session, messages) => {
-      say(`${visibleLine(account)}: ${mails(messages.length)}${messages.length > limit ? ', the newest:' : ''}`)
-      for await (const [message, raw] of session.each(messages.slice(-limit), 'TOP')) {
+      say(`${visibleLine(account)}: ${mails(messages.length)}${messages.length > INSTEAD ? ', the newest:' : ''}`)
+      for await (const [message, raw] of session.each(messages.slice(-INSTEAD), 'TOP')) {
         if (raw) found.push({ account, isOneOfMany: mailboxes.length > 1, message, mail: readHeaders(raw) })
       }
     })

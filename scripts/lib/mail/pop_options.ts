@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { CATCHALL, findAccount, type Login, masterLogin, readAccounts } from '../accounts/accounts.ts'
-import { Failure, type Io } from '../cli.ts'
+import { Failure, type Io, type parse } from '../cli.ts'
 import { CONFIG_DIR, setting } from '../settings.ts'
 import { CLIENT_OPTIONS, resolveClient } from './client_options.ts'
 import { FILTER_OPTIONS, parseCount } from './filters.ts'
@@ -36,9 +36,7 @@ export const POP_OPTIONS = {
   delete: { type: 'boolean' },
 } as const
 
-type PopOption = keyof typeof POP_OPTIONS
-type ValueOf<T> = T extends { multiple: true } ? string[] : T extends { type: 'string' } ? string : boolean
-export type PopValues = { [name in PopOption]?: ValueOf<(typeof POP_OPTIONS)[name]> }
+type PopValues = ReturnType<typeof parse<typeof POP_OPTIONS>>['values']
 
 /** Seconds of --wait without a number, and at most. */
 const WAIT = { default: 30, max: 86_400 }
