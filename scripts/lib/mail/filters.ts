@@ -97,6 +97,14 @@ function isGiven(given: string, address: string): boolean {
   return candidate === given || (!/@.*[.\]]/.test(given) && candidate.startsWith(given))
 }
 
+/** Of a caught mail to several, each of them has a copy in the catchall: whether this one is another's. */
+function isForAnother({ headers, envelopeRecipient, to, cc }: Headers, address: string): boolean {
+  const owner = headers.find(({ name }) => name.toLowerCase() === 'delivered-to')?.value ?? ''
+  const recipient = fold(envelopeRecipient)
+  if (recipient === '' || isGiven(address, recipient) || fold(owner) === recipient) return false
+  return [...to, ...cc].some((one) => fold(one.address) === recipient)
+}
+
 /** The address in `ann@shop.example` or `Doe, Ann <ann@shop.example>`, folded; undefined for a part of one. */
 function givenAddress(text: string): string | undefined {
   const [, address] = /^(?:[^<>]*<)?((?:"[^"]*"|[^\s@<>",]+)@[^\s@<>",]+?)>?$/.exec(text.trim()) ?? []
@@ -114,19 +122,10 @@ function fold(text: string): string {
 function testHeader(mail: Headers, filter: HeaderFilter, { test, address }: Pattern): boolean {
   if (filter === 'subject') return test(mail.subject)
   if (filter === 'message-id') return test(mail.messageId)
+  if (filter === 'to' && address !== undefined && isForAnother(mail, address)) return false
   const recorded = mail.envelopeRecipient === '' ? [] : [{ name: '', address: mail.envelopeRecipient }]
   const list: Address[] = filter === 'from' ? mail.from : [...mail.to, ...recorded]
-  if (address !== undefined) {
-    return list.some((one) => isGiven(address, one.address)) && !(filter === 'to' && isForAnother(mail, address))
-  }
+  if (address !== undefined) return list.some((one) => isGiven(address, one.address))
   const raw = mail.headers.find(({ name }) => name.toLowerCase() === filter)?.value ?? ''
   return test(raw) || list.some((one) => test(`${one.name} <${one.address}>`) || test(one.address))
-}
-
-/** Of a caught mail to several, each of them has a copy in the catchall: whether this one is another's. */
-function isForAnother({ headers, envelopeRecipient, to, cc }: Headers, address: string): boolean {
-  const owner = headers.find(({ name }) => name.toLowerCase() === 'delivered-to')?.value ?? ''
-  const recipient = fold(envelopeRecipient)
-  if (recipient === '' || isGiven(address, recipient) || fold(owner) === recipient) return false
-  return [...to, ...cc].some((one) => fold(one.address) === recipient)
 }
