@@ -5,7 +5,7 @@
 import { isIPv6 } from 'node:net'
 import type { Login } from '../accounts/accounts.ts'
 import { Failure, type Io, say } from '../cli.ts'
-import { parsePort, readSettings, type ServiceName, type Settings, setting } from '../settings.ts'
+import { parsePort, readSettings, type ServiceName, setting } from '../settings.ts'
 
 const ONE = { type: 'string' } as const
 
@@ -76,15 +76,17 @@ export async function resolveClient(
 
   const given = values.port === undefined ? undefined : parsePort('--port', values.port)
   const mode = pick('--tls', values.tls, `${prefix}_TLS`)
-  const tls = mode ? TLS_MODES.find((name) => name === mode.text) : modeOf(given, ports, settings)
+  // What a port stands for, first on this server and then everywhere.
+  const known = TLS_MODES.find((name) => settings.ports[ports[name]] === given) ?? KNOWN_PORTS[given ?? 0] ?? 'none'
+  const tls = mode ? TLS_MODES.find((name) => name === mode.text) : known
   if (!tls) throw wrong(mode as Named, `choose one of ${TLS_MODES.join(', ')}`)
   if (!mode && tls !== 'none') io.say(`--port ${given}: that is the port for TLS, so --tls ${tls}.`)
   // The variable of the port is the server's own, which the settings have checked already.
   const port = given ?? settings.ports[ports[tls]]
 
   const seconds = pick('--timeout', values.timeout, 'MAIL_TIMEOUT') ?? { name: '--timeout', text: String(TIMEOUT) }
-  const timeout = Number(seconds.text)
-  if (!/^\d+(\.\d+)?$/.test(seconds.text) || timeout <= 0 || timeout > LONGEST_TIMEOUT) {
+  const timeout = /^\d+(\.\d+)?$/.test(seconds.text) ? Number(seconds.text) : 0
+  if (timeout <= 0 || timeout > LONGEST_TIMEOUT) {
     throw wrong(seconds, `a number of seconds, above 0 and up to ${LONGEST_TIMEOUT}`)
   }
   const server = { host: host.text, port, tls, timeout: timeout * 1000 }
@@ -112,12 +114,6 @@ export async function chosenUser(protocol: Protocol, values: ClientValues): Prom
   const { readAccounts } = await import('../accounts/accounts.ts')
   const named = readAccounts().filter(({ address }) => address.toLowerCase().startsWith(`${user.text.toLowerCase()}@`))
   return named.length === 1 && named[0] ? { ...user, text: named[0].address } : user
-}
-
-/** What a port that was asked for stands for, first on this server and then everywhere. */
-function modeOf(port: number | undefined, ports: Record<TlsMode, ServiceName>, settings: Settings): TlsMode {
-  if (port === undefined) return 'none'
-  return TLS_MODES.find((mode) => settings.ports[ports[mode]] === port) ?? KNOWN_PORTS[port] ?? 'none'
 }
 
 /** A value and what the user typed it as, for messages. */

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Login } from '../accounts/accounts.ts'
 import { Failure, messageOf } from '../cli.ts'
 import type { Filters } from './filters.ts'
+import type { parseWait } from './pop_options.ts'
 import { type Pop3Message, Pop3Refusal, type Pop3Server, Pop3Session } from './pop3.ts'
 import type { Listed } from './views.ts'
 import { visibleLine } from './visible.ts'
@@ -103,22 +104,12 @@ export async function select(
   return selected.reverse()
 }
 
-export interface Wait {
-  /** How many matching mails are waited for, all mailboxes together. */
-  expect: number
-  /** Only mail that comes after `begin` counts. */
-  onlyNew: boolean
-  /** The time of the call and when the wait ends, in milliseconds since 1970. */
-  begin: number
-  end: number
-}
-
 /**
  * A search for mails that match: `look` tells how many there are now, `untilFound` when they are enough or the time is
  * up. A server that is not up yet, or busy, is tried again; what it said last is thrown when it never answered.
  */
 export function searchFor(
-  { expect, onlyNew, begin, end }: Wait,
+  { expect, onlyNew, begin, end }: NonNullable<ReturnType<typeof parseWait>>,
   server: Pop3Server,
   mailboxes: Mailbox[],
   filters: Filters,

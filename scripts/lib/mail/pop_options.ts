@@ -57,7 +57,10 @@ export function withValues(args: string[]): string[] {
   })
 }
 
-/** What is waited for; undefined without --wait. `now` is what its time counts from, in milliseconds since 1970. */
+/**
+ * What is waited for: how many matching mails, all mailboxes together, until when, and whether only those count that come
+ * after the call, which is `now` (milliseconds since 1970). Undefined without --wait.
+ */
 export function parseWait({ wait, expect, new: onlyNew = false }: PopValues, now: number) {
   if (wait === undefined) {
     if (expect === undefined && !onlyNew) return undefined
