@@ -14,8 +14,7 @@ const MESSAGES = ['Subject: 1\r\n\r\n', '.\r\n..\r\n.a\r\n\r\n.\r\n', '', `\r\n$
   (text) => Buffer.from(text, 'latin1'),
 )
 const serve = (tls: TlsMode, behaviour: Behaviour = {}) => serveMessages(tls, { messages: MESSAGES, ...behaviour })
-
-const LOGIN = { user: 'bar@example.com', password: 'pass word ' }
+const LOGIN = { user: ' ü', password: ' pass  ü ' }
 const MODES: TlsMode[] = ['none', 'starttls', 'implicit']
 
 /** Whatever escapes the promises ends a script; so it fails these tests. */
@@ -43,132 +42,105 @@ async function wholeSession(server: Parameters<typeof Pop3Session.open>[0]): Pro
 }
 
 /** Runs a whole session and expects that it fails with this exit, and without anything beside. */
-async function failsWith(tls: TlsMode, behaviour: Behaviour, exit: string | RegExp, timeout = 150): Promise<Failure> {
+async function failsWith(
+  tls: TlsMode,
+  behaviour: Behaviour,
+  exit: string,
+  words = /^/,
+  timeout = 20_000,
+): Promise<void> {
   const server = await serve(tls, behaviour)
-  try {
-    const error = await wholeSession(server.at(timeout)).then(
-      () => assert.fail(`the session did not fail: ${JSON.stringify(behaviour).slice(0, 100)}`),
-      (thrown: unknown) => thrown,
-    )
-    assert.ok(error instanceof Failure, String(error instanceof Error ? error.stack : error))
-    if (typeof exit === 'string') assert.equal(error.exit, exit, error.message)
-    else assert.match(error.exit, exit, error.message)
-    assert.match(error.message, /^POP3 on 127\.0\.0\.1:\d+: /)
-    await until('the connection is closed', async () => (await server.connections()) === 0)
-    return error
-  } finally {
-    await server.close()
-  }
+  const error = await wholeSession(server.at(timeout)).catch((thrown) => thrown)
+  const what = `${tls} ${JSON.stringify(behaviour).slice(0, 100)}: ${error?.stack}`
+  assert.ok(error instanceof Failure && exit.split(' ').includes(error.exit), what)
+  assert.match(error.message, /^POP3 on 127\.0\.0\.1:\d+: [^\x00-\x1f]*$/)
+  assert.match(error.message, words)
+  assert.doesNotMatch(error.message, /pass {2}/)
+  await until('the connection is closed', async () => (await server.connections()) === 0)
+  await server.close()
 }
 
-for (const tls of MODES) {
-  describe(`a scripted server, TLS ${tls}`, () => {
-    const phases = ['greeting', 'STLS', 'USER', 'PASS', 'STAT', 'LIST', 'UIDL', 'RETR', 'TOP', 'DELE', 'QUIT']
-    const spoken = phases.filter((name) => name !== 'STLS' || tls === 'starttls')
-
-    test('a session is exact however the replies are cut in two, or byte by byte', async () => {
-      let position = 0
-      let sent = 0
-      const inTwo = async (socket: Socket, bytes: Buffer) => {
-        const cut = position - sent
-        sent += bytes.length
-        if (cut <= 0 || cut >= bytes.length) return void socket.write(bytes)
-        socket.write(bytes.subarray(0, cut))
-        await sleep(1)
-        socket.write(bytes.subarray(cut))
+describe('a scripted server', () => {
+  test('a session is exact where the replies come byte by byte, the login included', async () => {
+    const write = async (socket: Socket, bytes: Buffer) => {
+      for (const byte of bytes) {
+        socket.write(Buffer.of(byte))
+        await turn()
       }
-      const server = await serve(tls, { write: inTwo })
-      for (; position === 0 || position < sent; position++) {
-        sent = 0
-        await wholeSession(server.at())
-      }
+    }
+    for (const tls of MODES) {
+      const server = await serve(tls, { write })
+      await wholeSession(server.at())
       await server.close()
-      assert.ok(position > 200)
-      const write = async (socket: Socket, bytes: Buffer) => {
-        for (const byte of bytes) {
-          socket.write(Buffer.of(byte))
-          await turn()
-        }
-      }
-      const slow = await serve(tls, { write })
-      await wholeSession(slow.at())
-      await slow.close()
-    })
+      const login = server.heard.filter((line) => /^(USER|PASS)/.test(line))
+      const expected = Buffer.from(`USER ${LOGIN.user}\nPASS ${LOGIN.password}`).toString('latin1')
+      assert.equal(login.join('\n'), expected)
+    }
+  })
 
-    test('the login reaches the server with all its spaces and letters', async () => {
-      const server = await serve(tls)
-      await (await Pop3Session.open(server.at(), { user: ' ü', password: ' a  ü ' })).quit()
-      await server.close()
-      const expected = ['USER  ü', 'PASS  a  ü ', 'QUIT'].map((line) => Buffer.from(line).toString('latin1'))
-      const heard = server.heard.filter((line) => line !== 'STLS')
-      assert.deepEqual(heard, expected)
-    })
-
-    test('silence, an end, a reset, -ERR and what is no POP3 are told at every command', async () => {
-      const inHandshake = /^(connection|tls)$/
+  for (const tls of MODES) {
+    test(`TLS ${tls}: silence, an end, a reset, -ERR and what is no POP3 are told at every command`, async () => {
+      const all = ['greeting', 'STLS', 'USER', 'PASS', 'STAT', 'LIST', 'UIDL', 'RETR', 'TOP', 'DELE', 'QUIT']
+      const isHandshake = (phase: string) => phase === 'STLS' || (phase === 'greeting' && tls === 'implicit')
+      const phases = tls === 'none' ? all.filter((phase) => phase !== 'STLS') : ['greeting', 'PASS', 'RETR']
       const refusals: Record<string, string> = { greeting: 'connection', STLS: 'tls', USER: 'login', PASS: 'login' }
-      for (const phase of spoken) {
-        await failsWith(tls, { replies: { [phase]: undefined } }, 'timeout')
-        const exit = phase === 'STLS' || (phase === 'greeting' && tls === 'implicit') ? inHandshake : 'connection'
-        await failsWith(tls, { closeAt: phase }, exit)
-        await failsWith(tls, { closeAt: phase, how: 'reset' }, exit)
-        const replies = { [phase]: '-ERR because\r\n' }
-        const error = await failsWith(tls, { replies }, refusals[phase] ?? 'failed', 1_000)
-        assert.match(error.message, /because/)
-        const strange = ['HTTP/1.1 400 Bad Request\r\n', '\x1b[2J\r\n', '+OKAY\r\n', `+OK ${'x'.repeat(100_000)}`]
-        for (const reply of strange) {
-          const { message } = await failsWith(tls, { replies: { [phase]: reply } }, inHandshake, 1_000)
-          assert.doesNotMatch(message, /[\x00-\x09\x0b-\x1f]/)
-        }
+      for (const phase of tls === 'starttls' ? [...phases, 'STLS'] : phases) {
+        const lost = isHandshake(phase) ? 'connection tls' : 'connection'
+        const reply = (text: string | undefined) => ({ replies: { [phase]: text } })
+        await Promise.all([
+          failsWith(tls, reply(undefined), 'timeout', /within 0\.3 s/, 300),
+          failsWith(tls, { closeAt: phase }, lost),
+          failsWith(tls, { closeAt: phase, how: 'reset' }, lost),
+          failsWith(tls, reply('-ERR because\r\n'), refusals[phase] ?? 'failed', /because/),
+          ...['HTTP/1.1 400 Bad Request\r\n', '\x1b[2J\r\n', '+OKAY\r\n'].map((text) =>
+            failsWith(tls, reply(text), lost),
+          ),
+        ])
       }
     })
 
-    test('half a message and then silence, or the end, or drops for ever, are told', async () => {
-      await failsWith(tls, { replies: { RETR: '+OK\r\nSubject: x\r\n\r\n.' } }, 'timeout')
-      const cutOff = async (socket: Socket, bytes: Buffer) => {
-        if (bytes.length < 60) socket.write(bytes)
+    test(`TLS ${tls}: half a message and then silence, or the end, or drops for ever, are told`, async () => {
+      const half = async (socket: Socket, bytes: Buffer) => {
+        if (!bytes.includes('half')) socket.write(bytes)
         else socket.end(bytes.subarray(0, -3))
       }
-      await failsWith(tls, { write: cutOff, replies: { RETR: `+OK\r\n${'x'.repeat(100)}\r\n.\r\n` } }, 'connection')
       const drip = async (socket: Socket, bytes: Buffer) => {
-        if (!bytes.includes('drip')) return void socket.write(bytes)
-        for (let count = 0; count < 1_000 && !socket.destroyed; count++) {
-          socket.write('x')
-          await sleep(20)
-        }
+        if (!bytes.includes('half')) return void socket.write(bytes)
+        while (!socket.destroyed && socket.write('+')) await sleep(20)
       }
-      for (const phase of ['RETR', 'greeting']) {
-        await failsWith(tls, { write: drip, replies: { [phase]: 'drip' } }, /^(timeout|connection)$/, 300)
-      }
+      await Promise.all([
+        failsWith(tls, { replies: { RETR: '+OK\r\nSubject: x\r\n\r\n.' } }, 'timeout', /^/, 300),
+        failsWith(tls, { write: half, replies: { RETR: '+OK\r\nhalf\r\n.\r\n' } }, 'connection'),
+        failsWith(tls, { write: drip, replies: { RETR: 'half' } }, 'timeout', /^/, 300),
+        failsWith(tls, { write: drip, replies: { greeting: 'half' } }, 'timeout', /^/, 300),
+      ])
     })
+  }
 
-    test('many are read exactly, by pipelining where the server knows it; the loop can be left early', async () => {
-      const many = Array.from({ length: 60 }, (_, index) => MESSAGES[index % MESSAGES.length] as Buffer)
-      for (const CAPA of ['+OK\r\nPIPELINING\r\n.\r\n', '+OK\r\n.\r\n', '-ERR what?\r\n']) {
-        const server = await serve(tls, { messages: many, replies: { CAPA } })
-        const session = await Pop3Session.open(server.at(), LOGIN)
-        const list = await session.list()
-        for await (const [{ number }, body] of session.each(list, 'RETR')) {
-          assert.deepEqual(body, many[number - 1])
-          if (CAPA.includes('PIPELINING')) assert.equal(server.heard.filter((line) => /^RETR/.test(line)).length, 60)
-        }
-        for await (const [{ number }] of session.each(list, 'TOP')) if (number === 30) break
-        assert.deepEqual(await session.retrieve(list[1] as Pop3Message), MESSAGES[1])
-        await session.quit()
-        await server.close()
+  test('many are read exactly, asked for at once where the server knows PIPELINING; the loop can be left early', async () => {
+    const many = Array.from({ length: 60 }, (_, index) => MESSAGES[index % MESSAGES.length] as Buffer)
+    for (const CAPA of ['+OK\r\nPIPELINING\r\n.\r\n', '+OK\r\n.\r\n', '-ERR what?\r\n']) {
+      const server = await serve('none', { messages: many, replies: { CAPA } })
+      const session = await Pop3Session.open(server.at(), LOGIN)
+      const list = await session.list()
+      for await (const [{ number }, body] of session.each(list, 'RETR')) {
+        assert.deepEqual(body, many[number - 1])
+        if (CAPA.includes('PIPELINING')) assert.equal(server.heard.filter((line) => /^RETR/.test(line)).length, 60)
       }
-    })
+      for await (const [{ number }] of session.each(list, 'TOP')) if (number === 30) break
+      assert.deepEqual(await session.retrieve(list[1] as Pop3Message), MESSAGES[1])
+      await session.quit()
+      await server.close()
+    }
   })
-}
 
-describe('what only one server does', () => {
-  test('nobody listens; no DNS knows the name; TLS meets none, and the other way about', async () => {
+  test('nobody listens, no DNS knows the name, TLS meets none or the other way about, clear text behind STLS', async () => {
     const [plain, secure, closed] = [await serve('none'), await serve('implicit'), await serve('none')]
     await closed.close()
     const cases: [Parameters<typeof Pop3Session.open>[0], RegExp, RegExp][] = [
       ...MODES.map((tls): (typeof cases)[0] => [{ ...closed.at(), tls }, /^connection$/, /REFUSED.*npm run status/]),
       [{ host: 'no-such-host.invalid', port: 110, tls: 'none', timeout: 5_000 }, /^(connection|timeout)$/, /invalid/],
-      [{ ...plain.at(1_000), tls: 'implicit' }, /^tls$/, /./],
+      [{ ...plain.at(), tls: 'implicit' }, /^tls$/, /./],
       [{ ...secure.at(300), tls: 'none' }, /^(timeout|connection)$/, /./],
     ]
     for (const [server, exit, message] of cases) {
@@ -176,46 +148,49 @@ describe('what only one server does', () => {
       assert.match(error.exit, exit, error.message)
       assert.match(error.message, message)
     }
-    await Promise.all([plain.close(), secure.close()])
-  })
-
-  test('silence in the handshake, and clear text behind STLS, are told', async () => {
-    await failsWith('starttls', { deafAfterStls: true }, 'timeout')
-    const error = await failsWith('starttls', { replies: { STLS: '+OK\r\n+OK injected\r\n' } }, 'tls')
-    assert.match(error.message, /between STLS and TLS/)
-  })
-
-  test('a refused login names the user and never the password; a refusal for the moment is known as one', async () => {
-    for (const [reply, isTemporary] of [
-      ['[AUTH] no', false],
-      ['[IN-USE] too many', true],
-      ['[SYS/TEMP] later', true],
-    ] as const) {
-      const error = await failsWith('none', { replies: { PASS: `-ERR ${reply}\r\n` } }, 'login', 1_000)
-      assert.ok(error instanceof Pop3Refusal)
-      assert.equal(error.isTemporary, isTemporary)
-      assert.match(error.message, /bar@example\.com/)
-      assert.doesNotMatch(error.message, /pass word/)
-    }
-    const server = await serve('none')
-    const attempt = Pop3Session.open(server.at(), { user: 'a', password: 'x\r\nDELE 1' })
+    await failsWith('starttls', { deafAfterStls: true }, 'timeout', /^/, 300)
+    await failsWith('starttls', { replies: { STLS: '+OK\r\n+OK injected\r\n' } }, 'tls', /between STLS and TLS/)
+    const attempt = Pop3Session.open(plain.at(), { user: 'a', password: 'x\r\nDELE 1' })
     await assert.rejects(attempt, { exit: 'usage' })
-    assert.deepEqual(server.heard, [])
-    await server.close()
+    await Promise.all([plain.close(), secure.close()])
+    assert.ok(!plain.heard.some((line) => line.startsWith('USER')))
   })
 
-  test('listings that do not agree, or are about another message, are told', async () => {
+  test('who pauses longer than the server may be silent goes on, also over STLS', async () => {
+    const pausing = MODES.map(async (tls) => {
+      const server = await serve(tls)
+      const session = await Pop3Session.open(server.at(500), LOGIN)
+      for (let pause = 0; pause < 2; pause++) {
+        await sleep(800)
+        assert.equal((await session.list()).length, 4)
+      }
+      await session.quit()
+      await server.close()
+    })
+    await Promise.all(pausing)
+  })
+
+  test('a refusal for the moment is known as one; listings that do not agree are told', async () => {
+    for (const [words, isTemporary] of Object.entries({
+      '[AUTH] no': false,
+      '[IN-USE] x': true,
+      '[SYS/TEMP] x': true,
+    })) {
+      const server = await serve('none', { replies: { PASS: `-ERR ${words}\r\n` } })
+      const error = await Pop3Session.open(server.at(), LOGIN).catch((thrown) => thrown)
+      assert.ok(error instanceof Pop3Refusal && error.isTemporary === isTemporary, words)
+      await server.close()
+    }
     const cases: [Record<string, string>, number | undefined, string][] = [
       [{ UIDL: '+OK\r\n9 zz\r\n.\r\n' }, undefined, 'connection'],
       [{ UIDL: '+OK\r\nnonsense\r\n.\r\n' }, undefined, 'connection'],
-      [{ LIST: '+OK 1 7\r\n' }, 1, 'connection'],
       [{ LIST: '+OK 2 many\r\n' }, 1, 'connection'],
       [{ LIST: '+OK 2 7\r\n', UIDL: '+OK\r\n' }, 1, 'connection'],
       [{ LIST: '-ERR no such message\r\n' }, 1, 'failed'],
     ]
     for (const [replies, limit, exit] of cases) {
       const server = await serve('none', { replies: { STAT: '+OK 2 14\r\n', ...replies } })
-      const session = await Pop3Session.open(server.at(), { user: 'u', password: 'p' })
+      const session = await Pop3Session.open(server.at(), LOGIN)
       await assert.rejects(session.list(limit), { exit }, JSON.stringify(replies))
       session.close()
       await server.close()
@@ -229,66 +204,51 @@ describe('Dovecot', () => {
     mailboxes = await Mailboxes.start()
   })
   after(() => mailboxes.project.remove())
-  const openAt = (tls: TlsMode, password = 'foo') => {
+  const openAt = (tls: TlsMode) => {
     const port = mailboxes.project.ports[tls === 'implicit' ? 'pop3s' : 'pop3']
-    return Pop3Session.open({ host: '127.0.0.1', port, tls, timeout: 10_000 }, { user: BAR, password })
+    return Pop3Session.open({ host: '127.0.0.1', port, tls, timeout: 20_000 }, { user: BAR, password: 'foo' })
   }
 
   test('gives back every message byte for byte, in every TLS mode', async () => {
-    const line = 'The quick brown fox jumps over the lazy dog; 0123456789 ABCDEFGHIJ.\r\n'
     const everyByte = Array.from({ length: 255 }, (_, index) => String.fromCharCode(index + 1)).join('')
     const bodies = [
       '\x93\xfa\x96\x7b\x8c\xea\r\n',
       `${everyByte.replace(/[\r\n]/g, '')}\r\n`,
       '.\r\n..\r\n...\r\n.a\r\n\r\n.\r\n',
       '',
-      line.repeat(Math.ceil(20e6 / line.length)),
+      'The quick brown fox; 0123456789.\r\n'.repeat(300_000),
     ].map((text) => Buffer.from(`Subject: x\r\n\r\n${text}`, 'latin1'))
     await mailboxes.deliver(BAR, ...bodies)
     for (const tls of MODES) {
       const session = await openAt(tls)
       const list = await session.list()
-      assert.equal(list.length, bodies.length)
-      for (const [index, message] of list.entries()) {
-        const raw = await session.retrieve(message)
-        const body = bodies[index] as Buffer
-        assert.equal(raw.length, message.size)
+      for await (const [message, raw] of session.each(list, 'RETR')) {
+        const body = bodies[message.number - 1] as Buffer
+        assert.equal(raw?.length, message.size)
         // Above stand the lines that the server added.
-        assert.ok(raw.subarray(raw.length - body.length + 12).equals(body.subarray(12)), `${tls} ${index}`)
+        assert.ok(raw?.subarray(raw.length - body.length + 12).equals(body.subarray(12)), `${tls} ${message.number}`)
         assert.match(raw.toString('latin1', 0, 200), /^Return-Path: .*\r\nDelivered-To: /)
       }
-      for (const limit of [1, 2, list.length, 100, 101]) {
-        assert.deepEqual(await session.list(limit), list.slice(-limit), `newest ${limit}`)
-      }
+      for (const limit of [1, 2, bodies.length, 100, 101])
+        assert.deepEqual(await session.list(limit), list.slice(-limit))
       await session.quit()
     }
   })
 
-  test('a wrong password is refused, and the next session works', async () => {
-    await assert.rejects(openAt('none', 'wrong'), { exit: 'login' })
-    await (await openAt('none')).quit()
-  })
-
   test('deletes at quit and only then; what another session deletes is known as gone', async () => {
-    const [first, second] = [await openAt('none'), await openAt('none')]
+    const [first, second, third] = [await openAt('none'), await openAt('none'), await openAt('none')]
     const messages = await first.list()
-    const [oldest] = messages as [Pop3Message]
     for (const message of messages) await first.delete(message)
     first.close()
     assert.equal((await second.list()).length, messages.length)
-    const third = await openAt('none')
+    const [oldest, ...others] = messages as [Pop3Message, ...Pop3Message[]]
     await second.delete(oldest)
     await second.quit()
-    for (const command of ['retrieve', 'top'] as const) {
-      const error = await third[command](oldest).catch((thrown) => thrown)
-      assert.ok(error instanceof Pop3Refusal && error.isGone, error.message)
-    }
+    const error = await third.retrieve(oldest).catch((thrown) => thrown)
+    assert.ok(error instanceof Pop3Refusal && error.isGone, error.message)
     const there = []
-    for await (const [{ uidl }, raw] of third.each(messages, 'TOP')) if (raw) there.push(uidl)
-    assert.deepEqual(
-      there,
-      messages.slice(1).map(({ uidl }) => uidl),
-    )
+    for await (const [message, raw] of third.each(messages, 'TOP')) if (raw) there.push(message)
+    assert.deepEqual(there, others)
     third.close()
   })
 })

@@ -6,7 +6,7 @@ import { after, before, beforeEach, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { until } from './harness.ts'
 import { BAR, CATCHALL, loginAt, Mailboxes, ok, simple, subjects } from './mailboxes.ts'
-import { listen, serve } from './pop3_server.ts'
+import { type Behaviour, listen, serve } from './pop3_server.ts'
 import { sendRaw } from './smtp_raw.ts'
 
 let mailboxes: Mailboxes
@@ -16,72 +16,57 @@ before(async () => {
 after(() => mailboxes.project.remove())
 beforeEach(() => mailboxes.empty())
 const pop = (...args: string[]) => mailboxes.pop(...args)
+const send = (to: string, content: Buffer) => sendRaw(mailboxes.project.ports.smtp, to, content)
 
 /** A process of its own, for what happens to processes. */
-function spawned(...args: string[]) {
-  const { dir, env } = mailboxes.project
-  return spawn(process.execPath, ['scripts/pop_email.js', ...args], { cwd: dir, env })
+function spawned(...options: string[]) {
+  const [program = '', ...args] = mailboxes.project.command('pop_email', ...options)
+  return spawn(program, args, { cwd: mailboxes.project.dir, env: mailboxes.project.env })
+}
+
+/** What pop_email does with a scripted server, and what that server heard. */
+async function popFrom(behaviour: Behaviour, ...args: string[]) {
+  const server = await serve('none', behaviour)
+  const result = await pop(...loginAt(server.port), ...args)
+  await server.close()
+  return { ...result, heard: server.heard }
 }
 
 describe('--delete', () => {
-  test('removes exactly what was shown', async () => {
+  test('removes exactly what was shown, and marks nothing before all of it is written out', async () => {
     await mailboxes.deliver(BAR, simple('one'), simple('two'), simple('three'))
     const { stdout, stderr, code } = await pop('--subject', 'two', '--delete')
     assert.deepEqual([subjects(stdout), code], [['two'], 0])
     assert.match(stderr, /Deleted: 1 mail\./)
     assert.deepEqual(subjects(ok(await pop())), ['one', 'three'])
+    const { heard } = await popFrom({ messages: [simple('one'), simple('two')] }, '--delete')
+    const order = heard.filter((line) => /^(RETR|DELE|QUIT)/.test(line))
+    assert.deepEqual(order, ['RETR 1', 'RETR 2', 'QUIT', 'DELE 1', 'DELE 2', 'QUIT'])
   })
 
-  test('keeps everything when the reader goes away', async () => {
-    const large = [0, 1, 2].map((index) => simple(`mail ${index}`, 'x\r\n'.repeat(100_000)))
-    await mailboxes.deliver(BAR, ...large)
-    const child = spawned('--delete')
-    child.stdout.once('data', () => child.stdout.destroy())
-    await new Promise((resolve) => child.once('close', resolve))
-    assert.equal(await mailboxes.count(BAR), 3)
-  })
-
-  test('keeps everything at Ctrl-C, and exits 130', async () => {
-    await mailboxes.deliver(BAR, simple('one'), simple('two'))
-    const child = spawned('--delete', '--wait', '20', '--expect', '3')
-    child.stderr.once('data', () => child.kill('SIGINT'))
-    const code = await new Promise((resolve) => child.once('close', resolve))
+  test('keeps everything when the reader goes away, and at Ctrl-C, which exits 130', async () => {
+    await mailboxes.deliver(BAR, ...[0, 1].map((index) => simple(`mail ${index}`, 'x\r\n'.repeat(100_000))))
+    const [piped, waiting] = [spawned('--delete'), spawned('--delete', '--wait', '20', '--expect', '3')]
+    piped.stdout.once('data', () => piped.stdout.destroy())
+    waiting.stderr.once('data', () => waiting.kill('SIGINT'))
+    const [, code] = await Promise.all([piped, waiting].map((child) => new Promise((end) => child.once('close', end))))
     assert.equal(code, 130)
     assert.equal(await mailboxes.count(BAR), 2)
   })
 
   test('says that the server kept the mail when QUIT fails, in each way that it can', async () => {
-    const messages = [simple('one'), simple('two')]
-    for (const behaviour of [
+    const cases: Behaviour[] = [
       { replies: { QUIT: '-ERR disk full\r\n' } },
       { closeAt: 'QUIT' },
       { replies: { QUIT: undefined } },
       { replies: { DELE: '-ERR read only\r\n' } },
-    ]) {
-      const server = await serve('none', { messages, ...behaviour })
-      try {
-        const { code, stdout, stderr } = await pop(...loginAt(server.port), '--delete', '--timeout', '0.5')
-        assert.equal(code, 12, stderr)
-        assert.deepEqual(subjects(stdout), ['one', 'two'])
-        assert.match(stderr, /The server kept the mail that was to be deleted.*: 2 mails of a\./)
-      } finally {
-        await server.close()
-      }
-    }
-  })
-
-  test('marks nothing before all of it is written out', async () => {
-    const server = await serve('none', { messages: [simple('one'), simple('two')] })
-    try {
-      ok(await pop(...loginAt(server.port), '--delete'))
-      const words = server.heard.map((line) => line.split(' ')[0])
-      assert.ok(words.indexOf('DELE') > words.lastIndexOf('RETR'))
-      assert.deepEqual(
-        server.heard.filter((line) => line.startsWith('DELE')),
-        ['DELE 1', 'DELE 2'],
-      )
-    } finally {
-      await server.close()
+    ]
+    for (const behaviour of cases) {
+      const messages = [simple('one'), simple('two')]
+      const { code, stdout, stderr } = await popFrom({ messages, ...behaviour }, '--delete', '--timeout', '0.5')
+      assert.equal(code, 12, stderr)
+      assert.deepEqual(subjects(stdout), ['one', 'two'])
+      assert.match(stderr, /The server kept the mail that was to be deleted.*: 2 mails of a\./)
     }
   })
 
@@ -90,10 +75,14 @@ describe('--delete', () => {
     // Its pipe is full, and it waits for a reader, as with a pager.
     const first = spawned('--delete')
     await until('it writes', () => first.stdout.readableLength > 0)
-    const { code, stderr } = await pop('--delete', '--timeout', '0.3')
-    assert.equal(code, 1)
-    assert.match(stderr, /Another pop_email --delete is at work on bar@.*Wait for it, or end it/)
-    assert.equal((await pop('--wait', '300ms', '--delete')).code, 11)
+    for (const [args, exit] of [
+      [['--delete', '--timeout', '0.3'], 1],
+      [['--delete', '--wait', '300ms'], 11],
+    ] as const) {
+      const { code, stderr } = await pop(...args)
+      assert.equal(code, exit, stderr)
+      assert.match(stderr, /Another pop_email --delete is at work on bar@.*Wait for it, or end it/)
+    }
     assert.equal((await pop('--list')).code, 0)
     first.kill('SIGKILL')
     // The claim ends with its holder, however that ends.
@@ -103,48 +92,29 @@ describe('--delete', () => {
 
 describe('a message that another reader deletes meanwhile', () => {
   const gone = { RETR: '-ERR Message 1 expunged.\r\n', TOP: '-ERR Message 1 expunged.\r\n' }
-  const views = [
-    '--last=1',
-    '--list',
-    '--headers',
-    '--html',
-    '--links',
-    '--code',
-    '--raw',
-    '--json',
-    '--save=/tmp/never',
-  ]
+  const views = ['--last=1', '--list', '--headers', '--html', '--links', '--code', '--raw', '--json', '--save=/tmp/no']
 
-  test('is skipped in every view; a server in trouble is told', async () => {
+  test('is skipped in every view, and none that was waited for; a server in trouble is told', async () => {
+    const scripted = { messages: [simple('one')], replies: gone }
     for (const view of views) {
       for (const filter of [[], ['--subject', 'one'], ['--body', 'text']]) {
-        const server = await serve('none', { messages: [simple('one')], replies: gone })
-        const { code, stdout, stderr } = await pop(...loginAt(server.port), view, ...filter, '--delete')
-        await server.close()
+        const { code, stdout, stderr, heard } = await popFrom(scripted, view, ...filter, '--delete')
         assert.deepEqual([code, stdout], [0, ''], `${view} ${filter}: ${stderr}`)
-        assert.ok(!server.heard.some((line) => line.startsWith('DELE')))
+        assert.ok(!heard.some((line) => line.startsWith('DELE')))
       }
     }
-    const replies = { RETR: '-ERR [SYS/TEMP] Internal error\r\n' }
-    const server = await serve('none', { messages: [simple('one')], replies })
-    const { code, stderr } = await pop(...loginAt(server.port))
-    await server.close()
+    for (const filter of [[], ['--subject', 'one']]) {
+      assert.equal((await popFrom(scripted, '--wait', '300ms', '--code', ...filter)).code, 11)
+    }
+    const trouble = { ...scripted, replies: { RETR: '-ERR [SYS/TEMP] Internal error\r\n' } }
+    const { code, stderr } = await popFrom(trouble)
     assert.equal(code, 1)
     assert.match(stderr, /RETR 1 refused: \[SYS\/TEMP\] Internal error/)
   })
 
-  test('is none that was waited for', async () => {
-    const server = await serve('none', { messages: [simple('one')], replies: gone })
-    for (const filter of [[], ['--subject', 'one']]) {
-      const { code, stderr } = await pop(...loginAt(server.port), '--wait', '300ms', '--code', ...filter)
-      assert.equal(code, 11, stderr)
-    }
-    await server.close()
-  })
-
-  test('deletions by others while a real mailbox is read, in every view', async () => {
-    const mails = Array.from({ length: 40 }, (_, index) => simple(`n${index}`, 'code 4711 https://x.example/'))
-    await mailboxes.deliver(BAR, ...mails)
+  test('in a real mailbox, in every view', async () => {
+    await mailboxes.fill(BAR, 20)
+    let isOver = false
     const deleting = mailboxes.visit(BAR, async (session) => {
       for (const message of await session.list()) {
         await mailboxes.visit(BAR, async (other) => {
@@ -152,14 +122,11 @@ describe('a message that another reader deletes meanwhile', () => {
           if (same) await other.delete(same)
         })
       }
-    })
-    let isOver = false
-    void deleting.finally(() => {
       isOver = true
     })
     for (let round = 0; !isOver; round++) {
       const view = views[round % (views.length - 1)] ?? ''
-      const { code, stderr } = await pop(view, '--subject', 'n')
+      const { code, stderr } = await pop(view, '--subject', 'filled')
       // Nothing to show where the last one has no HTML.
       assert.ok(code === 0 || (code === 1 && /^Nothing to show/m.test(stderr)), `${view}: ${code} ${stderr}`)
     }
@@ -171,28 +138,15 @@ describe('a message that another reader deletes meanwhile', () => {
       const addresses = Array.from({ length: 8 }, (_, index) => `x${isSame ? 0 : index}@gmail.com`)
       const codes = addresses.map((_, index) => String(471_100 + index))
       const reading = addresses.map((address, index) => {
-        const args = [
-          '--account',
-          'catchall',
-          '--to',
-          address,
-          '--wait',
-          '60',
-          index % 2 > 0 ? '--json' : '--code',
-          '--delete',
-        ]
+        const args = ['--account', 'catchall', '--to', address, '--wait', '60', '--delete']
+        args.push(index % 2 > 0 ? '--json' : '--code')
         // In this process and in others.
         return index % 4 > 0 ? pop(...args) : mailboxes.project.run('pop_email', ...args)
       })
-      const sending = addresses.map((address, index) =>
-        sendRaw(mailboxes.project.ports.smtp, address, simple('code', `Your code is ${codes[index]}`)),
-      )
-      const read = (await Promise.all(reading)).map((result) =>
-        ok(result)
-          .match(/4711\d\d/g)
-          ?.at(0),
-      )
-      await Promise.all(sending)
+      for (const [index, code] of codes.entries()) {
+        await send(addresses[index] ?? '', simple('code', `Your code is ${code}`))
+      }
+      const read = (await Promise.all(reading)).map((result) => /4711\d\d/.exec(ok(result))?.[0])
       assert.deepEqual(isSame ? read.sort() : read, codes)
       assert.equal(await mailboxes.count(CATCHALL), 0)
     }
@@ -200,32 +154,30 @@ describe('a message that another reader deletes meanwhile', () => {
 })
 
 describe('--wait', () => {
-  test('finds mail that comes, in one mailbox or in all', async () => {
-    await mailboxes.deliver(BAR, simple('other'))
+  test('finds mail that comes, in one mailbox or in all; with --new what comes after the call', async () => {
+    await mailboxes.deliver(BAR, simple('other'), simple('awaited', 'code 1111'))
+    const vain = await pop('--wait', '500ms', '--new')
+    assert.equal(vain.code, 11)
+    assert.match(vain.stderr, /awaited/)
     for (const account of [[], ['--account', 'bar'], ['--all']]) {
-      let isOver = false
-      const waiting = pop(...account, '--wait', '60', '--subject', 'awaited', '--code', '--delete').finally(() => {
-        isOver = true
-      })
-      await sleep(500)
-      assert.equal(isOver, false)
-      await sendRaw(mailboxes.project.ports.smtp, BAR, simple('awaited', 'code 7788'))
+      const waiting = pop(...account, '--wait', '60', '--new', '--subject', 'awaited', '--code', '--delete')
+      // Into the next second: what has come in that of the call may be older.
+      await sleep(1_100)
+      await send(BAR, simple('awaited', 'code 7788'))
       assert.equal(ok(await waiting), '7788\n')
     }
   })
 
   test('a big mailbox keeps nobody from new mail, and its old mail is found as well', async () => {
-    await mailboxes.fill(BAR, 3_000)
+    await mailboxes.fill(BAR, 1_000)
     const waiting = pop('--wait', '60', '--subject', 'awaited', '--code')
-    await sendRaw(mailboxes.project.ports.smtp, BAR, simple('awaited', 'code 7788'))
+    await send(BAR, simple('awaited', 'code 7788'))
     assert.equal(ok(await waiting), '7788\n')
     assert.deepEqual(subjects(ok(await pop('--wait', '1', '--subject', '/^filled 0$/'))), ['filled 0'])
   })
 
   test('one expected mail is the newest that matches, where one is shown', async () => {
-    for (const n of [1, 2]) {
-      await mailboxes.deliver(BAR, simple(`x ${n}`, `code 770${n} https://x.example/${n}`))
-    }
+    for (const n of [1, 2]) await mailboxes.deliver(BAR, simple(`x ${n}`, `code 770${n} https://x.example/${n}`))
     const cases: [string[], RegExp][] = [
       [['--code'], /^7702\n$/],
       [['--links'], /^https:\/\/x\.example\/2\n$/],
@@ -237,70 +189,51 @@ describe('--wait', () => {
       [['--list'], /^No.*\n1 .*x 1\n2 .*x 2\n$/],
       [['--subject', 'x 1', '--code'], /^7701\n$/],
     ]
-    for (const [args, expected] of cases) {
-      for (const wait of ['--wait=10', '--wait=500ms', '--wait=0s'])
-        assert.match(ok(await pop(wait, ...args)), expected, String(args))
+    for (const [index, [args, expected]] of cases.entries()) {
+      const wait = ['--wait=10', '--wait=500ms', '--wait=0s'][index % 3] ?? ''
+      assert.match(ok(await pop(wait, ...args)), expected, `${wait} ${args}`)
     }
     // The one that was not shown stays.
     ok(await pop('--wait', '--code', '--delete'))
     assert.deepEqual(subjects(ok(await pop())), ['x 1'])
-    const missing = await pop('--wait=0', '--expect', '3')
-    assert.deepEqual([missing.code, missing.stdout], [11, ''])
-    assert.match(missing.stderr, /No match after 0 s: 1 of 3 mails[\s\S]*x 1/)
-  })
-
-  test('--new wants mail that comes after the call', async () => {
-    await mailboxes.deliver(BAR, simple('old'))
-    const vain = await pop('--wait', '1', '--new')
-    assert.equal(vain.code, 11)
-    assert.match(vain.stderr, /old/)
-    const waiting = pop('--wait', '60', '--new')
-    await sleep(1_500)
-    await sendRaw(mailboxes.project.ports.smtp, BAR, simple('new'))
-    assert.deepEqual(subjects(ok(await waiting)), ['new'])
   })
 
   test('when the time is up it says what was there instead', async () => {
     await mailboxes.deliver(BAR, simple('日本語 one'), simple('two'))
-    const { code, stdout, stderr } = await pop('--all', '--wait', '1', '--subject', 'never')
+    const { code, stdout, stderr } = await pop('--all', '--wait', '0', '--subject', 'two', '--expect', '3')
     assert.deepEqual([code, stdout], [11, ''])
-    assert.match(stderr, /^catchall@.*: 0 mails\n[\s\S]*^bar@.*: 2 mails\n {2}No .*\n.*日本語 one\n.*two$/m)
+    const begin = /^No match after 0 s: 1 of 3 mails.*\ncatchall@.*: 0 mails\n[\s\S]*^bar@.*: 2 mails\n/m
+    assert.match(stderr, begin)
+    assert.match(stderr, /^ {2}Mailbox .*\n.*bar@.* 日本語 one\n.*two$/m)
   })
 
   test('a server that comes up meanwhile is waited for; one that never does is told', async () => {
     await mailboxes.deliver(BAR, simple('there'))
     const { server: free, port } = await listen(() => {})
     await new Promise((resolve) => free.close(resolve))
-    const vain = await pop('--port', String(port), '--wait', '1')
+    const vain = await pop('--port', String(port), '--wait', '500ms')
     assert.equal(vain.code, 3, vain.stderr)
     const waiting = pop('--port', String(port), '--wait', '60')
-    await sleep(500)
+    await sleep(300)
     const proxy = await listen((client) => {
       const upstream = connect(mailboxes.project.ports.pop3, '127.0.0.1')
       client.pipe(upstream).pipe(client)
       client.on('error', () => {})
       upstream.on('error', () => {})
     }, port)
-    try {
-      assert.deepEqual(subjects(ok(await waiting)), ['there'])
-    } finally {
-      proxy.server.close()
-    }
+    const result = await waiting
+    proxy.server.close()
+    assert.deepEqual(subjects(ok(result)), ['there'])
   })
 
   test('a server that is busy is tried again, a refused login is not; one connection at a time', async () => {
-    const busy = await serve('none', { replies: { PASS: '-ERR [IN-USE] Maximum number of connections\r\n' } })
-    const closed = await serve('none', { replies: { PASS: '-ERR [AUTH] no\r\n' } })
-    try {
-      const waitAt = (port: number) => pop(...loginAt(port), '--wait', '3')
-      const [tried, refused] = await Promise.all([waitAt(busy.port), waitAt(closed.port)])
-      assert.equal(tried.code, 5, tried.stderr)
-      const looks = busy.heard.filter((line) => line.startsWith('PASS')).length
-      assert.ok(looks > 2 && looks <= 31, String(looks))
-      assert.equal(refused.code, 5)
-      assert.equal(closed.heard.filter((line) => line.startsWith('PASS')).length, 1)
-    } finally {
-      await Promise.all([busy.close(), closed.close()])
-    }
+    const refusing = (words: string) => popFrom({ replies: { PASS: `-ERR ${words}\r\n` } }, '--wait', '1')
+    const [busy, closed] = await Promise.all([
+      refusing('[IN-USE] Maximum number of connections'),
+      refusing('[AUTH] no'),
+    ])
+    assert.deepEqual([busy.code, closed.code], [5, 5], busy.stderr)
+    const looks = [busy, closed].map(({ heard }) => heard.filter((line) => line.startsWith('PASS')).length)
+    assert.ok(looks[0] && looks[0] > 2 && looks[0] <= 11 && looks[1] === 1, String(looks))
   })
 })

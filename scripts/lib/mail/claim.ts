@@ -6,57 +6,48 @@ import { connect, createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { Mailbox } from './mailbox.ts'
+import type { Pop3Server } from './pop3.ts'
 
 /** Milliseconds between two tries. */
 const PAUSE = 25
 
 /**
- * Claims all of these names for this process, or waits until `deadline` (milliseconds since 1970) for others to give them
- * up. Gives the function that gives them up, or undefined when somebody holds one still. The kernel keeps the claims, as
- * the names of listening sockets: they end with the process, however it ends.
+ * Claims all of these mailboxes for this process, or waits until `deadline` (milliseconds since 1970) for others to give
+ * them up. Gives the function that gives them up, or undefined when somebody holds one still. The kernel keeps the claims,
+ * as the names of listening sockets: they end with the process, however it ends.
  */
-export async function claim(names: string[], deadline: number): Promise<(() => void) | undefined> {
+export async function claim(
+  { host, port }: Pop3Server,
+  mailboxes: Mailbox[],
+  deadline: number,
+): Promise<(() => void) | undefined> {
+  // The master user's login has "*master" behind the account.
+  const names = mailboxes.map(({ account }) => `${host}:${port} ${account.replace(/\*.*/, '').toLowerCase()}`)
   for (;;) {
-    const held: Server[] = []
+    const servers = await Promise.all(names.map(listen))
     const release = () => {
-      for (const server of held.splice(0)) server.close()
+      for (const server of servers) server?.close()
     }
-    for (const name of names) {
-      const server = await listen(pathOf(name))
-      if (server) held.push(server)
-      else break
-    }
-    if (held.length === names.length) return release
+    if (!servers.includes(undefined)) return release
     release()
     if (Date.now() >= deadline) return undefined
     await sleep(PAUSE + Math.random() * PAUSE)
   }
 }
 
-/** Names of sockets without a file on Linux and Windows; elsewhere a file below the folder for temporary ones. */
-function pathOf(name: string): string {
+/** A server on the socket of this name: one without a file on Linux and Windows. Undefined where somebody has it. */
+async function listen(name: string): Promise<Server | undefined> {
   const id = `pop_email-${createHash('sha256').update(name).digest('hex').slice(0, 32)}`
-  if (process.platform === 'linux') return `\0${id}`
-  return process.platform === 'win32' ? `\\\\.\\pipe\\${id}` : join(tmpdir(), id)
-}
-
-async function listen(path: string): Promise<Server | undefined> {
+  const path = { linux: `\0${id}`, win32: `\\\\.\\pipe\\${id}` }[process.platform as string] ?? join(tmpdir(), id)
   const server = createServer((socket) => socket.destroy())
   try {
     await once(server.listen(path), 'listening')
     return server.unref()
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error
-    if (path.startsWith('/') && !(await isAlive(path))) rmSync(path, { force: true })
-    return undefined
+    const [socket, remove] = [connect(path), () => rmSync(path, { force: true })]
+    // A process that was killed leaves its file, and nobody who answers; the next try has it.
+    socket.on('connect', () => socket.destroy()).on('error', () => path.startsWith('/') && remove())
   }
-}
-
-/** A process that was killed leaves its file, and nobody who answers. */
-function isAlive(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect(path)
-    socket.once('connect', () => resolve(true)).once('error', () => resolve(false))
-    socket.unref()
-  })
 }

@@ -3,10 +3,9 @@
  * option, the environment, `.env`, or the default, in this order.
  */
 import { isIPv6 } from 'node:net'
-import { createInterface } from 'node:readline'
 import type { Login } from '../accounts/accounts.ts'
 import { Failure, type Io, say } from '../cli.ts'
-import { parsePort, readSettings, type ServiceName, type Settings, setting } from '../settings.ts'
+import { parsePort, readSettings, type ServiceName, setting } from '../settings.ts'
 
 const ONE = { type: 'string' } as const
 
@@ -71,21 +70,23 @@ export async function resolveClient(
   const { prefix, account, ports } = PROTOCOLS[protocol]
   const settings = readSettings()
   const host = pick('--host', values.host, 'MAIL_HOST') ?? { name: 'MAIL_HOST', text: settings.host }
-  if (!(/^[^\s\0/:]+$/.test(host.text) || isIPv6(host.text))) {
+  if (!/^[^\s\0/:]+$/.test(host.text) && !isIPv6(host.text)) {
     throw wrong(host, 'a host is a name or an IP address; its port goes to --port')
   }
 
   const given = values.port === undefined ? undefined : parsePort('--port', values.port)
   const mode = pick('--tls', values.tls, `${prefix}_TLS`)
-  const tls = mode ? TLS_MODES.find((name) => name === mode.text) : modeOf(given, ports, settings)
+  // What a port stands for, first on this server and then everywhere.
+  const known = TLS_MODES.find((name) => settings.ports[ports[name]] === given) ?? KNOWN_PORTS[given ?? 0] ?? 'none'
+  const tls = mode ? TLS_MODES.find((name) => name === mode.text) : known
   if (!tls) throw wrong(mode as Named, `choose one of ${TLS_MODES.join(', ')}`)
   if (!mode && tls !== 'none') io.say(`--port ${given}: that is the port for TLS, so --tls ${tls}.`)
   // The variable of the port is the server's own, which the settings have checked already.
   const port = given ?? settings.ports[ports[tls]]
 
-  const seconds = pick('--timeout', values.timeout, 'MAIL_TIMEOUT')
-  const timeout = Number(seconds?.text ?? TIMEOUT)
-  if (seconds && !(/^\d+(\.\d+)?$/.test(seconds.text) && timeout > 0 && timeout <= LONGEST_TIMEOUT)) {
+  const seconds = pick('--timeout', values.timeout, 'MAIL_TIMEOUT') ?? { name: '--timeout', text: String(TIMEOUT) }
+  const timeout = /^\d+(\.\d+)?$/.test(seconds.text) ? Number(seconds.text) : 0
+  if (timeout <= 0 || timeout > LONGEST_TIMEOUT) {
     throw wrong(seconds, `a number of seconds, above 0 and up to ${LONGEST_TIMEOUT}`)
   }
   const server = { host: host.text, port, tls, timeout: timeout * 1000 }
@@ -99,14 +100,11 @@ export async function resolveClient(
     return { server, login: undefined, loginWasChosen: true }
   }
   const { VIRTUAL_DOMAIN } = await import('../accounts/accounts.ts')
-  const user = chosen ?? { name: '--user', text: `${account}@${VIRTUAL_DOMAIN}` }
+  const user = chosen?.text ?? `${account}@${VIRTUAL_DOMAIN}`
   const password = values['password-stdin']
-    ? { name: '--password-stdin', text: await passwordFromStdin(io.stdin) }
-    : (pick('--password', values.password, `${prefix}_PASSWORD`) ?? (await initialPassword(user.text)))
-  for (const { name, text } of [user, password]) {
-    if (/[\r\n\0]/.test(text)) throw new Failure('usage', `${name}: a line break or NUL cannot be part of a login.`)
-  }
-  return { server, login: { user: user.text, password: password.text }, loginWasChosen: chosen !== undefined }
+    ? await passwordFromStdin(io.stdin)
+    : (pick('--password', values.password, `${prefix}_PASSWORD`)?.text ?? (await initialPassword(user)))
+  return { server, login: { user, password }, loginWasChosen: chosen !== undefined }
 }
 
 /** The user that option or setting names, by address or by local part; undefined where none is named. */
@@ -116,12 +114,6 @@ export async function chosenUser(protocol: Protocol, values: ClientValues): Prom
   const { readAccounts } = await import('../accounts/accounts.ts')
   const named = readAccounts().filter(({ address }) => address.toLowerCase().startsWith(`${user.text.toLowerCase()}@`))
   return named.length === 1 && named[0] ? { ...user, text: named[0].address } : user
-}
-
-/** What a port that was asked for stands for, first on this server and then everywhere. */
-function modeOf(port: number | undefined, ports: Record<TlsMode, ServiceName>, settings: Settings): TlsMode {
-  if (port === undefined) return 'none'
-  return TLS_MODES.find((mode) => settings.ports[ports[mode]] === port) ?? KNOWN_PORTS[port] ?? 'none'
 }
 
 /** A value and what the user typed it as, for messages. */
@@ -141,18 +133,19 @@ function wrong({ name, text }: Named, rule: string): Failure {
 }
 
 /** The password of an account that still has its initial one. */
-async function initialPassword(user: string): Promise<Named> {
+async function initialPassword(user: string): Promise<string> {
   const { knownPassword, readAccounts } = await import('../accounts/accounts.ts')
   const account = readAccounts().find(({ address }) => address.toLowerCase() === user.toLowerCase())
-  const text = account && knownPassword(account)
-  if (text) return { name: '--password', text }
-  const advice = 'Give it: --password or --password-stdin'
-  throw new Failure('usage', `No password is known for ${JSON.stringify(user)}. ${advice}`)
+  const password = account && knownPassword(account)
+  if (password) return password
+  const who = `${JSON.stringify(user)}${account ? '' : ', which has no account here'}`
+  throw new Failure('usage', `No password is known for ${who}. Give it: --password or --password-stdin`)
 }
 
 /** The first line of stdin. What comes behind it is left alone, so that a pipe may stay open. */
 async function passwordFromStdin(stdin: Io['stdin']): Promise<string> {
   if (stdin.isTTY) throw new Failure('usage', '--password-stdin: stdin is the terminal. Pipe the password into it.')
+  const { createInterface } = await import('node:readline')
   const lines = createInterface({ input: stdin })
   const { value: password } = await lines[Symbol.asyncIterator]().next()
   lines.close()

@@ -97,9 +97,17 @@ function isGiven(given: string, address: string): boolean {
   return candidate === given || (!/@.*[.\]]/.test(given) && candidate.startsWith(given))
 }
 
-/** The address in `ann@shop.example` or `<ann@shop.example>`, folded; undefined for a part of one. */
+/** Of a caught mail to several, each of them has a copy in the catchall: whether this one is another's. */
+function isForAnother({ headers, envelopeRecipient, to, cc }: Headers, address: string): boolean {
+  const owner = headers.find(({ name }) => name.toLowerCase() === 'delivered-to')?.value ?? ''
+  const recipient = fold(envelopeRecipient)
+  if (recipient === '' || isGiven(address, recipient) || fold(owner) === recipient) return false
+  return [...to, ...cc].some((one) => fold(one.address) === recipient)
+}
+
+/** The address in `ann@shop.example` or `Doe, Ann <ann@shop.example>`, folded; undefined for a part of one. */
 function givenAddress(text: string): string | undefined {
-  const [, address] = /^<?((?:"[^"]*"|[^\s@<>",]+)@[^\s@<>",]+?)>?$/.exec(text.trim()) ?? []
+  const [, address] = /^(?:[^<>]*<)?((?:"[^"]*"|[^\s@<>",]+)@[^\s@<>",]+?)>?$/.exec(text.trim()) ?? []
   return address === undefined ? undefined : withoutQuotes(fold(address))
 }
 
@@ -114,6 +122,7 @@ function fold(text: string): string {
 function testHeader(mail: Headers, filter: HeaderFilter, { test, address }: Pattern): boolean {
   if (filter === 'subject') return test(mail.subject)
   if (filter === 'message-id') return test(mail.messageId)
+  if (filter === 'to' && address !== undefined && isForAnother(mail, address)) return false
   const recorded = mail.envelopeRecipient === '' ? [] : [{ name: '', address: mail.envelopeRecipient }]
   const list: Address[] = filter === 'from' ? mail.from : [...mail.to, ...recorded]
   if (address !== undefined) return list.some((one) => isGiven(address, one.address))

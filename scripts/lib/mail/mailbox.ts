@@ -2,10 +2,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Login } from '../accounts/accounts.ts'
 import { Failure, messageOf } from '../cli.ts'
-import { claim } from './claim.ts'
 import type { Filters } from './filters.ts'
-import { readHeaders, readMail } from './mail.ts'
+import type { parseWait } from './pop_options.ts'
 import { type Pop3Message, Pop3Refusal, type Pop3Server, Pop3Session } from './pop3.ts'
+import type { Listed } from './views.ts'
 import { visibleLine } from './visible.ts'
 
 export interface Mailbox {
@@ -23,6 +23,8 @@ const INTERVAL = 100
 const PATIENCE = 150
 /** Mailboxes that are looked into at the same time, by one connection each. Dovecot takes 100 logins at once. */
 const AT_ONCE = 10
+/** How many mails of a mailbox are named when the wait was in vain. */
+const INSTEAD = 10
 
 /** Opens a mailbox, does some work with the messages that are there, or the newest `limit` of them, and leaves. */
 export async function visit<T>(
@@ -41,6 +43,20 @@ export async function visit<T>(
   } finally {
     session.close()
   }
+}
+
+/** `visit` for all of these mailboxes, some at a time. */
+async function visitAll<T>(
+  server: Pop3Server,
+  mailboxes: Mailbox[],
+  work: (mailbox: Mailbox, session: Pop3Session, messages: Pop3Message[]) => Promise<T>,
+): Promise<T[]> {
+  const results: T[] = []
+  for (let next = 0; next < mailboxes.length; next += AT_ONCE) {
+    const some = mailboxes.slice(next, next + AT_ONCE)
+    results.push(...(await Promise.all(some.map((one) => visit(server, one, (...args) => work(one, ...args))))))
+  }
+  return results
 }
 
 /** Lists a mailbox; where all messages of the last visit are still in it, only those that came since are asked for. */
@@ -66,14 +82,15 @@ export async function select(
   limit: number,
   end = Number.POSITIVE_INFINITY,
 ): Promise<Pop3Message[]> {
+  if (!matchesHeader && !matchesBody) return messages.filter(({ uidl }) => verdicts.get(uidl) ?? true).slice(-limit)
+  const { readHeaders, readMail } = await import('./mail.ts')
   const newestFirst = messages.toReversed()
-  const isFiltered = matchesHeader !== undefined || matchesBody !== undefined
-  const unknown = newestFirst.filter(({ uidl }) => isFiltered && !verdicts.has(uidl))
+  const unknown = newestFirst.filter(({ uidl }) => !verdicts.has(uidl))
   const fetched = session.each(unknown, matchesBody ? 'RETR' : 'TOP')
   const selected: Pop3Message[] = []
   for (const message of newestFirst) {
     if (selected.length >= limit) break
-    if (isFiltered && !verdicts.has(message.uidl)) {
+    if (!verdicts.has(message.uidl)) {
       const next = Date.now() > end ? undefined : await fetched.next()
       if (!next || next.done) break
       const [{ uidl }, raw] = next.value
@@ -81,152 +98,108 @@ export async function select(
       const isMatch = raw !== undefined && (matchesHeader?.(readHeaders(raw)) ?? true)
       verdicts.set(uidl, isMatch && (matchesBody?.(await readMail(raw)) ?? true))
     }
-    if (verdicts.get(message.uidl) ?? !isFiltered) selected.push(message)
+    if (verdicts.get(message.uidl)) selected.push(message)
   }
   await fetched.return(undefined)
   return selected.reverse()
 }
 
-export interface Wait {
-  server: Pop3Server
-  mailboxes: Mailbox[]
-  filters: Filters
-  /** How many matching mails are waited for, all mailboxes together. */
-  expect: number
-  /** Only mail that comes after `begin` counts. */
-  onlyNew: boolean
-  /** What is found will be deleted: it counts when no other reader is about to take it, and is this one's until `release`. */
-  isForDeletion: boolean
-  /** The time of the call and when the wait ends, in milliseconds since 1970. */
-  begin: number
-  end: number
-}
-
 /**
- * Looks into mailboxes until enough mails match. A server that is not up yet, or busy, is tried again; what it said last
- * is thrown when it never answered in all the time.
+ * A search for mails that match: `look` tells how many there are now, `untilFound` when they are enough or the time is
+ * up. A server that is not up yet, or busy, is tried again; what it said last is thrown when it never answered.
  */
-export class Search {
-  /** Another reader that deletes had the mailbox at the last look. */
-  isHeld = false
-  /** Lets other readers delete again. */
-  release: () => void = () => {}
-  readonly #wait: Wait
+export function searchFor(
+  { expect, onlyNew, begin, end }: NonNullable<ReturnType<typeof parseWait>>,
+  server: Pop3Server,
+  mailboxes: Mailbox[],
+  filters: Filters,
+) {
   /** The mailboxes whose old mail is marked already. */
-  readonly #marked = new Set<Mailbox>()
-  #failure: Failure | undefined
-  #hasAnswered = false
-
-  constructor(wait: Wait) {
-    this.#wait = wait
-  }
-
-  /** How many mails match now; undefined where they are not enough and there is time left. */
-  async look(): Promise<number | undefined> {
-    const { expect, end, isForDeletion } = this.#wait
-    const isLast = Date.now() >= end
-    this.release()
-    this.isHeld = false
-    let found = 0
-    try {
-      found = await this.#lookIntoAll(isLast)
-      if (found >= expect && isForDeletion) found = await this.#lookAlone(isLast)
-      this.#hasAnswered = true
-    } catch (error) {
-      if (!isPassing(error)) throw error
-      this.#failure = error
-    }
-    if (found >= expect) return found
-    if (!isLast) return undefined
-    if (this.#failure && !this.#hasAnswered) throw this.#failure
-    return found
-  }
-
-  /** Looks again and again: one connection at a time for a mailbox, and no more than ten a second. */
-  async untilFound(): Promise<number> {
-    for (let spent = 0; ; ) {
-      const pause = Math.max(INTERVAL - spent, INTERVAL / 4)
-      await sleep(Math.min(pause, Math.max(0, this.#wait.end - Date.now())))
-      const begin = Date.now()
-      const found = await this.look()
-      if (found !== undefined) return found
-      spent = Date.now() - begin
-    }
-  }
-
-  /** What was found may have gone to the reader before; so it is looked for once more when no other can delete it. */
-  async #lookAlone(isLast: boolean): Promise<number> {
-    const { mailboxes, server, expect } = this.#wait
-    const release = await claim(claimsOf(server, mailboxes), Date.now())
-    this.isHeld = release === undefined
-    if (!release) return 0
-    const found = await this.#lookIntoAll(isLast).catch((error) => {
-      release()
-      throw error
-    })
-    if (found >= expect) this.release = release
-    else release()
-    return found
-  }
+  const marked = new Set<Mailbox>()
+  let hasAnswered = false
 
   /** A session sees the mailbox as it was at login (RFC 1939 section 5), so each look is a new one. */
-  async #lookIntoAll(isLast: boolean): Promise<number> {
-    const { mailboxes, filters, expect, onlyNew, begin, end } = this.#wait
+  async function look(): Promise<number> {
+    const now = Date.now()
     // A server that stops talking must not keep the wait much longer than its time.
-    const timeout = Math.min(this.#wait.server.timeout, Math.max(1_000, end - Date.now()))
-    let found = 0
-    for (let next = 0; next < mailboxes.length; next += AT_ONCE) {
-      const looks = mailboxes.slice(next, next + AT_ONCE).map((mailbox) =>
-        visit({ ...this.#wait.server, timeout }, mailbox, async (session, messages) => {
-          if (onlyNew && !this.#marked.has(mailbox)) await markOld(session, messages, mailbox, begin)
-          this.#marked.add(mailbox)
-          const until = isLast ? undefined : Date.now() + PATIENCE
-          return (await select(session, messages, mailbox, filters, expect, until)).length
-        }),
-      )
-      for (const result of await Promise.allSettled(looks)) {
-        if (result.status === 'rejected') throw result.reason
-        found += result.value
-      }
+    const timeout = Math.min(server.timeout, Math.max(1_000, end - now))
+    try {
+      const found = await visitAll({ ...server, timeout }, mailboxes, async (mailbox, session, messages) => {
+        if (onlyNew && !marked.has(mailbox)) await markOld(session, messages, mailbox, begin)
+        marked.add(mailbox)
+        const until = now >= end ? undefined : Date.now() + PATIENCE
+        return (await select(session, messages, mailbox, filters, expect, until)).length
+      })
+      hasAnswered = true
+      return found.reduce((sum, count) => sum + count, 0)
+    } catch (error) {
+      if (!isPassing(error) || (now >= end && !hasAnswered)) throw error
+      return 0
     }
-    return found
   }
+
+  /** Looks one connection at a time for a mailbox, and no more than ten times a second. */
+  async function lookAgain(): Promise<number> {
+    for (let spent = 0; ; ) {
+      await sleep(Math.min(Math.max(INTERVAL - spent, INTERVAL / 4), Math.max(0, end - Date.now())))
+      const now = Date.now()
+      const found = await look()
+      if (found >= expect || now >= end) return found
+      spent = Date.now() - now
+    }
+  }
+
+  /** `waiting` goes around all that comes after a first look. */
+  async function untilFound(waiting: (work: () => Promise<number>) => Promise<number>): Promise<number> {
+    const found = await look()
+    return found >= expect || Date.now() >= end ? found : waiting(lookAgain)
+  }
+  return { look, untilFound }
+}
+
+/** The headers of the newest messages of these mailboxes, for a list; says how many messages there are. */
+export async function headersOf(server: Pop3Server, mailboxes: Mailbox[], say: (line: string) => void) {
+  const { readHeaders } = await import('./mail.ts')
+  const found: Listed[] = []
+  for (const mailbox of mailboxes) {
+    const { account } = mailbox
+    await visit(server, mailbox, async (session, messages) => {
+      say(`${visibleLine(account)}: ${mails(messages.length)}${messages.length > INSTEAD ? ', the newest:' : ''}`)
+      for await (const [message, raw] of session.each(messages.slice(-INSTEAD), 'TOP')) {
+        if (raw) found.push({ account, isOneOfMany: mailboxes.length > 1, message, mail: readHeaders(raw) })
+      }
+    })
+  }
+  return found
 }
 
 /** The mailbox, of several, that has the newest of the mails that match. */
 export async function newestOf(server: Pop3Server, mailboxes: Mailbox[], filters: Filters): Promise<Mailbox[]> {
-  const arrivals = mailboxes.map((mailbox) =>
-    visit(server, mailbox, async (session, messages) => {
-      const [message] = await select(session, messages, mailbox, filters, 1)
-      const header = message && (await session.top(message).catch(() => undefined))
-      return (header && readHeaders(header).arrived?.getTime()) ?? 0
-    }),
-  )
-  const times = await Promise.all(arrivals)
+  const times = await visitAll(server, mailboxes, async (mailbox, session, messages) => {
+    const [message] = await select(session, messages, mailbox, filters, 1)
+    return message ? arrival(session, message) : 0
+  })
   return mailboxes.filter((_, index) => index === times.indexOf(Math.max(...times)))
 }
 
-/** The names by which one reader of a mailbox keeps the others from deleting, see `claim`. */
-export function claimsOf({ host, port }: Pop3Server, mailboxes: Mailbox[]): string[] {
-  return mailboxes.map(({ account }) => `${host}:${port} ${account.replace(/\*.*/, '').toLowerCase()}`).sort()
+/** When a message arrived, in milliseconds since 1970; 0 where nothing says so, or another reader has deleted it. */
+async function arrival(session: Pop3Session, message: Pop3Message): Promise<number> {
+  const { readHeaders } = await import('./mail.ts')
+  const header = await session.top(message).catch(() => Buffer.alloc(0))
+  return readHeaders(header).arrived?.getTime() ?? 0
 }
 
 /** What the first look finds is old, but for mail that arrived after the call, in a later second. */
 async function markOld(session: Pop3Session, messages: Pop3Message[], { verdicts }: Mailbox, begin: number) {
-  const newestFirst = messages.toReversed()
-  let newer = 0
-  for (const message of newestFirst) {
-    const arrived = readHeaders(await session.top(message).catch(() => Buffer.alloc(0))).arrived
-    if (arrived === undefined || arrived.getTime() <= begin) break
-    newer++
-  }
-  for (const { uidl } of newestFirst.slice(newer)) verdicts.set(uidl, false)
+  const old = [...messages]
+  for (let message = old.at(-1); message && (await arrival(session, message)) > begin; message = old.at(-1)) old.pop()
+  for (const { uidl } of old) verdicts.set(uidl, false)
 }
 
 /** True for a failure that may be gone at the next look: no connection, or a refusal for the moment. */
-function isPassing(error: unknown): error is Failure {
-  if (error instanceof Pop3Refusal) return error.isTemporary
-  return error instanceof Failure && (error.exit === 'connection' || error.exit === 'timeout')
+function isPassing(error: unknown): boolean {
+  if (!(error instanceof Failure)) return false
+  return /^(connection|timeout)$/.test(error.exit) || (error instanceof Pop3Refusal && error.isTemporary)
 }
 
 /**
@@ -234,27 +207,22 @@ function isPassing(error: unknown): error is Failure {
  * the output in a pager, and an interruption before this deletes nothing. Gives how many were deleted; others had taken
  * the rest. Throws a Failure `kept` where the server does not confirm it.
  */
-export async function deleteMails(
-  server: Pop3Server,
-  { account, login }: Mailbox,
-  uidls: Set<string>,
-): Promise<number> {
+export async function deleteMails(server: Pop3Server, mailbox: Mailbox, uidls: Set<string>): Promise<number> {
   if (uidls.size === 0) return 0
+  let session: Pop3Session | undefined
   try {
-    const session = await Pop3Session.open(server, login)
-    try {
-      const messages = (await session.list()).filter(({ uidl }) => uidls.has(uidl))
-      for (const message of messages) await session.delete(message)
-      await session.quit()
-      return messages.length
-    } finally {
-      session.close()
-    }
+    session = await Pop3Session.open(server, mailbox.login)
+    const messages = (await session.list()).filter(({ uidl }) => uidls.has(uidl))
+    for (const message of messages) await session.delete(message)
+    await session.quit()
+    return messages.length
   } catch (error) {
     // Without an answer to QUIT nobody knows for sure.
     const doubt = error instanceof Pop3Refusal ? '' : ', as far as can be told'
-    const which = `${mails(uidls.size)} of ${visibleLine(account)}`
+    const which = `${mails(uidls.size)} of ${visibleLine(mailbox.account)}`
     throw new Failure('kept', `${messageOf(error)}\nThe server kept the mail that was to be deleted${doubt}: ${which}.`)
+  } finally {
+    session?.close()
   }
 }
 

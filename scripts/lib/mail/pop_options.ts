@@ -1,15 +1,14 @@
 /** The options of pop_email: what they mean together, which mailboxes they name, and for how long it waits. */
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Login } from '../accounts/accounts.ts'
-import { CATCHALL, findAccount, masterLogin, readAccounts } from '../accounts/accounts.ts'
-import { parseAliases } from '../accounts/tables.ts'
-import { Failure, type Io } from '../cli.ts'
+import { CATCHALL, findAccount, type Login, masterLogin, readAccounts } from '../accounts/accounts.ts'
+import { Failure, type Io, type parse } from '../cli.ts'
 import { CONFIG_DIR, setting } from '../settings.ts'
 import { CLIENT_OPTIONS, resolveClient } from './client_options.ts'
 import { FILTER_OPTIONS, parseCount } from './filters.ts'
 import type { Mailbox } from './mailbox.ts'
 import type { Pop3Server } from './pop3.ts'
+import { visibleLine } from './visible.ts'
 
 /** What to show; one at a time, but for the two that save. */
 const VIEW_OPTIONS = {
@@ -37,9 +36,7 @@ export const POP_OPTIONS = {
   delete: { type: 'boolean' },
 } as const
 
-type PopOption = keyof typeof POP_OPTIONS
-type ValueOf<T> = T extends { multiple: true } ? string[] : T extends { type: 'string' } ? string : boolean
-export type PopValues = { [name in PopOption]?: ValueOf<(typeof POP_OPTIONS)[name]> }
+type PopValues = ReturnType<typeof parse<typeof POP_OPTIONS>>['values']
 
 /** Seconds of --wait without a number, and at most. */
 const WAIT = { default: 30, max: 86_400 }
@@ -60,7 +57,10 @@ export function withValues(args: string[]): string[] {
   })
 }
 
-/** What is waited for; undefined without --wait. `now` is what its time counts from, in milliseconds since 1970. */
+/**
+ * What is waited for: how many matching mails, all mailboxes together, until when, and whether only those count that come
+ * after the call, which is `now` (milliseconds since 1970). Undefined without --wait.
+ */
 export function parseWait({ wait, expect, new: onlyNew = false }: PopValues, now: number) {
   if (wait === undefined) {
     if (expect === undefined && !onlyNew) return undefined
@@ -91,12 +91,14 @@ export async function chooseMailboxes(
   values: PopValues,
   io: Io,
 ): Promise<{ server: Pop3Server; mailboxes: Mailbox[]; values: PopValues }> {
-  const { account, all, user, password, 'password-stdin': fromStdin } = values
-  const isByLogin = user !== undefined || password !== undefined || fromStdin
-  if ((account !== undefined && all) || ((account !== undefined || all) && isByLogin)) {
+  const { account, all, user, password, 'password-stdin': fromStdin, to = [] } = values
+  const byPassword = password !== undefined || fromStdin === true
+  if ((account !== undefined && all) || ((account !== undefined || all) && (user !== undefined || byPassword))) {
     throw new Failure('usage', 'Choose the mailbox in one way: --account, --all, or --user with its password.')
   }
-  const caught = all || isByLogin || setting('POP3_USER') ? undefined : caughtAddress(values)
+  const chosen = account ?? user ?? setting('POP3_USER')
+  const hasPassword = byPassword || (account === undefined && chosen !== undefined && setting('POP3_PASSWORD'))
+  const caught = all || hasPassword ? undefined : await caughtAddress(chosen ?? (to.length === 1 ? to[0] : undefined))
   if (account === undefined && !all && !caught) {
     const { server, login } = await resolveClient('pop3', values, io)
     if (!login) throw new Failure('usage', 'POP3 has no access without a login. See --help.')
@@ -108,21 +110,30 @@ export async function chooseMailboxes(
   const mailboxes = accounts.map(({ address }) => mailboxOf(address, masterLogin(address)))
   const { server } = await resolveClient('pop3', { ...values, ...mailboxes[0]?.login }, io)
   // Who names an address wants its mail, not that of all others.
-  return { server, mailboxes, values: account && caught ? { ...values, to: [...(values.to ?? []), caught] } : values }
+  return { server, mailboxes, values: chosen && caught ? { ...values, to: [...to, caught] } : values }
 }
 
-/** The whole address that --account or else --to names, when it belongs to nobody here and mail for it is caught. */
-function caughtAddress({ account, to = [] }: PopValues): string | undefined {
-  const address = account ?? (to.length === 1 ? to[0] : undefined)
-  const [, lower, domain] = /^<?([^\s@<>"/]+@([^\s@<>"/]+\.[^\s@<>"/]+))>?$/.exec(address?.toLowerCase() ?? '') ?? []
-  if (!lower || !domain || lower === CATCHALL) return undefined
+/** The whole address that a text is or has in angle brackets, where it belongs to nobody here and mail for it is caught. */
+async function caughtAddress(text = ''): Promise<string | undefined> {
+  const [, address, domain] = /^(?:[^<>]*<)?([^\s@<>"/*,]+@([^\s@<>"/*,]+\.[^\s@<>"/*,]+))>?$/.exec(text.trim()) ?? []
+  if (!address || !domain || address.toLowerCase() === CATCHALL) return undefined
+  const { parseAliases } = await import('../accounts/tables.ts')
   // An unknown name of a virtual mailbox domain is refused, and an alias leads to an account.
-  const isVirtual = readAccounts().some((one) => one.address !== CATCHALL && one.address.endsWith(`@${domain}`))
+  const end = `@${domain.toLowerCase()}`
+  const isVirtual = readAccounts().some((one) => one.address !== CATCHALL && one.address.endsWith(end))
   const file = join(CONFIG_DIR, 'postfix-virtual.cf')
   const isAlias = parseAliases(existsSync(file) ? readFileSync(file, 'utf8') : '').some(
-    ({ alias, recipients }) => [lower, `@${domain}`].includes(alias) && !recipients.includes(CATCHALL),
+    ({ alias, recipients }) => [address.toLowerCase(), end].includes(alias) && !recipients.includes(CATCHALL),
   )
   return isVirtual || isAlias ? undefined : address
+}
+
+/** What to do about a login that the server refuses: two sentences for stderr. */
+export async function adviceFor(user: string): Promise<string> {
+  const isKnown = readAccounts().some(({ address }) => address.toLowerCase() === user.toLowerCase())
+  const caught = (await caughtAddress(user)) && `; its mail is in the catchall: --account ${user}`
+  const fact = isKnown ? '' : `${visibleLine(user)} has no account here${caught ?? ''}. `
+  return `${fact}See which accounts there are: npm run add-account -- --list`
 }
 
 function mailboxOf(account: string, login: Login): Mailbox {
