@@ -68,13 +68,14 @@ export async function sendAll({ notify, make, open, report, stopped, ...plan }: 
       // Nothing may come between this and the count of workers: what another one leaves must find a taker.
       const n = stopped() ? undefined : (again.pop() ?? (next <= plan.count ? next++ : undefined))
       if (n === undefined) break
-      const message = await make(n)
+      // Composing goes on while the connection opens.
+      const made = make(n)
       let delivery: Delivery | undefined
       while (!delivery) {
         const isFresh = !session?.usable
         if (isFresh) session = await connect(connection)
         if (session) {
-          const attempt: Delivery = await session.deliver(message, notify)
+          const attempt: Delivery = await session.deliver(await made, notify)
           if (!attempt.untaken || isFresh) delivery = attempt
         } else if (hopeless) {
           const { exit, message: problem } = hopeless
@@ -86,7 +87,7 @@ export async function sendAll({ notify, make, open, report, stopped, ...plan }: 
           return
         }
       }
-      report(n, message, delivery)
+      report(n, await made, delivery)
     }
     workers -= 1
     await session?.close()

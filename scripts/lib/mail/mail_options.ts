@@ -10,7 +10,7 @@ import { type Mailbox, parseAddressList, problemOfAddress, toEnvelope } from './
 import type { Outgoing } from './bulk.ts'
 import type { Envelope } from './delivery.ts'
 import { prepareEml } from './eml.ts'
-import { type Attachment, compose, type Draft } from './message.ts'
+import { type Attachment, compose, type Draft, type Message } from './message.ts'
 
 const MANY = { type: 'string', multiple: true } as const
 const ONE = { type: 'string' } as const
@@ -54,22 +54,18 @@ export interface MailContext {
  * Failure that names the option, before anything is sent.
  */
 export async function mailMaker(values: MailValues, context: MailContext): Promise<(n: number) => Promise<Outgoing>> {
-  // The first message stands for all: the numbers that replace {n} cannot break an address or a header.
-  if (values.eml === undefined) {
-    const make = await readDraft(values, context)
-    make(1)
-    return async (n) => {
-      const { envelope, draft } = make(n)
-      return { envelope, ...(await compose(draft)) }
-    }
-  }
   const composing = Object.keys(COMPOSE_OPTIONS).find((name) => values[name as keyof typeof COMPOSE_OPTIONS])
-  if (composing) {
+  if (values.eml !== undefined && composing) {
     throw new Failure('usage', `--${composing}: --eml sends the message as it is. Leave one of the two out.`)
   }
-  const make = await readReady(values, values.eml, context)
+  const make =
+    values.eml === undefined ? await readDraft(values, context) : await readReady(values, values.eml, context)
+  // The first message stands for all: the numbers that replace {n} cannot break an address or a header.
   make(1)
-  return async (n) => make(n)
+  return async (n) => {
+    const { envelope, message } = make(n)
+    return { envelope, ...('bytes' in message ? message : await compose(message)) }
+  }
 }
 
 async function readDraft(values: MailValues, context: MailContext) {
@@ -80,7 +76,7 @@ async function readDraft(values: MailValues, context: MailContext) {
   const headers = (values.header ?? []).map(readHeader)
   const date = values.date === undefined ? undefined : readDate(values.date)
   const hasContent = [text, html, calendar].some((part) => part !== undefined)
-  return (n: number): { envelope: Envelope; draft: Draft } => {
+  return (n: number): { envelope: Envelope; message: Draft } => {
     const { fill, list, envelopeOf } = numbered(values, context, n)
     const draft: Draft = {
       from: list('from') ?? [defaultSender(context)],
@@ -96,7 +92,7 @@ async function readDraft(values: MailValues, context: MailContext) {
       inReplyTo: readMessageId('in-reply-to', values['in-reply-to']),
     }
     const envelope = envelopeOf(draft.from, [...draft.to, ...(draft.cc ?? []), ...(list('bcc') ?? [])])
-    return { envelope, draft }
+    return { envelope, message: draft }
   }
 }
 
@@ -120,11 +116,11 @@ async function readReady(values: MailValues, path: string, context: MailContext)
   if (before) {
     context.io.say(`--eml ${path} begins with ${before}, which is sent as well: servers may take the header for text.`)
   }
-  return (n: number): Outgoing => {
+  return (n: number): { envelope: Envelope; message: Message } => {
     const { list, envelopeOf } = numbered(values, context, n)
     const from = list('from') ?? [...senders, defaultSender(context)]
     const to = (['to', 'cc', 'bcc'] as const).flatMap((name) => list(name) ?? [])
-    return { ...message, envelope: envelopeOf(from, [...recipients, ...to]) }
+    return { message, envelope: envelopeOf(from, [...recipients, ...to]) }
   }
 }
 

@@ -35,6 +35,8 @@ const PIECE = 65_536
 const FAREWELL = 1_000
 /** nodemailer's own limits, out of the way: they count silence, and a server that sends a byte now and then is not silent. */
 const NEVER = 2 ** 31 - 1
+const COMMAND = /^[A-Z]{4,8}(?= |$)/
+const KNOWN_LOGIN = /^\d{3}[ -]AUTH[ =].*\b(?:PLAIN|LOGIN|CRAM-MD5)\b/i
 /** The reply that a refused command gets names the phase that failed. */
 const PHASES: Record<string, ExitName> = {
   STARTTLS: 'tls',
@@ -50,8 +52,8 @@ export class SmtpSession {
   readonly #tell: SessionOptions['tell']
   #user = ''
   #isConnected = false
-  /** The command that was said last. */
-  #command = ''
+  /** What was said last. */
+  #command = 'the connection'
   /** The lines of the EHLO reply behind its first. */
   #extensions: string[] = []
   #needsReset = false
@@ -153,7 +155,7 @@ export class SmtpSession {
       // 421 is about the connection, any other reply is about the message (RFC 5321 section 3.8).
       const isBroken = exit === 'connection' || exit === 'timeout' || error.response?.startsWith('421') === true
       if (isBroken) this.#connection.close()
-      const reply = error.response ? onOneLine(error.response) : null
+      const reply = isReply(error.response) ? onOneLine(`${error.response}`) : null
       return {
         ...{ exit, reply, queueId: null, accepted: [] },
         // Behind a refused sender all recipients are refused, and not for themselves.
@@ -186,9 +188,8 @@ export class SmtpSession {
 
   async #login({ user, password }: NonNullable<Client['login']>): Promise<void> {
     this.#user = user
-    if (!this.offers('AUTH')) {
-      const tls = this.#server.tls === 'none' && this.offers('STARTTLS') ? '--tls starttls, or ' : ''
-      throw this.#failure('login', `the server offers no login (AUTH). Try ${tls}--user '' for none`)
+    if (!this.#extensions.some((line) => KNOWN_LOGIN.test(line))) {
+      throw this.#failure('login', "the server offers no login (AUTH) of a known kind. Try another --tls, or --user ''")
     }
     await this.#step((done) => this.#connection.login({ credentials: { user, pass: password } }, done))
   }
@@ -196,6 +197,7 @@ export class SmtpSession {
   /** A message in pieces. `begin` is called when the server has asked for it. */
   *#piecesOf(bytes: Buffer, begin: () => void): Generator<Buffer> {
     begin()
+    this.#command = 'the message'
     this.#tell?.(`> (the message, ${bytes.length} bytes)`)
     for (let at = 0; at < bytes.length; at += PIECE) {
       // The server has taken the one before.
@@ -210,7 +212,7 @@ export class SmtpSession {
     return new Promise<T>((resolve, reject) => {
       this.#fail = reject
       this.#timer = setTimeout(() => {
-        const missing = this.#isConnected ? 'answer' : 'connection'
+        const missing = this.#isConnected ? `answer to ${this.#command}` : 'connection'
         reject(this.#failure('timeout', `no ${missing} within ${timeout / 1000} s (--timeout)`))
         this.#connection.close()
       }, timeout)
@@ -220,13 +222,13 @@ export class SmtpSession {
 
   #said(command: string): void {
     this.#tell?.(`> ${visibleLine(masked(command))}`)
-    this.#command = command
+    this.#command = COMMAND.exec(command)?.[0] ?? this.#command
   }
 
   #heard(reply: string): void {
     const lines = reply.split('\n')
     for (const line of lines) this.#tell?.(`< ${visibleLine(line)}`)
-    if (this.#command.startsWith('EHLO')) this.#extensions = lines.slice(1)
+    if (this.#command === 'EHLO') this.#extensions = lines.slice(1)
     // A login of many questions has one deadline for all of them.
     if (!reply.startsWith('334')) this.#timer?.refresh()
   }
@@ -235,7 +237,7 @@ export class SmtpSession {
   #explain(error: SmtpError): Failure {
     if (error instanceof Failure) return error
     const { code, command = '', message, reason, response } = error
-    if (response && !/^\d{3}/.test(response)) {
+    if (response && !isReply(response)) {
       return this.#failure('connection', `not an SMTP reply: ${JSON.stringify(response.slice(0, 100))}`)
     }
     const name = command.split(' ')[0] === 'AUTH' ? 'AUTH' : command
@@ -245,7 +247,7 @@ export class SmtpSession {
       return this.#failure(PHASES[name] ?? 'connection', `${what} refused: ${onOneLine(response)}`)
     }
     // Larger than the server's SIZE (RFC 1870), or a login that it cannot even begin.
-    if (code === 'EMESSAGE') return this.#failure('message', message)
+    if (code === 'EMESSAGE') return this.#failure('message', `${message} (SIZE)`)
     if (code === 'EAUTH') return this.#failure('login', `login as ${this.#user}: ${message}`)
     if (this.#isConnected && this.#connection.upgrading) {
       return this.#failure('tls', `TLS (${this.#server.tls}) failed: ${reason ?? message}`)
@@ -266,6 +268,11 @@ export class SmtpSession {
     }
     return new Failure(exit, `${this.#where}: ${visibleLine(reason)}.${advice[exit] ?? ''}`)
   }
+}
+
+/** Servers that speak something else get answers that begin otherwise. */
+function isReply(response = ''): boolean {
+  return /^\d{3}/.test(response)
 }
 
 /** nodemailer writes "secret" in the place of one, in base64 as the rest. */
