@@ -9,7 +9,6 @@ import { UNREADABLE } from '../settings.ts'
 import { type Mailbox, parseAddressList, problemOfAddress, toEnvelope } from './addresses.ts'
 import type { Outgoing } from './bulk.ts'
 import type { Envelope } from './delivery.ts'
-import { prepareEml } from './eml.ts'
 import { type Attachment, compose, type Draft, type Message } from './message.ts'
 
 const MANY = { type: 'string', multiple: true } as const
@@ -97,9 +96,9 @@ async function readDraft(values: MailValues, context: MailContext) {
 }
 
 async function readReady(values: MailValues, path: string, context: MailContext) {
-  const { mailboxesOf, before, ...message } = prepareEml(
-    path === '-' ? await buffer(context.io.stdin) : readFile('eml', path),
-  )
+  const { prepareEml } = await import('./eml.ts')
+  const bytes = path === '-' ? await buffer(context.io.stdin) : readFile('eml', path)
+  const { mailboxesOf, before, ...message } = prepareEml(bytes)
   const needsSender = values.from === undefined && values['envelope-from'] === undefined
   let senders: Mailbox[] = []
   let recipients: Mailbox[] = []
