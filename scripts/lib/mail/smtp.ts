@@ -2,7 +2,8 @@
 import { isAscii } from 'node:buffer'
 import { connect } from 'node:net'
 import { Readable } from 'node:stream'
-import SMTPConnection, { type SMTPEnvelope } from 'nodemailer/lib/smtp-connection'
+import type { NodemailerError } from 'nodemailer/lib/errors'
+import SMTPConnection, { type SMTPConnectionEnvelope } from 'nodemailer/lib/smtp-connection'
 import { type ExitName, Failure } from '../cli.ts'
 import type { Client } from './client_options.ts'
 import { type Delivery, onOneLine, type Parcel, queueIdOf, refusalOf } from './delivery.ts'
@@ -13,21 +14,11 @@ export interface SessionOptions extends Omit<Client, 'server'> {
   tell?: ((line: string) => void) | undefined
 }
 
-/** nodemailer's errors, as far as they are read here. */
-interface SmtpError extends Error {
-  code?: string
-  /** The command that was refused; CONN where the connection broke. */
-  command?: string
-  response?: string
-  recipient?: string
-  /** OpenSSL's own words. */
-  reason?: string
-  errors?: Error[]
-}
-
-type Done<T> = (error?: Error | null, result?: T) => void
+/** nodemailer's errors, with what Node and OpenSSL have in theirs. */
+type SmtpError = NodemailerError & { reason?: string; errors?: Error[] }
 /** nodemailer keeps its books in the envelope that it is given. */
-type Books = SMTPEnvelope & { mailError?: SmtpError; accepted?: string[]; rejectedErrors?: SmtpError[] }
+type Books = Partial<SMTPConnectionEnvelope> & { mailError?: SmtpError }
+type Done<T> = (error?: Error | null, result?: T) => void
 
 /** Bytes of a message that are given to the socket at a time. */
 const PIECE = 65_536
@@ -126,14 +117,11 @@ export class SmtpSession {
     const dsn = notify ? { notify } : undefined
     const books: Books = { from, to, dsn, size: bytes.length, use8BitMime: !isAscii(bytes) }
     const refused = () => (books.rejectedErrors ?? []).map((each) => refusalOf(each.recipient, each.response))
-    let handedOver = false
-    const message = this.#piecesOf(bytes, () => {
-      handedOver = true
-    })
+    const pieces = Readable.from(this.#piecesOf(bytes))
     try {
       if (this.#needsReset) await this.#step((done) => this.#connection.reset(done))
       this.#needsReset = true
-      const send = (done: Done<{ response: string }>) => this.#connection.send(books, Readable.from(message), done)
+      const send = (done: Done<{ response: string }>) => this.#connection.send(books, pieces, done)
       const { response } = await this.#step(send)
       this.#needsReset = false
       const some = refused().length > 0
@@ -147,15 +135,17 @@ export class SmtpSession {
         untaken: false,
       }
     } catch (thrown) {
-      // What was refused stays refused when the connection breaks behind it.
+      let error = thrown as SmtpError
       const { mailError, rejectedErrors = [] } = books
       const verdict = mailError ?? (rejectedErrors.length === to.length ? rejectedErrors.at(-1) : undefined)
-      const error = verdict ?? (thrown as SmtpError)
+      // What was refused stays refused when the connection breaks behind it.
+      if (!error.responseCode || error.command === 'CONN') error = verdict ?? error
       const { exit, message } = this.#explain(error)
       // 421 is about the connection, any other reply is about the message (RFC 5321 section 3.8).
-      const isBroken = exit === 'connection' || exit === 'timeout' || error.response?.startsWith('421') === true
+      const isBroken = exit === 'connection' || exit === 'timeout' || error.responseCode === 421
       if (isBroken) this.#connection.close()
-      const reply = isReply(error.response) ? onOneLine(`${error.response}`) : null
+      const reply = error.responseCode ? onOneLine(`${error.response}`) : null
+      const handedOver = pieces.readableDidRead
       return {
         ...{ exit, reply, queueId: null, accepted: [] },
         // Behind a refused sender all recipients are refused, and not for themselves.
@@ -194,9 +184,8 @@ export class SmtpSession {
     await this.#step((done) => this.#connection.login({ credentials: { user, pass: password } }, done))
   }
 
-  /** A message in pieces. `begin` is called when the server has asked for it. */
-  *#piecesOf(bytes: Buffer, begin: () => void): Generator<Buffer> {
-    begin()
+  /** A message in pieces, which are asked for when the server has said that it may come. */
+  *#piecesOf(bytes: Buffer): Generator<Buffer> {
     this.#command = 'the message'
     this.#tell?.(`> (the message, ${bytes.length} bytes)`)
     for (let at = 0; at < bytes.length; at += PIECE) {
@@ -236,14 +225,14 @@ export class SmtpSession {
   /** What an error of nodemailer's means: the phase by the command that was refused, or the connection. */
   #explain(error: SmtpError): Failure {
     if (error instanceof Failure) return error
-    const { code, command = '', message, reason, response } = error
-    if (response && !isReply(response)) {
+    const { code, command = '', message, reason, response, responseCode } = error
+    if (response && !responseCode) {
       return this.#failure('connection', `not an SMTP reply: ${JSON.stringify(response.slice(0, 100))}`)
     }
     const name = command.split(' ')[0] === 'AUTH' ? 'AUTH' : command
     if (response) {
       if (name === 'STARTTLS' && !this.offers(name)) return this.#failure('tls', 'the server does not offer STARTTLS')
-      const what = { AUTH: `login as ${this.#user}`, CONN: 'connection', DATA: 'the message' }[name] ?? name
+      const what = { AUTH: `login as ${this.#user}`, CONN: 'connection', DATA: 'message' }[name] ?? name
       return this.#failure(PHASES[name] ?? 'connection', `${what} refused: ${onOneLine(response)}`)
     }
     // Larger than the server's SIZE (RFC 1870), or a login that it cannot even begin.
@@ -268,11 +257,6 @@ export class SmtpSession {
     }
     return new Failure(exit, `${this.#where}: ${visibleLine(reason)}.${advice[exit] ?? ''}`)
   }
-}
-
-/** Servers that speak something else get answers that begin otherwise. */
-function isReply(response = ''): boolean {
-  return /^\d{3}/.test(response)
 }
 
 /** nodemailer writes "secret" in the place of one, in base64 as the rest. */
