@@ -24,6 +24,7 @@ test('address lists are read as people and header fields write them', () => {
     'undisclosed-recipients:;': '',
     'root, user@[1.2.3.4], user@[IPv6:::1]': '|root  |user@[1.2.3.4]  |user@[IPv6:::1]',
     '"a b"@c, a..b.@docomo.ne.jp': '|"a b"@c  |a..b.@docomo.ne.jp',
+    'g: foo; J <a@b>, CORP\\jd <c@d>': '|foo  J|a@b  CORP\\jd|c@d',
     'J <a@b>, foo, c@d, bar': 'J|a@b  |foo  |c@d  |bar',
     ' , ,': '',
   })) {
@@ -38,6 +39,7 @@ test('what is no address is refused with its own words; for a name with a comma 
   for (const [list, typed, meant] of [
     ['Doe, J <a@b.example>', 'Doe, J <a@b.example>', '"Doe, J" <a@b.example>'],
     ['x@y, Doe, J, Jr. <a@b>, foo', 'Doe, J, Jr. <a@b>', '"Doe, J, Jr." <a@b>'],
+    ['Doe\\, J <a@b>', 'Doe\\, J <a@b>', '"Doe, J" <a@b>'],
     ['Doe,J <a@b>', 'Doe, J <a@b>', '"Doe, J" <a@b>'],
     ['Doe, <a@b>', 'Doe, <a@b>', '"Doe" <a@b>'],
     ['Doe, "J" <a@b>', 'Doe, "J" <a@b>', '"Doe, J" <a@b>'],
@@ -57,7 +59,7 @@ test('an address that passes cannot end or extend an SMTP command', () => {
         assert.doesNotMatch(toEnvelope(address).replace(/^"[^\x00-\x1f\x7f<>]*"@/, ''), /[\x00-\x1f\x7f<>\s]/)
       }
     }),
-    { numRuns: 2000 },
+    { numRuns: 600 },
   )
 })
 

@@ -14,7 +14,7 @@ const COMMENT = String.raw`\((?:\\.|[^()\\])*\)`
  * In quotes, comments, angle brackets and domain literals (user@[IPv6:::1]) commas and colons separate nothing. An escaped
  * character never begins one of them, so that a long text without an end is searched only once.
  */
-const TOKEN = new RegExp(String.raw`${QUOTED}|${COMMENT}|<[^<>]*>|\[[^[\]]*\]|\\.|.`, 'gs')
+const TOKEN = new RegExp(String.raw`${QUOTED}|${COMMENT}|<[^<>]*>|\[[^[\]]*\]|\\["(<[\\]|.`, 'gs')
 const QUOTED_OR_COMMENT = new RegExp(String.raw`${QUOTED}|${COMMENT}|\\.`, 'gs')
 
 /**
@@ -27,6 +27,8 @@ export function parseAddressList(list: string): Mailbox[] {
   for (const [token] of list.matchAll(TOKEN)) {
     if (token === ',' || token === ';') {
       entries.push(entry.trim())
+      // A semicolon ends a group, and is no part of a name.
+      if (token === ';') entries.push('')
       entry = ''
     } else {
       // A colon ends the name of a group.
