@@ -1,7 +1,7 @@
 /** node scripts/send_email.ts: sends mail over SMTP; with no option the test mail from foo to bar. */
 import { EXIT, type ExitName, explainExitCodes, Failure, type Io, load, parse, run, style, table } from './lib/cli.ts'
 import type { Outgoing } from './lib/mail/bulk.ts'
-import type { Delivery, Notify } from './lib/mail/delivery.ts'
+import type { Delivery } from './lib/mail/delivery.ts'
 import type { SmtpSession } from './lib/mail/smtp.ts'
 
 const { CLIENT_OPTIONS, chosenUser, explainClientOptions, resolveClient } = await load(
@@ -72,15 +72,13 @@ Examples:
   node scripts/send_email.ts --count 1000 --to 'user{n}@example.com' --subject 'Mail {n}'`
 
 const MOST_CONNECTIONS = 500
+/** RFC 3461 section 4.1: NEVER stands alone. */
+const DSN = /^(?:never|(?:success|failure|delay)(?:,(?:success|failure|delay))*)$/i
 
 export async function main(args: string[], io: Io): Promise<ExitName | undefined> {
   const { values } = parse(args, {
-    json: { type: 'boolean' },
-    verbose: { type: 'boolean', short: 'v' },
-    'dry-run': { type: 'boolean' },
-    dsn: { type: 'string' },
-    count: { type: 'string' },
-    concurrency: { type: 'string' },
+    ...{ json: { type: 'boolean' }, verbose: { type: 'boolean', short: 'v' }, 'dry-run': { type: 'boolean' } },
+    ...{ dsn: { type: 'string' }, count: { type: 'string' }, concurrency: { type: 'string' } },
     ...MAIL_OPTIONS,
     ...CLIENT_OPTIONS,
   })
@@ -91,9 +89,11 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   refuseLineBreaks(values)
   refuseTwoReadersOfStdin(values)
   const { json = false, verbose, dsn } = values
-  const count = wholeNumber('count', values.count, 1, 1_000_000_000)
-  const concurrency = wholeNumber('concurrency', values.concurrency, 10, MOST_CONNECTIONS)
-  const notify = readNotify(dsn)
+  const count = wholeNumber('count', values.count ?? '1', 1_000_000_000)
+  const concurrency = wholeNumber('concurrency', values.concurrency ?? '10', MOST_CONNECTIONS)
+  if (dsn !== undefined && !DSN.test(dsn)) {
+    throw new Failure('usage', `--dsn ${JSON.stringify(dsn)}: never, or a list of success, failure, delay.`)
+  }
   const user = (await chosenUser('smtp', values))?.text
   const make = await mailMaker(values, { numbered: values.count !== undefined, user, io })
 
@@ -112,7 +112,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
     const label = concurrency > 1 && count > 1 ? `[${connection}] ` : ''
     const tell = verbose ? (line: string) => io.say(label + line) : undefined
     const session = await SmtpSession.open(server, { ...client, tell })
-    if (!notify || session.offers('DSN')) return session
+    if (!dsn || session.offers('DSN')) return session
     await session.close()
     const fact = `SMTP on ${server.host}:${server.port} does not offer DSN in its EHLO reply`
     throw new Failure('usage', `--dsn ${dsn}: ${fact}. Nothing was sent; leave --dsn out.`)
@@ -129,27 +129,15 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   }
   if (count > 1) process.once('SIGINT', stop)
   await sendAll({
-    ...{ count, concurrency, notify, make, open, patience: server.timeout, stopped: () => stopped },
-    report(n, message, delivery) {
-      const { queueId, reply, accepted, refused, problem } = delivery
+    ...{ count, concurrency, notify: dsn, make, open, patience: server.timeout, stopped: () => stopped },
+    report(n, { messageId, envelope }, delivery) {
+      const { queueId, reply, accepted, refused, problem: error } = delivery
       exit = delivery.exit
-      if (json) {
-        const outcome = {
-          status: statusOf(exit),
-          exitCode: EXIT[exit].code,
-          messageId: message.messageId,
-          queueId,
-          reply,
-        }
-        const { envelope } = message
-        io.print(jsonLine({ n, ...outcome, envelope, accepted, refused, error: problem, message: null }))
-      }
-      if (count > 1) {
-        tally.add(n, delivery)
-        return
-      }
-      if (!json) printResult(message, delivery, io)
-      if (problem) io.say(style('red', problem, io.stderr))
+      const outcome = { n, status: statusOf(exit), exitCode: EXIT[exit].code, messageId, queueId, reply }
+      if (json) io.print(jsonLine({ ...outcome, envelope, accepted, refused, error, message: null }))
+      else if (count === 1) printResult(messageId, delivery, io)
+      if (count > 1) tally.add(n, delivery)
+      else if (error) io.say(style('red', error, io.stderr))
     },
   })
   process.removeListener('SIGINT', stop)
@@ -157,7 +145,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   return stopped ? 'interrupted' : exit
 }
 
-function printResult({ messageId }: Outgoing, { reply, queueId, accepted, refused }: Delivery, io: Io): void {
+function printResult(messageId: string | null, { reply, queueId, accepted, refused }: Delivery, io: Io): void {
   const rows = refused.map(({ recipient, reply }) => ['Refused:', `${recipient}: ${reply}`])
   if (accepted.length > 0) {
     rows.unshift(['Reply:', reply ?? ''], ['Queue id:', queueId ?? '-'], ['Message-ID:', visibleLine(messageId ?? '-')])
@@ -174,9 +162,8 @@ async function printDryRun(n: number, { envelope, bytes, messageId }: Outgoing, 
     return
   }
   if (n > 1) io.print()
-  io.print(`MAIL FROM:<${envelope.from}>`)
-  for (const recipient of envelope.to) io.print(`RCPT TO:<${recipient}>`)
-  io.print()
+  const commands = [`MAIL FROM:<${envelope.from}>`, ...envelope.to.map((recipient) => `RCPT TO:<${recipient}>`)]
+  io.print(`${commands.join('\n')}\n`)
   await io.write(io.stdout.isTTY ? visible(message) : bytes)
   if (bytes.at(-1) !== 0x0a) io.print()
 }
@@ -193,27 +180,13 @@ function refuseLineBreaks(values: Record<string, string | boolean | string[] | u
 function refuseTwoReadersOfStdin(values: Record<string, unknown>): void {
   const readers = ['text', 'html', 'eml'].filter((name) => values[name] === '-')
   if (values['password-stdin']) readers.push('password-stdin')
-  if (readers.length > 1) {
-    throw new Failure('usage', `${readers.map((name) => `--${name}`).join(' and ')}: only one option can read stdin.`)
-  }
+  if (readers.length < 2) return
+  throw new Failure('usage', `${readers.map((name) => `--${name}`).join(' and ')}: only one option can read stdin.`)
 }
 
-function wholeNumber(name: string, text: string | undefined, otherwise: number, most: number): number {
-  const number = Number(text ?? otherwise)
-  if (text !== undefined && (!/^\d{1,10}$/.test(text) || number < 1 || number > most)) {
-    throw new Failure('usage', `--${name} ${JSON.stringify(text)}: a whole number from 1 to ${most}.`)
-  }
-  return number
-}
-
-/** Checks `--dsn`: NEVER stands alone (RFC 3461 section 4.1). */
-function readNotify(text: string | undefined): Notify | undefined {
-  if (text === undefined) return undefined
-  const words = text.toLowerCase().split(',')
-  if (words.join() !== 'never' && words.some((word) => !['success', 'failure', 'delay'].includes(word))) {
-    throw new Failure('usage', `--dsn ${JSON.stringify(text)}: never, or a list of success, failure, delay.`)
-  }
-  return words as Notify
+function wholeNumber(name: string, text: string, most: number): number {
+  if (/^\d{1,10}$/.test(text) && Number(text) >= 1 && Number(text) <= most) return Number(text)
+  throw new Failure('usage', `--${name} ${JSON.stringify(text)}: a whole number from 1 to ${most}.`)
 }
 
 await run(import.meta.url, main)

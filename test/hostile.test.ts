@@ -7,7 +7,8 @@ import { after, before, describe, test } from 'node:test'
 import { BAR, CATCHALL, FOO, readAccounts } from '../scripts/lib/accounts/accounts.ts'
 import { mailboxOf } from '../scripts/lib/server/native_configuration.ts'
 import { messagesOf, subjectsOf, type Where } from './deliveries.ts'
-import { type Project, startedProject, until } from './harness.ts'
+import { type Project, QUICK, startedProject, until } from './harness.ts'
+import { runIn } from './here.ts'
 import { filesBelow, listensOn, mastersOf, ofProcesses } from './instance.ts'
 import { ENTRANCES, logIn } from './logins.ts'
 import { RawClient, REPLY } from './raw_client.ts'
@@ -90,14 +91,8 @@ async function slowestAnswer(): Promise<number> {
     return value
   }
   const sender = await timed(RawClient.open(project.ports.smtp, /^220 .*\r\n/m))
-  const mail = [
-    'EHLO user.example',
-    `MAIL FROM:<${FOO}>`,
-    `RCPT TO:<${BAR}>`,
-    'DATA',
-    'Subject: user\r\n\r\nx\r\n.',
-    'QUIT',
-  ]
+  const envelope = ['EHLO user.example', `MAIL FROM:<${FOO}>`, `RCPT TO:<${BAR}>`, 'DATA']
+  const mail = [...envelope, 'Subject: user\r\n\r\nx\r\n.', 'QUIT']
   for (const line of mail) assert.match(await timed(sender.say(line, REPLY.smtp)), /^[23]/)
   sender.close()
   const reader = await timed(RawClient.open(project.ports.pop3, REPLY.pop3))
@@ -305,23 +300,8 @@ describe('addresses that name files and commands', () => {
   const marker = `/tmp/${token}-made`
   const LOCALS = [
     ...['../../', '../../../../../../../../tmp/', '/tmp/', './', '~root/', '..\\..\\'].map((path) => path + token),
-    ...[
-      '../../etc/passwd',
-      '.',
-      '..',
-      '/',
-      '~',
-      '~root',
-      '\\root',
-      '\\daemon',
-      '*',
-      '%s%n',
-      '$(touch)',
-      '-f',
-      '',
-      ' ',
-      '\\',
-    ],
+    ...'../../etc/passwd . .. / ~ ~root \\root \\daemon * %s%n $(touch) -f \\'.split(' '),
+    ...['', ' '],
     ...[`|touch ${marker}`, `|"touch ${marker}"`, `|{touch,${marker}}`, `;touch ${marker}`, `\`touch ${marker}\``],
     ...[`:include:${marker}`, ':include:/etc/passwd', `x+../../${token}`, `bar+../../${token}`, `bar+|touch ${marker}`],
     ...['a%b@c', 'a!b', '@a,@b:c', 'x'.repeat(900), '../'.repeat(300)],
@@ -453,8 +433,9 @@ describe('guessing and asking for too much', { concurrency: true }, () => {
   })
 })
 
-describe('500 half-open connections on SMTP and 500 on POP3', () => {
-  const [COUNT, BATCH] = [500, 20]
+// More than the 100 processes of a kind that Postfix and Dovecot allow by default.
+describe('hundreds of half-open connections on SMTP and as many on POP3', () => {
+  const [COUNT, BATCH] = [QUICK ? 140 : 500, 20]
   const clients: RawClient[] = []
   after(() => {
     for (const client of clients) client.close()
@@ -527,28 +508,21 @@ describe('secrets', () => {
 
   before(async () => {
     const tell = async (input: string, script: string, ...args: string[]) => {
-      const { code, stdout, stderr } = await project.runWith({ input }, script, ...args)
+      const { code, stdout, stderr } = await runIn(project, { input }, script, ...args)
       spoken += `${stdout}${stderr}`
       return code
     }
     assert.equal(await tell(`${right}\n`, 'add_account', user, '--password-stdin'), 0)
     const mail = ['--user', user, '--password-stdin', '--to', BAR, '--verbose']
-    const codes = await Promise.all([
-      tell(`${right}\n`, 'send_email', ...mail),
-      tell(`${wrong}\n`, 'send_email', ...mail),
-      tell(`${wrong}\n`, 'pop_email', '--user', user, '--password-stdin', '--list'),
+    assert.equal(await tell(`${right}\n`, 'send_email', ...mail), 0)
+    assert.equal(await tell(`${wrong}\n`, 'send_email', ...mail), 5)
+    assert.equal(await tell(`${wrong}\n`, 'pop_email', '--user', user, '--password-stdin', '--list'), 5)
+    await Promise.all([
       ...ENTRANCES.map(([service, tls]) => logIn(where, service, tls, { user, password: right })),
       ...ENTRANCES.map(([service, tls]) =>
         assert.rejects(logIn(where, service, tls, { user, password: wrong }), `${service} ${tls}`),
       ),
     ])
-    assert.deepEqual(codes.slice(0, 3), [0, 5, 5])
-  })
-
-  test('the traces are those that a dialogue would leave', () => {
-    for (const prefix of ['', '\0', '\0a', `\0${user}\0`, `${user}\0${user}\0`]) {
-      assert.throws(() => assertClean('AUTH', `AUTH PLAIN ${base64(prefix + right)}`), /AUTH shows/)
-    }
   })
 
   test('no password is in a log or in any other file of the state folder', () => {
@@ -612,9 +586,12 @@ describe('after all of it', () => {
   })
 
   test('mail arrives, half a message does not, and the doctor finds nothing broken', async () => {
-    await until('an empty queue', async () => JSON.parse((await project.run('status', '--json')).stdout).queue === 0)
+    await until(
+      'an empty queue',
+      async () => JSON.parse((await runIn(project, {}, 'status', '--json')).stdout).queue === 0,
+    )
     assert.deepEqual(await subjects(BAR, 'half'), [])
-    const { code, stdout } = await project.run('doctor')
+    const { code, stdout } = await runIn(project, {}, 'doctor')
     assert.equal(code, 0, stdout)
   })
 })

@@ -1,18 +1,8 @@
 /** An SMTP server of the tests' own, which misbehaves as told: for what a real server will not do. */
 import { createServer, type Server, type Socket } from 'node:net'
 
-export type Phase =
-  | 'connection'
-  | 'EHLO'
-  | 'HELO'
-  | 'STARTTLS'
-  | 'AUTH'
-  | 'MAIL'
-  | 'RCPT'
-  | 'DATA'
-  | 'message'
-  | 'RSET'
-  | 'QUIT'
+type Command = 'EHLO' | 'HELO' | 'STARTTLS' | 'AUTH' | 'MAIL' | 'RCPT' | 'DATA' | 'RSET' | 'QUIT'
+export type Phase = 'connection' | 'message' | Command
 
 /**
  * What to answer: a reply without its CRLF, `drop` to close the connection (also as the line behind a reply), `stall` to say nothing more, `trickle` to
@@ -23,9 +13,7 @@ export type Answer = string
 export interface Received {
   from: string
   to: string[]
-  /** The message as it was on the wire: between DATA and the final dot, dots still stuffed. */
-  wire: Buffer
-  /** The message with the stuffed dots taken off. */
+  /** The message without its stuffed dots. */
   message: Buffer
 }
 
@@ -96,8 +84,8 @@ export class SmtpServer {
     let from = ''
     let to: string[] = []
 
-    /** Answers and says whether the answer was positive. */
-    const answer = (phase: Phase, line: string, usual: string): boolean => {
+    /** Answers, and gives the first digit of the answer. */
+    const answer = (phase: Phase, line: string, usual: string): string => {
       const count = this.#counts.get(phase) ?? 0
       this.#counts.set(phase, count + 1)
       const reply = this.#script(phase, line, count, connection) ?? usual
@@ -106,44 +94,39 @@ export class SmtpServer {
         const timer = setInterval(() => socket.write('2'), 50)
         socket.on('close', () => clearInterval(timer))
       }
-      if (isSilent) return false
+      if (isSilent) return ''
       if (reply === 'drop') socket.destroy()
       else socket.write(`${reply.replace(/\ndrop$/, '').replaceAll('\n', '\r\n')}\r\n`)
       if (/^421|\ndrop$/.test(reply)) socket.end()
-      return /^[23]/.test(reply)
+      return reply.charAt(0)
     }
 
     const obey = (line: string) => {
       this.commands.push(line)
-      const verb = (/^(?:MAIL|RCPT|[A-Z]+)/i.exec(line)?.[0] ?? '').toUpperCase() as Phase
-      if (mode === 'login') {
-        const isPassword = this.commands.at(-2) !== 'AUTH LOGIN'
-        if (isPassword) mode = 'commands'
-        answer('AUTH', line, isPassword ? '235 2.7.0 welcome' : '334 UGFzc3dvcmQ6')
+      const isLogin = mode === 'login' || /^AUTH/i.test(line)
+      const verb = (isLogin ? 'AUTH' : (/^(?:MAIL|RCPT|[A-Z]+)/i.exec(line)?.[0] ?? '').toUpperCase()) as Command
+      if (isLogin) {
+        const isAnswer = mode === 'login' && this.commands.at(-2) !== 'AUTH LOGIN'
+        const usual = isAnswer || /^AUTH PLAIN/.test(line) ? '235 2.7.0 welcome' : '334 VXNlcm5hbWU6'
+        mode = answer(verb, line, usual) === '3' ? 'login' : 'commands'
       } else if (verb === 'EHLO') {
-        answer('EHLO', line, ['250-scripted', ...this.extensions.map((name) => `250-${name}`), '250 HELP'].join('\n'))
-      } else if (verb === 'AUTH') {
-        if (line === 'AUTH LOGIN') mode = 'login'
-        answer('AUTH', line, mode === 'login' ? '334 VXNlcm5hbWU6' : '235 2.7.0 welcome')
+        answer(verb, line, ['250-scripted', ...this.extensions.map((name) => `250-${name}`), '250 HELP'].join('\n'))
       } else if (verb === 'MAIL') {
         to = []
         from = /<(.*)>/.exec(line)?.[1] ?? ''
-        hasSender = answer('MAIL', line, '250 2.1.0 Ok')
-      } else if (verb === 'RCPT' && !hasSender) {
-        socket.write('503 5.5.1 MAIL first\r\n')
+        hasSender = answer(verb, line, '250 2.1.0 Ok') === '2'
       } else if (verb === 'RCPT') {
-        if (answer('RCPT', line, '250 2.1.5 Ok')) to.push(/<(.*?)>/.exec(line)?.[1] ?? '')
+        const isTaken = answer(verb, line, hasSender ? '250 2.1.5 Ok' : '503 5.5.1 MAIL first') === '2'
+        if (isTaken) to.push(/<(.*?)>/.exec(line)?.[1] ?? '')
       } else if (verb === 'DATA') {
         const usual = to.length > 0 ? '354 go on' : '554 5.5.1 no valid recipients'
-        if (answer('DATA', line, usual)) mode = 'message'
-      } else if (verb === 'RSET') {
-        to = []
-        answer('RSET', line, '250 2.0.0 Ok')
+        if (answer(verb, line, usual) === '3') mode = 'message'
       } else if (verb === 'QUIT') {
-        answer('QUIT', line, '221 2.0.0 Bye')
+        answer(verb, line, '221 2.0.0 Bye')
         if (!isSilent) socket.end()
       } else {
-        answer(verb, line, verb === 'HELO' ? '250 scripted' : '502 5.5.2 not implemented')
+        const isKnown = verb === 'HELO' || verb === 'RSET'
+        answer(verb, line, isKnown ? '250 2.0.0 Ok' : '502 5.5.2 not implemented')
       }
     }
 
@@ -157,8 +140,8 @@ export class SmtpServer {
         input = data.subarray(end + 5)
         mode = 'commands'
         const message = Buffer.from(wire.toString('latin1').replace(/(?<![^\n])\./g, ''), 'latin1')
-        if (answer('message', '', `250 2.0.0 Ok: queued as Q${this.received.length + 1}`)) {
-          this.received.push({ from, to, wire, message })
+        if (answer('message', '', `250 2.0.0 Ok: queued as Q${this.received.length + 1}`) === '2') {
+          this.received.push({ from, to, message })
         }
         return true
       }

@@ -8,81 +8,65 @@ export interface Mailbox {
   address: string
 }
 
+const QUOTED = String.raw`"(?:\\.|[^"\\])*"`
+const COMMENT = String.raw`\((?:\\.|[^()\\])*\)`
+/**
+ * In quotes, comments, angle brackets and domain literals (user@[IPv6:::1]) commas and colons separate nothing. An escaped
+ * character never begins one of them, so that a long text without an end is searched only once.
+ */
+const TOKEN = new RegExp(String.raw`${QUOTED}|${COMMENT}|<[^<>]*>|\[[^[\]]*\]|\\["(<[\\]|.`, 'gs')
+const QUOTED_OR_COMMENT = new RegExp(String.raw`${QUOTED}|${COMMENT}|\\.`, 'gs')
+
 /**
  * Parses a list such as `"Doe, J." <j@x>, 名前 <a@b>, bareuser, friends: c@d;`. Comments become the name where there is
  * no other; groups are dissolved into their members. Throws an Error that quotes what is no address.
  */
 export function parseAddressList(list: string): Mailbox[] {
-  return splitList(list)
-    .map((entry) => entry.trim())
-    .filter((entry) => entry !== '')
-    .map(parseMailbox)
-}
-
-const QUOTED = /"(?:\\.|[^"\\])*"/y
-const COMMENT = /\((?:\\.|[^()\\])*\)/y
-/** In these commas and colons separate nothing; the last is the domain literal, as in user@[IPv6:::1]. */
-const [ANGLE, LITERAL] = [/<[^>]*>/y, /\[[^\]]*\]/y]
-const WHOLE = [QUOTED, COMMENT, ANGLE, LITERAL]
-/** What nothing closes behind one of these, nothing closes behind a later one either. */
-const OPENING = new Map([
-  [QUOTED, '"'],
-  [ANGLE, '<'],
-  [LITERAL, '['],
-])
-
-/** Cuts a list at its commas, and takes the names of groups (`name: members;`) away. */
-function splitList(list: string): string[] {
   const entries: string[] = []
   let entry = ''
-  const matchAt = matcher(list)
-  for (let at = 0; at < list.length; ) {
-    const whole = WHOLE.map((pattern) => matchAt(pattern, at)).find((match) => match)
-    const character = list[at] as string
-    if (whole) {
-      entry += whole
-    } else if (character === ',' || character === ';') {
-      entries.push(entry)
-      entry = ''
-    } else if (character === ':' && !entry.includes('@')) {
+  for (const [token] of list.matchAll(TOKEN)) {
+    if (token === ',' || token === ';') {
+      entries.push(entry.trim())
+      // A semicolon ends a group, and is no part of a name.
+      if (token === ';') entries.push('')
       entry = ''
     } else {
-      entry += character
+      // A colon ends the name of a group.
+      entry = token === ':' && !entry.includes('@') ? '' : entry + token
     }
-    at += whole?.length ?? 1
   }
-  return [...entries, entry]
+  entries.push(entry.trim())
+  refuseUnquotedComma(entries)
+  return entries.filter((each) => each !== '').map(parseMailbox)
 }
 
-/** Matches patterns at places of a text, and searches to its end only once for what is never closed. */
-function matcher(text: string): (pattern: RegExp, at: number) => string | undefined {
-  const unclosed = new Set<RegExp>()
-  return (pattern, at) => {
-    if (unclosed.has(pattern)) return undefined
-    pattern.lastIndex = at
-    const match = pattern.exec(text)?.[0]
-    if (match === undefined && text[at] === OPENING.get(pattern)) unclosed.add(pattern)
-    return match
-  }
+/** In `Doe, J <a@b>` the comma is part of the name: nobody means to write to a user Doe as well. */
+function refuseUnquotedComma(entries: string[]): void {
+  const isWord = (entry = '') => entry !== '' && !entry.includes('@')
+  const last = entries.findIndex((entry, index) => /<[^<>]*>$/.test(entry) && isWord(entries[index - 1]))
+  if (last < 0) return
+  let first = last
+  while (isWord(entries[first - 1])) first -= 1
+  const typed = entries.slice(first, last + 1).join(', ')
+  const bracket = typed.lastIndexOf('<')
+  const name = typed.slice(0, bracket).replace(/["\\]/g, '').trim().replace(/,$/, '')
+  const meant = `"${name}" ${typed.slice(bracket)}`
+  throw new Error(`${JSON.stringify(typed)}: the comma belongs to the name, so the name needs quotes: '${meant}'`)
 }
 
 function parseMailbox(entry: string): Mailbox {
-  const comments: string[] = []
-  let plain = ''
-  const matchAt = matcher(entry)
-  for (let at = 0; at < entry.length; ) {
-    const quoted = matchAt(QUOTED, at)
-    const comment = quoted ? undefined : matchAt(COMMENT, at)
-    if (comment) comments.push(comment.slice(1, -1).trim())
-    else plain += quoted ?? entry[at]
-    at += (quoted ?? comment)?.length ?? 1
-  }
-  const [, phrase, bracketed] = /^(.*?)<([^<>]*)>\s*$/s.exec(plain) ?? []
+  let comment = ''
+  const plain = entry.replace(QUOTED_OR_COMMENT, (part) => {
+    if (!part.startsWith('(')) return part
+    comment ||= part.slice(1, -1).trim()
+    return ''
+  })
+  const [, phrase = '', bracketed] = /^(.*?)<([^<>]*)>\s*$/s.exec(plain) ?? []
   const address = (bracketed ?? plain).trim()
   const problem = problemOfAddress(address)
   if (problem) throw new Error(`${JSON.stringify(entry)}: ${problem}`)
-  const name = (phrase ?? '').trim().replace(/"((?:\\.|[^"\\])*)"/g, (_, inner) => inner.replace(/\\(.)/g, '$1'))
-  return { name: name || (comments[0] ?? ''), address }
+  const unquoted = (part: string) => (part.startsWith('"') ? part.slice(1, -1).replace(/\\(.)/g, '$1') : part)
+  return { name: phrase.trim().replace(QUOTED_OR_COMMENT, unquoted) || comment, address }
 }
 
 const LOCAL_PART = String.raw`"(?:[^"\\<>\x00-\x1f\x7f]|\\[^<>\x00-\x1f\x7f])*"|[^\s"(),:;<>@[\\\]\x00-\x1f\x7f]+`

@@ -1,7 +1,7 @@
 /** Many messages over a few connections: each is reported exactly once, whatever becomes of the connections. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type ExitName, Failure, type Io } from '../cli.ts'
-import { type Delivery, type Notify, type Parcel, statusOf } from './delivery.ts'
+import { type Delivery, type Parcel, statusOf } from './delivery.ts'
 import type { SmtpSession } from './smtp.ts'
 
 /** A message with its envelope. */
@@ -14,7 +14,8 @@ export interface Plan {
   count: number
   /** How many connections at most. */
   concurrency: number
-  notify: Notify | undefined
+  /** When to ask for a delivery status notification, as `SmtpSession.deliver` takes it. */
+  notify: string | undefined
   /** Milliseconds to try for a new connection when the last one was lost. */
   patience: number
   /** Makes message `n`; called when its turn comes, so that not all have to be in memory. */
@@ -29,8 +30,6 @@ export interface Plan {
 
 /** Milliseconds between two attempts to connect, and between two numbers of the counter. */
 const [PAUSE, COUNTING] = [200, 100]
-/** How many messages that were not accepted get lines of their own; `--json` has them all. */
-const MOST_LINES = 20
 
 /**
  * Sends all messages of a plan. A refused or failed message does not stop the others. A message whose connection broke
@@ -38,17 +37,16 @@ const MOST_LINES = 20
  * that could double it. A connection that cannot be opened leaves its share to the others; when it was the last, and
  * no new one comes within the plan's patience, the messages still to be sent fail with the reason.
  */
-export async function sendAll(plan: Plan): Promise<void> {
-  const { count, notify, patience, make, open, report, stopped } = plan
+export async function sendAll({ notify, make, open, report, stopped, ...plan }: Plan): Promise<void> {
   const again: number[] = []
   let next = 1
-  let workers = Math.min(plan.concurrency, count)
+  let workers = Math.min(plan.concurrency, plan.count)
   let everConnected = false
   let hopeless: Failure | undefined
 
   /** A session, or undefined when none can be had: then others go on, or all is hopeless. */
   async function connect(connection: number): Promise<SmtpSession | undefined> {
-    const deadline = Date.now() + patience
+    const deadline = Date.now() + plan.patience
     while (!hopeless) {
       try {
         const session = await open(connection)
@@ -68,18 +66,20 @@ export async function sendAll(plan: Plan): Promise<void> {
     let session: SmtpSession | undefined
     for (;;) {
       // Nothing may come between this and the count of workers: what another one leaves must find a taker.
-      const n = stopped() ? undefined : (again.pop() ?? (next <= count ? next++ : undefined))
+      const n = stopped() ? undefined : (again.pop() ?? (next <= plan.count ? next++ : undefined))
       if (n === undefined) break
-      const message = await make(n)
+      // Composing goes on while the connection opens.
+      const made = make(n)
       let delivery: Delivery | undefined
       while (!delivery) {
         const isFresh = !session?.usable
         if (isFresh) session = await connect(connection)
         if (session) {
-          const attempt: Delivery = await session.deliver(message, notify)
+          const attempt: Delivery = await session.deliver(await made, notify)
           if (!attempt.untaken || isFresh) delivery = attempt
         } else if (hopeless) {
-          delivery = undelivered(hopeless)
+          const { exit, message: problem } = hopeless
+          delivery = { exit, problem, reply: null, queueId: null, accepted: [], refused: [], untaken: true }
         } else if (workers > 1) {
           // Another worker is still at its message, and will look for more after it.
           workers -= 1
@@ -87,17 +87,13 @@ export async function sendAll(plan: Plan): Promise<void> {
           return
         }
       }
-      report(n, message, delivery)
+      report(n, await made, delivery)
     }
     workers -= 1
     await session?.close()
   }
 
   await Promise.all(Array.from({ length: workers }, (_, index) => work(index + 1)))
-}
-
-function undelivered({ exit, message }: Failure): Delivery {
-  return { exit, reply: null, queueId: null, accepted: [], refused: [], problem: message, untaken: true }
 }
 
 /**
@@ -108,7 +104,7 @@ export function tallyOf(total: number, json: boolean, { stderr, print, say }: Io
   const begin = performance.now()
   const counts = { accepted: 0, partial: 0, refused: 0, failed: 0 }
   const first = { n: Number.POSITIVE_INFINITY, exit: 'ok' as ExitName }
-  let [done, drawn, lines, lastProblem] = [0, 0, 0, '']
+  let [done, drawn, lastProblem] = [0, 0, '']
   /** Takes the counter away, for other output. */
   const clear = () => stderr.isTTY && stderr.write('\r\x1b[K')
 
@@ -117,14 +113,11 @@ export function tallyOf(total: number, json: boolean, { stderr, print, say }: Io
     counts[statusOf(exit)] += 1
     if (exit !== 'ok' && n < first.n) Object.assign(first, { n, exit })
     // Where no connection is to be had, all that remain fail for the same reason.
-    const isNews = problem !== null && (refused.length > 0 || problem !== lastProblem)
-    if (isNews && !json && lines <= MOST_LINES) {
+    if (problem && !json && (refused.length > 0 || problem !== lastProblem)) {
       lastProblem = problem
       clear()
       const facts = refused.length > 0 ? refused.map(({ recipient, reply }) => `${recipient}: ${reply}`) : [problem]
       for (const fact of facts) print(`Message ${n} ${statusOf(exit)}: ${fact}`)
-      lines += 1
-      if (lines > MOST_LINES) print('... and so on; --json has a line for every message.')
     }
     if (!stderr.isTTY || performance.now() - drawn < COUNTING) return
     drawn = performance.now()
@@ -136,16 +129,15 @@ export function tallyOf(total: number, json: boolean, { stderr, print, say }: Io
     clear()
     const seconds = (performance.now() - begin) / 1000
     const { accepted, partial, refused, failed } = counts
-    const parts = [
+    const sum = [
       `${accepted + partial} accepted${partial > 0 ? ` (${partial} not for all recipients)` : ''}`,
       `${refused} refused`,
       ...(failed > 0 ? [`${failed} failed`] : []),
       ...(done < total ? [`${total - done} not sent`] : []),
-    ]
+    ].join(', ')
     const rate = (done / Math.max(seconds, 0.001)).toFixed(1)
-    const sum = `${parts.join(', ')} of ${total} messages in ${seconds.toFixed(2)} s: ${rate} messages per second`
-    if (json) say(sum)
-    else print(sum)
+    const tell = json ? say : print
+    tell(`${sum} of ${total} messages in ${seconds.toFixed(2)} s: ${rate} messages per second`)
     return first.exit
   }
   return { add, clear, end }

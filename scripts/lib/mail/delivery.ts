@@ -14,9 +14,6 @@ export interface Parcel {
   bytes: Buffer
 }
 
-/** When to report to the sender (RFC 3461 section 4.1): `never`, or some of the others. */
-export type Notify = ('never' | 'success' | 'failure' | 'delay')[]
-
 export interface Refusal {
   recipient: string
   /** The three-digit reply code. */
@@ -54,7 +51,7 @@ export function statusOf(exit: ExitName): 'accepted' | 'partial' | 'refused' | '
 export function refusalOf(recipient = '', response = ''): Refusal {
   const reply = onOneLine(response)
   const [, enhancedCode = null] = /^\d{3} ([245]\.\d{1,3}\.\d{1,3})(?= |$)/.exec(reply) ?? []
-  return { recipient, code: Number(reply.slice(0, 3)), enhancedCode, reply }
+  return { recipient, code: Number.parseInt(reply, 10) || 0, enhancedCode, reply }
 }
 
 /** What a server that has taken a message calls it: Postfix says "queued as 4XyZ", Exim "id=1abcde-000001-AB". */

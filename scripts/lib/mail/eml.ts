@@ -1,69 +1,56 @@
-/** Messages that are sent as they are: their bytes, and what their headers say about the envelope. */
+/** Messages that are sent as they are: their bytes, and what their headers say. */
 import { type Mailbox, parseAddressList } from './addresses.ts'
 import type { Message } from './message.ts'
 
-/** A message that is sent as it is, and what its header says. */
+/** A message that is sent as it is. */
 export interface PreparedMessage extends Message {
-  /** Of Sender, else of From. */
-  from: Mailbox[]
-  /** Of To, Cc and Bcc. */
-  to: Mailbox[]
   /** What stands before the header and is sent with it, such as "an mbox line"; undefined where nothing does. */
   before: string | undefined
+  /** The addresses in the fields of a name. Throws an Error that names the field when an address in it is none. */
+  mailboxesOf: (field: string) => Mailbox[]
 }
 
 /** What text editors and mailboxes put before a header. Line ends are those that leave: a lone CR becomes one as well. */
-const BEFORE: [string, RegExp][] = [
-  ['a byte order mark', /^\xef\xbb\xbf/],
-  ['an mbox line ("From ...")', /^(?:>?From (?!\s*:)[^\r\n]*(?:\r\n|\r|\n))+/],
-  ['a blank line', /^(?:[ \t]*(?:\r\n|\r|\n))+/],
-]
+const BEFORE = /^(?:\xef\xbb\xbf|>?From (?!\s*:)[^\r\n]*(?:\r\n|\r|\n)|[ \t]*(?:\r\n|\r|\n))*/
 const FIELD = /(?<![^\r\n])([!-9;-~]+)[ \t]*:([^\r\n]*(?:(?:\r\n|\r|\n)[ \t][^\r\n]*)*)(?:\r\n|\r|\n|$)/g
 
 /**
  * Prepares the bytes of a message for sending: they stay as they are, but for the Bcc and Resent-Bcc fields, which no
- * recipient may see (RFC 5322 sections 3.6.3 and 3.6.6). `readEnvelope` says whether the addresses in the header are
- * wanted. Throws an Error that names the field when an address in it is none.
+ * recipient may see (RFC 5322 sections 3.6.3 and 3.6.6).
  */
-export function prepareEml(bytes: Buffer, readEnvelope: { sender: boolean; recipients: boolean }): PreparedMessage {
+export function prepareEml(bytes: Buffer): PreparedMessage {
   // One character for each byte, so that positions and bytes stay what they are.
-  let rest = bytes.toString('latin1')
-  const found = new Set<string>()
-  for (let known = BEFORE[0]; known; ) {
-    known = BEFORE.find(([, pattern]) => pattern.test(rest))
-    if (known) found.add(known[0])
-    rest = known ? rest.replace(known[1], '') : rest
-  }
-  const begin = bytes.length - rest.length
+  const text = bytes.toString('latin1')
+  const [before = ''] = BEFORE.exec(text) ?? []
+  const rest = text.slice(before.length)
   const end = /(\r\n|\r(?!\n)|\n)(?:\r\n|\r|\n)/.exec(rest)
   const header = end ? rest.slice(0, end.index + (end[1] ?? '').length) : rest
-  const fields = [...header.matchAll(FIELD)].map(({ 0: all, 1: name = '', 2: value = '', index }) => {
-    return { name: name.toLowerCase(), value: unfold(value), from: begin + index, to: begin + index + all.length }
-  })
-  const mailboxesOf = (...names: string[]) =>
-    names.flatMap((name) =>
-      fields.flatMap((field) => {
-        try {
-          return field.name === name ? parseAddressList(field.value) : []
-        } catch (error) {
-          throw new Error(`its ${name[0]?.toUpperCase()}${name.slice(1)} field has ${(error as Error).message}`)
-        }
-      }),
-    )
-  const senders = readEnvelope.sender ? mailboxesOf('sender') : []
+  const fields: { name: string; value: string }[] = []
   const kept: Buffer[] = []
   let at = 0
-  for (const field of fields.filter(({ name }) => name === 'bcc' || name === 'resent-bcc')) {
-    kept.push(bytes.subarray(at, field.from))
-    at = field.to
+  for (const { 0: all, 1: name = '', 2: value = '', index } of header.matchAll(FIELD)) {
+    fields.push({ name: name.toLowerCase(), value: unfold(value) })
+    if (!/^(?:resent-)?bcc$/i.test(name)) continue
+    kept.push(bytes.subarray(at, before.length + index))
+    at = before.length + index + all.length
   }
   return {
     bytes: at === 0 ? bytes : Buffer.concat([...kept, bytes.subarray(at)]),
     messageId: fields.find(({ name }) => name === 'message-id')?.value ?? null,
-    from: readEnvelope.sender && senders.length === 0 ? mailboxesOf('from') : senders,
-    to: readEnvelope.recipients ? mailboxesOf('to', 'cc', 'bcc') : [],
-    before: found.size > 0 ? [...found].join(' and ') : undefined,
+    before: before === '' ? undefined : nameOf(before),
+    mailboxesOf(field) {
+      try {
+        return fields.flatMap(({ name, value }) => (name === field.toLowerCase() ? parseAddressList(value) : []))
+      } catch (error) {
+        throw new Error(`its ${field} field has ${(error as Error).message}`)
+      }
+    },
   }
+}
+
+function nameOf(before: string): string {
+  if (before.includes('From ')) return 'an mbox line ("From ...")'
+  return before.startsWith('\xef') ? 'a byte order mark' : 'a blank line'
 }
 
 /** A field's value on one line, as text: internationalised headers are UTF-8 (RFC 6532). */

@@ -1,6 +1,5 @@
 /** Composes messages from what a user wants to say. */
 import { randomUUID } from 'node:crypto'
-import type { MailComposerAttachment } from 'nodemailer/lib/mail-composer'
 import { type Mailbox, toEnvelope } from './addresses.ts'
 
 export interface Message {
@@ -13,19 +12,19 @@ export interface Message {
 export interface Draft {
   from: Mailbox[]
   to: Mailbox[]
-  cc: Mailbox[]
-  replyTo: Mailbox[]
+  cc?: Mailbox[]
+  replyTo?: Mailbox[]
   subject: string
-  text: string | undefined
-  html: string | undefined
+  text?: string
+  html?: string
   /** An iCalendar text (RFC 5545); its METHOD goes into the Content-Type (RFC 6047). */
-  calendar: string | undefined
-  attachments: Attachment[]
-  headers: { name: string; value: string }[]
-  messageId: string | undefined
-  inReplyTo: string | undefined
-  /** A string of RFC 5322, which keeps its time zone, or a Date. */
-  date: string | Date
+  calendar?: string
+  attachments?: Attachment[]
+  headers?: { name: string; value: string }[]
+  messageId?: string
+  inReplyTo?: string
+  /** A string of RFC 5322, which keeps its time zone, or a Date; now where it is not given. */
+  date?: string | Date
 }
 
 export interface Attachment {
@@ -47,7 +46,8 @@ let nodemailer: Promise<[typeof import('nodemailer/lib/mail-composer'), typeof i
 export async function compose(draft: Draft): Promise<Message> {
   nodemailer ??= Promise.all([import('nodemailer/lib/mail-composer'), import('nodemailer/lib/mime-funcs')])
   const [{ default: MailComposer }, { encodeWord }] = await nodemailer
-  const domain = toEnvelope(draft.from[0]?.address ?? '').split('@')[1] ?? 'localhost'
+  const { from, to, cc, replyTo, subject, text, html, calendar, attachments = [], headers = [], inReplyTo } = draft
+  const domain = toEnvelope(from[0]?.address ?? '').split('@')[1] ?? 'localhost'
   const messageId = draft.messageId ?? `<${randomUUID()}@${domain}>`
   // nodemailer folds at spaces. ASCII that has none for longer than a line goes as encoded words (RFC 2047), which do.
   const headerOf = (key: string, value: string, longest: number) => {
@@ -56,23 +56,19 @@ export async function compose(draft: Draft): Promise<Message> {
     return { key, value: isUnfoldable ? { prepared: true, foldLines: true, value: encodeWord(value, 'Q', 52) } : value }
   }
   // nodemailer writes "X-Myapp"; a header name leaves as it was typed.
-  const typed = new Map(draft.headers.map(({ name }) => [name.toLowerCase(), name]))
+  const typed = new Map(headers.map(({ name }) => [name.toLowerCase(), name]))
   const composer = new MailComposer({
-    from: draft.from,
-    to: draft.to,
-    cc: draft.cc,
-    replyTo: draft.replyTo,
-    messageId,
-    date: draft.date,
-    ...(draft.inReplyTo ? { inReplyTo: draft.inReplyTo } : {}),
-    ...(draft.inReplyTo && !typed.has('references') ? { references: draft.inReplyTo } : {}),
-    ...(draft.text === undefined ? {} : { text: withCrlf(draft.text) }),
-    ...(draft.html === undefined ? {} : { html: withCrlf(draft.html) }),
-    ...(draft.calendar === undefined ? {} : { alternatives: [calendarPart(draft.calendar)] }),
-    attachments: draft.attachments.map(attachmentPart),
+    ...{ from, to, cc, replyTo, messageId, inReplyTo, date: draft.date ?? new Date() },
+    references: typed.has('references') ? undefined : inReplyTo,
+    text: withCrlf(text),
+    html: withCrlf(html),
+    alternatives: calendar === undefined ? [] : [calendarPart(calendar)],
+    attachments: attachments.map(({ filename, content, type, cid }) => {
+      return { filename, content, contentType: type, cid, contentDisposition: cid ? 'inline' : 'attachment' }
+    }),
     headers: [
-      headerOf('Subject', draft.subject, LINE - 'Subject: '.length),
-      ...draft.headers.map(({ name, value }) => headerOf(name, value, LONGEST_LINE - `${name}: `.length)),
+      headerOf('Subject', subject, LINE - 'Subject: '.length),
+      ...headers.map(({ name, value }) => headerOf(name, value, LONGEST_LINE - `${name}: `.length)),
     ],
     normalizeHeaderKey: (key: string) => typed.get(key.toLowerCase()) ?? key,
     disableFileAccess: true,
@@ -82,17 +78,12 @@ export async function compose(draft: Draft): Promise<Message> {
 }
 
 /** Texts have CRLF line ends also below base64 (RFC 2046 section 4.1.1). */
-function withCrlf(text: string): string {
-  return text.replace(/\r\n?|\n/g, '\r\n')
+function withCrlf<T extends string | undefined>(text: T): T {
+  return text?.replace(/\r\n?|\n/g, '\r\n') as T
 }
 
 function calendarPart(calendar: string): { contentType: string; content: string } {
   const method = /^METHOD:([A-Z-]+)\s*$/im.exec(calendar)?.[1]
   const parameter = method ? `; method=${method.toUpperCase()}` : ''
   return { contentType: `text/calendar; charset=utf-8${parameter}`, content: withCrlf(calendar) }
-}
-
-function attachmentPart({ filename, content, type, cid }: Attachment): MailComposerAttachment {
-  const named = { filename, content, ...(type ? { contentType: type } : {}) }
-  return { ...named, contentDisposition: cid ? 'inline' : 'attachment', ...(cid ? { cid } : {}) }
 }

@@ -1,10 +1,12 @@
-/** An SMTP client (RFC 5321) on nodemailer's SMTPConnection: a deadline for each reply, an outcome for each message. */
+/** An SMTP client (RFC 5321) on nodemailer's SMTPConnection: a deadline for each answer, an outcome for each message. */
 import { isAscii } from 'node:buffer'
 import { connect } from 'node:net'
-import SMTPConnection, { type SMTPEnvelope } from 'nodemailer/lib/smtp-connection'
+import { Readable } from 'node:stream'
+import type { NodemailerError } from 'nodemailer/lib/errors'
+import SMTPConnection, { type SMTPConnectionEnvelope } from 'nodemailer/lib/smtp-connection'
 import { type ExitName, Failure } from '../cli.ts'
 import type { Client } from './client_options.ts'
-import { type Delivery, type Notify, onOneLine, type Parcel, queueIdOf, refusalOf } from './delivery.ts'
+import { type Delivery, onOneLine, type Parcel, queueIdOf, refusalOf } from './delivery.ts'
 import { visibleLine } from './visible.ts'
 
 export interface SessionOptions extends Omit<Client, 'server'> {
@@ -12,28 +14,20 @@ export interface SessionOptions extends Omit<Client, 'server'> {
   tell?: ((line: string) => void) | undefined
 }
 
-/** nodemailer's errors, as far as they are read here. */
-interface SmtpError extends Error {
-  code?: string
-  /** The command that was refused; CONN where the connection broke. */
-  command?: string
-  response?: string
-  recipient?: string
-  /** OpenSSL's own words. */
-  reason?: string
-  errors?: Error[]
-}
-
+/** nodemailer's errors, with what Node and OpenSSL have in theirs. */
+type SmtpError = NodemailerError & { reason?: string; errors?: Error[] }
+/** nodemailer keeps its books in the envelope that it is given. */
+type Books = Partial<SMTPConnectionEnvelope> & { mailError?: SmtpError }
 type Done<T> = (error?: Error | null, result?: T) => void
-type Books = SMTPEnvelope & { mailError?: SmtpError; accepted?: string[]; rejectedErrors?: SmtpError[] }
 
-/** A message slower than this on average is given up, in bytes per millisecond (100 kB/s). */
-const SLOWEST = 100
+/** Bytes of a message that are given to the socket at a time. */
+const PIECE = 65_536
 /** Milliseconds to wait for the answer to QUIT, which changes nothing any more. */
 const FAREWELL = 1_000
 /** nodemailer's own limits, out of the way: they count silence, and a server that sends a byte now and then is not silent. */
 const NEVER = 2 ** 31 - 1
-const COMMAND = /^(?:EHLO|HELO|STARTTLS|AUTH|MAIL FROM|RCPT TO|DATA|RSET|QUIT)\b/
+const COMMAND = /^[A-Z]{4,8}(?= |$)/
+const KNOWN_LOGIN = /^\d{3}[ -]AUTH[ =].*\b(?:PLAIN|LOGIN|CRAM-MD5)\b/i
 /** The reply that a refused command gets names the phase that failed. */
 const PHASES: Record<string, ExitName> = {
   STARTTLS: 'tls',
@@ -41,28 +35,22 @@ const PHASES: Record<string, ExitName> = {
   'MAIL FROM': 'sender',
   'RCPT TO': 'allRecipients',
   DATA: 'message',
-  'the message': 'message',
 }
 
 export class SmtpSession {
   readonly #server: Client['server']
   readonly #connection: SMTPConnection
   readonly #tell: SessionOptions['tell']
-  readonly #where: string
   #user = ''
-  /** What the server has still to answer, in order, and what it answered last. */
-  #waiting = ['the connection']
-  #answered = 'the connection'
-  /** The EHLO reply, behind its first line. */
-  #extensions = ''
-  #messageSize = 0
   #isConnected = false
+  /** What was said last. */
+  #command = 'the connection'
+  /** The lines of the EHLO reply behind its first. */
+  #extensions: string[] = []
   #needsReset = false
   #timer: NodeJS.Timeout | undefined
   /** Ends the step under way. */
   #fail: (error: Error) => void = () => {}
-  /** False when the connection is gone and the next message needs another session. */
-  usable = true
 
   /** Connects, starts TLS where asked for, and logs in. Throws a Failure: `connection`, `tls`, `login`, `timeout`. */
   static async open(server: Client['server'], { login, loginWasChosen, tell }: SessionOptions): Promise<SmtpSession> {
@@ -81,7 +69,6 @@ export class SmtpSession {
     const { host, port, tls } = server
     this.#server = server
     this.#tell = tell
-    this.#where = `SMTP on ${host}:${port}`
     const none = () => {}
     const socket = connect({ host, port }).once('connect', () => {
       this.#isConnected = true
@@ -96,7 +83,8 @@ export class SmtpSession {
       secure: tls === 'implicit',
       requireTLS: tls === 'starttls',
       ignoreTLS: tls === 'none',
-      tls: { rejectUnauthorized: false }, // A development server signs its own certificate.
+      // A development server signs its own certificate, so there is no need to read all authorities of the world.
+      tls: { rejectUnauthorized: false, ca: [] },
       ...{ connectionTimeout: NEVER, greetingTimeout: NEVER, socketTimeout: NEVER, socketCloseTimeout: FAREWELL },
       maxResponseSize: 65_536,
       // Beside sending, nodemailer has one door for commands of one's own: a kind of login that it does not know.
@@ -110,72 +98,59 @@ export class SmtpSession {
       logger: { debug, level: none, trace: none, info: none, warn: none, error: none, fatal: none },
     })
     this.#connection.on('error', (error) => this.#fail(error))
-    this.#connection.once('end', () => {
-      this.usable = false
-      clearTimeout(this.#timer)
-      // What nodemailer still has to say about the reply that ended it goes first.
-      setImmediate(() => this.#fail(new Error('the server closed the connection')))
-    })
+    // What nodemailer still has to say about the reply that ended it goes first.
+    this.#connection.once('end', () => setImmediate(() => this.#fail(new Error('the server closed the connection'))))
+  }
+
+  /** False when the connection is gone and the next message needs another session. */
+  get usable(): boolean {
+    return !this.#connection.destroyed
   }
 
   /** Whether the server's EHLO reply has an extension, such as DSN. */
   offers(extension: string): boolean {
-    return this.#parameterOf(extension) !== undefined
+    return this.#extensions.some((line) => line.slice(4).split(/[ =]/)[0]?.toUpperCase() === extension)
   }
 
-  /** Sends one message. Never throws: failures are results. */
-  async deliver({ envelope: { from, to }, bytes }: Parcel, notify?: Notify): Promise<Delivery> {
-    // nodemailer keeps its books in the envelope that it is given.
-    const envelope: Books = {
-      ...{ from, to, size: bytes.length, use8BitMime: !isAscii(bytes) },
-      ...(notify ? { dsn: { notify } } : {}),
-    }
-    const refusals = () => (envelope.rejectedErrors ?? []).map((each) => refusalOf(each.recipient, each.response))
-    this.#messageSize = bytes.length
-    this.#waiting = []
-    this.#answered = ''
+  /** Sends one message; `notify` is a list of `success`, `failure` and `delay`, or `never`. Never throws: failures are results. */
+  async deliver({ envelope: { from, to }, bytes }: Parcel, notify?: string): Promise<Delivery> {
+    const dsn = notify ? { notify } : undefined
+    const books: Books = { from, to, dsn, size: bytes.length, use8BitMime: !isAscii(bytes) }
+    const refused = () => (books.rejectedErrors ?? []).map((each) => refusalOf(each.recipient, each.response))
+    const pieces = Readable.from(this.#piecesOf(bytes))
     try {
-      // The largest message that the server takes (RFC 1870) is known before a byte is sent; 0 is no limit.
-      const largest = Number(this.#parameterOf('SIZE') || 0)
-      if (largest > 0 && bytes.length > largest) {
-        const fact = `the message has ${bytes.length} bytes; the server takes ${largest} at most (SIZE)`
-        throw this.#failure('message', fact)
-      }
       if (this.#needsReset) await this.#step((done) => this.#connection.reset(done))
-      const send = (done: Done<{ response: string }>) => this.#connection.send(envelope, bytes, done)
+      this.#needsReset = true
+      const send = (done: Done<{ response: string }>) => this.#connection.send(books, pieces, done)
       const { response } = await this.#step(send)
       this.#needsReset = false
-      const refused = refusals()
-      const some = `${this.#where}: ${refused.length} of ${to.length} recipients were refused.`
+      const some = refused().length > 0
       return {
-        exit: refused.length > 0 ? 'someRecipients' : 'ok',
+        exit: some ? 'someRecipients' : 'ok',
         reply: onOneLine(response),
         queueId: queueIdOf(response),
-        accepted: envelope.accepted ?? [],
-        refused,
-        problem: refused.length > 0 ? some : null,
+        accepted: books.accepted ?? [],
+        refused: refused(),
+        problem: some ? `${this.#where}: ${refused().length} of ${to.length} recipients were refused.` : null,
         untaken: false,
       }
     } catch (thrown) {
-      // What was refused stays refused when the connection breaks behind it.
-      const { mailError, rejectedErrors = [] } = envelope
+      let error = thrown as SmtpError
+      const { mailError, rejectedErrors = [] } = books
       const verdict = mailError ?? (rejectedErrors.length === to.length ? rejectedErrors.at(-1) : undefined)
-      const error = (thrown as SmtpError).response ? thrown : (verdict ?? thrown)
-      const { response } = error as SmtpError
-      const { exit, message } = this.#explain(error as SmtpError)
-      const handedOver = [this.#waiting[0], this.#answered].includes('the message')
-      // 421 and a refused RSET are about the connection, any other reply is about the message (RFC 5321 section 3.8).
-      const isBroken = response ? response.startsWith('421') || this.#answered === 'RSET' : exit !== 'message'
+      // What was refused stays refused when the connection breaks behind it.
+      if (!error.responseCode || error.command === 'CONN') error = verdict ?? error
+      const { exit, message } = this.#explain(error)
+      // 421 is about the connection, any other reply is about the message (RFC 5321 section 3.8).
+      const isBroken = exit === 'connection' || exit === 'timeout' || error.responseCode === 421
       if (isBroken) this.#connection.close()
-      this.#needsReset = true
+      const reply = error.responseCode ? onOneLine(`${error.response}`) : null
+      const handedOver = pieces.readableDidRead
       return {
-        exit,
-        reply: response ? onOneLine(response) : null,
-        queueId: null,
-        accepted: [],
+        ...{ exit, reply, queueId: null, accepted: [] },
         // Behind a refused sender all recipients are refused, and not for themselves.
-        refused: exit === 'sender' ? [] : refusals(),
-        problem: handedOver && !response ? `${message} Whether the server took the message is not known.` : message,
+        refused: exit === 'sender' ? [] : refused(),
+        problem: handedOver && !reply ? `${message} Whether the server took the message is not known.` : message,
         untaken: isBroken && !handedOver,
       }
     }
@@ -196,92 +171,83 @@ export class SmtpSession {
         this.#fail = () => resolve()
         this.#connection.quit()
       })
+      clearTimeout(this.#timer)
     }
     this.#connection.close()
   }
 
   async #login({ user, password }: NonNullable<Client['login']>): Promise<void> {
-    const offered = this.#parameterOf('AUTH')
-    if (!/\b(?:PLAIN|LOGIN|CRAM-MD5)\b/i.test(offered ?? '')) {
-      const offer = offered === undefined ? 'offers no login (AUTH)' : `offers only AUTH ${offered}`
-      const tls = this.#server.tls === 'none' && this.offers('STARTTLS') ? '--tls starttls, or ' : ''
-      throw this.#failure('login', `the server ${offer}. Try ${tls}--user '' for none`)
-    }
     this.#user = user
+    if (!this.#extensions.some((line) => KNOWN_LOGIN.test(line))) {
+      throw this.#failure('login', "the server offers no login (AUTH) of a known kind. Try another --tls, or --user ''")
+    }
     await this.#step((done) => this.#connection.login({ credentials: { user, pass: password } }, done))
   }
 
-  /** One step of nodemailer's. It ends as well when the connection breaks or a reply is late. */
+  /** A message in pieces, which are asked for when the server has said that it may come. */
+  *#piecesOf(bytes: Buffer): Generator<Buffer> {
+    this.#command = 'the message'
+    this.#tell?.(`> (the message, ${bytes.length} bytes)`)
+    for (let at = 0; at < bytes.length; at += PIECE) {
+      // The server has taken the one before.
+      this.#timer?.refresh()
+      yield bytes.subarray(at, at + PIECE)
+    }
+  }
+
+  /** One step of nodemailer's. It ends as well when the connection breaks or an answer is late. */
   #step<T>(begin: (done: Done<T>) => void): Promise<T> {
-    this.#expectReply(this.#server.timeout)
+    const { timeout } = this.#server
     return new Promise<T>((resolve, reject) => {
       this.#fail = reject
+      this.#timer = setTimeout(() => {
+        const missing = this.#isConnected ? `answer to ${this.#command}` : 'connection'
+        reject(this.#failure('timeout', `no ${missing} within ${timeout / 1000} s (--timeout)`))
+        this.#connection.close()
+      }, timeout)
       begin((error, result) => (error ? reject(error) : resolve(result as T)))
     }).finally(() => clearTimeout(this.#timer))
   }
 
-  #expectReply(milliseconds: number): void {
-    clearTimeout(this.#timer)
-    this.#timer = setTimeout(() => {
-      const missing = this.#isConnected ? `answer to ${this.#waiting[0] ?? 'the TLS handshake'}` : 'connection'
-      this.#fail(this.#failure('timeout', `no ${missing} within ${this.#server.timeout / 1000} s (--timeout)`))
-      this.#connection.close()
-    }, milliseconds)
-  }
-
   #said(command: string): void {
     this.#tell?.(`> ${visibleLine(masked(command))}`)
-    this.#waiting.push(COMMAND.exec(command)?.[0] ?? 'AUTH')
+    this.#command = COMMAND.exec(command)?.[0] ?? this.#command
   }
 
   #heard(reply: string): void {
-    if (!this.usable) return
     const lines = reply.split('\n')
     for (const line of lines) this.#tell?.(`< ${visibleLine(line)}`)
-    this.#answered = this.#waiting.shift() ?? 'nothing'
-    if (!lines.every((line) => /^\d{3}(?:[ -]|$)/.test(line))) {
-      this.#fail(this.#failure('connection', `not an SMTP reply: ${JSON.stringify(reply.slice(0, 100))}`))
-      this.#connection.close()
-      return
-    }
-    if (this.#answered === 'EHLO') this.#extensions = reply.startsWith('2') ? lines.slice(1).join('\n') : ''
-    const isMessageNext = this.#answered === 'DATA' && /^[23]/.test(reply)
-    if (isMessageNext) {
-      this.#waiting.unshift('the message')
-      this.#tell?.(`> (the message, ${this.#messageSize} bytes)`)
-    }
+    if (this.#command === 'EHLO') this.#extensions = lines.slice(1)
     // A login of many questions has one deadline for all of them.
-    const more = isMessageNext ? this.#messageSize / SLOWEST : 0
-    if (!reply.startsWith('334')) this.#expectReply(this.#server.timeout + more)
-  }
-
-  /** The parameters behind an extension's keyword, an empty string where it has none, undefined where it is missing. */
-  #parameterOf(extension: string): string | undefined {
-    const match = new RegExp(`^\\d{3}[ -]${extension}(?:[ =](.*?))?\\s*$`, 'im').exec(this.#extensions)
-    return match ? (match[1] ?? '') : undefined
+    if (!reply.startsWith('334')) this.#timer?.refresh()
   }
 
   /** What an error of nodemailer's means: the phase by the command that was refused, or the connection. */
   #explain(error: SmtpError): Failure {
     if (error instanceof Failure) return error
-    const { code, command = '', message, reason, response } = error
+    const { code, command = '', message, reason, response, responseCode } = error
+    if (response && !responseCode) {
+      return this.#failure('connection', `not an SMTP reply: ${JSON.stringify(response.slice(0, 100))}`)
+    }
+    const name = command.split(' ')[0] === 'AUTH' ? 'AUTH' : command
     if (response) {
-      const refused = command === 'CONN' ? this.#answered : command.replace(/^AUTH .*/, 'AUTH')
-      const name = code === 'EMESSAGE' ? 'the message' : refused
       if (name === 'STARTTLS' && !this.offers(name)) return this.#failure('tls', 'the server does not offer STARTTLS')
-      const what = name === 'AUTH' ? `login as ${this.#user}` : name
+      const what = { AUTH: `login as ${this.#user}`, CONN: 'connection', DATA: 'message' }[name] ?? name
       return this.#failure(PHASES[name] ?? 'connection', `${what} refused: ${onOneLine(response)}`)
     }
+    // Larger than the server's SIZE (RFC 1870), or a login that it cannot even begin.
+    if (code === 'EMESSAGE') return this.#failure('message', `${message} (SIZE)`)
     if (code === 'EAUTH') return this.#failure('login', `login as ${this.#user}: ${message}`)
     if (this.#isConnected && this.#connection.upgrading) {
       return this.#failure('tls', `TLS (${this.#server.tls}) failed: ${reason ?? message}`)
     }
-    const [waiting = 'the connection'] = this.#waiting
-    const before = waiting === 'the connection' ? '' : ` before the answer to ${waiting}`
     // A name with several addresses has an error for each, and none for all.
     const facts = message || error.errors?.map((each) => each.message).join(', ')
-    const fact = code && code !== 'ECONNECTION' ? facts : 'the server closed the connection'
-    return this.#failure('connection', `${fact}${before}`)
+    return this.#failure('connection', code === 'ECONNECTION' ? 'the server closed the connection' : `${facts}`)
+  }
+
+  get #where(): string {
+    return `SMTP on ${this.#server.host}:${this.#server.port}`
   }
 
   #failure(exit: ExitName, reason: string): Failure {
