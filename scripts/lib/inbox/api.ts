@@ -31,7 +31,7 @@ export interface Call {
   signal: AbortSignal
 }
 
-/** An answer: a text, a value for JSON, or bytes with their media type and headers. */
+/** An answer: a text, a value for JSON, or bytes with their media type and headers. Nothing, where a thing is done, is "ok". */
 export type Answer = string | object | Bytes
 export class Bytes {
   readonly content: Uint8Array | string
@@ -50,7 +50,7 @@ const WEBUI = {
   MessageRelay: { ...RELAY, AllowedRecipients: '', BlockedRecipients: '', RecipientAllowlist: '' },
 }
 
-export type Routes = Record<string, (call: Call) => Answer | Promise<Answer>>
+export type Routes = Record<string, (call: Call) => Answer | Promise<Answer> | Promise<void>>
 
 export function routesOf(settings: Settings, index: Index): Routes {
   const chaos = () => refuse(400, 'Chaos is off. Addresses fail on demand here: anything+fail-550@example.com')
@@ -60,20 +60,13 @@ export function routesOf(settings: Settings, index: Index): Routes {
       await current(countOf(params, 'start', 0) + (countOf(params, 'limit', 50) || Number.POSITIVE_INFINITY))
       return listed(index.all.list.filter(isWanted), params)
     },
-    'PUT /api/v1/messages': async (call) => {
-      await index.flag(await named(call), SEEN, call.body.Read ?? false)
-      return 'ok'
-    },
+    'PUT /api/v1/messages': async (call) => index.flag(await named(call), SEEN, call.body.Read ?? false),
     'DELETE /api/v1/messages': async (call) => {
       await index.delete(await named(call))
       if (index.all.list.length === 0) index.emit('truncate')
-      return 'ok'
     },
     'GET /api/v1/search': async (call) => listed(await searched(call), call.params),
-    'DELETE /api/v1/search': async (call) => {
-      await index.delete(await searched(call))
-      return 'ok'
-    },
+    'DELETE /api/v1/search': async (call) => index.delete(await searched(call)),
     'GET /api/v1/message/ID': (call) => opened(call).then(({ entry, mail }) => messageOf(entry, mail)),
     'GET /api/v1/message/ID/headers': async (call) => {
       const headers: Record<string, string[]> = {}
@@ -105,18 +98,13 @@ export function routesOf(settings: Settings, index: Index): Routes {
       const [entries, wanted] = [await named(call), call.body.Tags ?? []]
       for (const tag of index.all.tags) if (!wanted.includes(tag)) await index.flag(entries, flagOf(tag), false)
       for (const tag of wanted) await index.flag(entries, flagOf(tag), true)
-      return 'ok'
     },
     'PUT /api/v1/tags/TAG': async ({ id, body: { Name = '' } }) => {
       const entries = await tagged(id)
       await index.flag(entries, flagOf(Name), true)
       if (Name.toLowerCase() !== id.toLowerCase()) await index.flag(entries, flagOf(id), false)
-      return 'ok'
     },
-    'DELETE /api/v1/tags/TAG': async ({ id }) => {
-      await index.flag(await tagged(id), flagOf(id), false)
-      return 'ok'
-    },
+    'DELETE /api/v1/tags/TAG': async ({ id }) => index.flag(await tagged(id), flagOf(id), false),
     'GET /api/v1/mailboxes': async () => {
       await current()
       const counts = new Map(index.mailboxes.map((Name) => [Name, { Name, Total: 0, Unread: 0 }]))
@@ -281,10 +269,8 @@ function attachmentOf({ part, name, type, contentId, bytes }: Mail['attachments'
 
 function disposition(kind: string, name: string): Record<string, string> {
   // RFC 8187: what encodeURIComponent leaves and a parameter may not have.
-  const text = encodeURIComponent(Buffer.from(name).toString()).replace(
-    /['()*]/g,
-    (one) => `%${one.charCodeAt(0).toString(16)}`,
-  )
+  const encoded = encodeURIComponent(Buffer.from(name).toString())
+  const text = encoded.replace(/['()*]/g, (one) => `%${one.charCodeAt(0).toString(16)}`)
   return { 'content-disposition': name ? `${kind}; filename*=UTF-8''${text}` : kind }
 }
 

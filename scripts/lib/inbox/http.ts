@@ -83,7 +83,7 @@ export async function serveInbox(settings: Settings, port: number): Promise<Inbo
     await check(route.name, body)
     const login = request.headers.authorization?.replace(/^Basic /, '') ?? ''
     const [user = ''] = Buffer.from(login, 'base64').toString().split(':')
-    return route.handle({ id, part, params, body, user, isForeign: isForeign(request), signal })
+    return (await route.handle({ id, part, params, body, user, isForeign: isForeign(request), signal })) ?? 'ok'
   }
   /** The status and JSON of what went wrong: 503 is the mail server's matter, 500 a bug of ours. */
   function problem(error: Error): [number, Answer] {
