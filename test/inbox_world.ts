@@ -50,8 +50,8 @@ export class InboxWorld {
   }
 
   /** Opens an inbox of its own in this process. */
-  async open(): Promise<void> {
-    const inbox = await serveInbox(this.settings, 0)
+  async open(port = 0): Promise<void> {
+    const inbox = await serveInbox(this.settings, port)
     this.url = inbox.url.slice(0, -1)
     this.close = inbox.close
     this.index = inbox.index

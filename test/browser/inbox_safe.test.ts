@@ -8,7 +8,7 @@ import { createServer, type Server } from 'node:net'
 import { join } from 'node:path'
 import { after, afterEach, before, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { BrowserContext, Page } from 'playwright-core'
+import type { Browser, BrowserContext, Page } from 'playwright-core'
 import { until } from '../harness.ts'
 import { mail } from '../mailboxes.ts'
 import { Inbox, skip } from './browser.ts'
@@ -39,21 +39,11 @@ const HOSTILE: Record<string, string> = {
   images: `<img src="${url('img')}"><img srcset="${url('srcset')} 2x"><picture><source srcset="${url('picture')}"><img></picture>
     <video poster="${url('poster')}" src="${url('video')}" autoplay></video><audio src="${url('audio')}" autoplay></audio>
     <input type=image src="${url('input')}"><body background="${url('body')}"><table background="${url('table')}"><img src=//scheme.trap.example/>`,
-  links: [
-    'stylesheet',
-    'preconnect',
-    'dns-prefetch',
-    'preload',
-    'prefetch',
-    'prerender',
-    'modulepreload',
-    'icon',
-    'manifest',
-    'import',
-  ]
+  links: 'stylesheet preconnect dns-prefetch preload prefetch prerender modulepreload icon manifest import'
+    .split(' ')
     .map(
       (rel) =>
-        `<link rel="${rel}" as=image href="${url(`link-${rel}`)}"><LINK REL="${rel}" HREF="//link2-${rel}.trap.example/">`,
+        `<link rel="${rel}" as=image href="${url(`link-${rel}`)}"><LINK REL="${rel}" HREF="//2-${rel}.trap.example/">`,
     )
     .join(''),
   'dns of links': `<meta http-equiv=x-dns-prefetch-control content=on>${url('text-link')} <a href="${url('a-dns')}">a link</a><a href="${url('a-ping')}" ping="${url('ping')}">b</a>`,
@@ -86,12 +76,8 @@ const NAMES = [
 const encoded = (text: string) => `=?utf-8?B?${Buffer.from(text).toString('base64')}?=`
 const page = (subject: string, html: string) =>
   mail(
-    'From: a@client.example',
-    `Subject: ${subject}`,
-    'MIME-Version: 1.0',
-    'Content-Type: text/html; charset=utf-8',
-    '',
-    html.replaceAll('\n', '\r\n'),
+    ...['From: a@client.example', `Subject: ${subject}`, 'MIME-Version: 1.0', 'Content-Type: text/html; charset=utf-8'],
+    ...['', html.replaceAll('\n', '\r\n')],
   )
 
 describe('hostile mail', { skip }, () => {
@@ -99,11 +85,13 @@ describe('hostile mail', { skip }, () => {
   let trap: Server
   /** What reached the trap: the first bytes of each connection. */
   let caught: string[] = []
+  let browser: Browser
   let context: BrowserContext
   /** What scripts of mails said, and the requests to anything but the inbox. */
   let said: string[] = []
   let takeStrays: () => string[]
   let log = ''
+  const ask = async (path: string) => (await inbox.world.ask(`GET /api/v1/${path}`)).body
 
   before(async () => {
     trap = createServer((socket) => {
@@ -126,12 +114,10 @@ describe('hostile mail', { skip }, () => {
   /** The page in a browser for which every name in the mails is the trap. */
   async function open(hash = ''): Promise<Page> {
     const { port } = trap.address() as { port: number }
-    log = join(inbox.project.dir, 'net-log.json')
-    const flags = [
-      `--host-resolver-rules=MAP *.example 127.0.0.1:${port}, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1`,
-      `--log-net-log=${log}`,
-    ]
-    context = await inbox.launch({ flags })
+    log = join(inbox.world.project.dir, 'net-log.json')
+    const rules = `MAP *.example 127.0.0.1:${port}, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1`
+    browser = await inbox.launch(`--host-resolver-rules=${rules}`, `--log-net-log=${log}`)
+    context = await inbox.context()
     caught = []
     said = []
     const strays: string[] = []
@@ -144,7 +130,7 @@ describe('hostile mail', { skip }, () => {
       if (!/^(csp|origin)$/.test(error)) note(`${request.url()} ${error}`)
     })
     takeStrays = () => strays.splice(0)
-    const first = context.pages()[0] as Page
+    const first = await context.newPage()
     await first.goto(`${inbox.url}${hash}`)
     await first.locator('.list[aria-busy=false]').waitFor()
     return first
@@ -159,12 +145,11 @@ describe('hostile mail', { skip }, () => {
     for (const [name, html] of Object.entries(HOSTILE))
       await inbox.deliver('hostile@gmail.com', page(`hostile ${name}`, html))
     const count = Object.keys(HOSTILE).length
-    const list = () => inbox.api('search?query=subject:hostile&limit=100').then((answer) => answer.json())
-    await until('all are there', async () => ((await list()) as { messages_count: number }).messages_count === count)
+    const list = () => ask('search?query=subject:hostile&limit=100')
+    await until('all are there', async () => (await list()).messages_count === count)
     const found: string[] = []
     const shown = await open('#q=subject:hostile')
-    const { messages } = (await list()) as { messages: { ID: string; Subject: string }[] }
-    for (const { ID, Subject } of messages) {
+    for (const { ID, Subject } of (await list()).messages) {
       await shown.goto(`${inbox.url}#q=subject:hostile&id=${ID}`)
       await shown.getByRole('heading', { name: Subject, exact: true }).waitFor()
       const element = await shown.locator(`iframe[src*="${ID}"]`).elementHandle()
@@ -177,14 +162,10 @@ describe('hostile mail', { skip }, () => {
       }
       for (const other of context.pages()) if (other !== shown) await other.close()
       assert.equal(await frame.evaluate('origin'), 'null', Subject)
-      assert.match(
-        String(await frame.evaluate('(() => { try { return parent.document.body } catch (e) { return e.name } })()')),
-        /SecurityError/,
-      )
-      assert.match(
-        String(await frame.evaluate('(() => { try { return localStorage } catch (e) { return e.name } })()')),
-        /SecurityError/,
-      )
+      for (const wanted of ['parent.document.body', 'localStorage']) {
+        const got = await frame.evaluate(`(() => { try { return ${wanted} } catch (e) { return e.name } })()`)
+        assert.match(String(got), /SecurityError/)
+      }
       assert.match(shown.url(), new RegExp(`id=${ID}$`), Subject)
       await sleep(150)
       found.push(...traces().map((trace) => `${Subject}: ${trace}`))
@@ -198,7 +179,7 @@ describe('hostile mail', { skip }, () => {
       found.push(...traces().map((trace) => `${Subject} alone: ${trace}`))
     }
     await sleep(1_000)
-    await context.close()
+    await browser.close()
     const names = readFileSync(log, 'utf8').match(/[\w-]+\.trap\.example/g) ?? []
     assert.deepEqual([...found, ...traces(), ...new Set(names)], [])
     t.diagnostic(`${count} mails, twice each: 0 connections, 0 requests, 0 names asked for`)
@@ -230,25 +211,14 @@ describe('hostile mail', { skip }, () => {
 
   test('subjects, senders and file names are text', async () => {
     for (const name of NAMES) {
-      const file = [
-        ...[
-          '--limit',
-          'Content-Type: text/html',
-          `Content-Disposition: attachment; filename*=utf-8''${encodeURIComponent(`../../${name}.html`)}`,
-        ],
-        ...['', '<script>console.log("RAN file")</script>'],
+      const file = `attachment; filename*=utf-8''${encodeURIComponent(`../../${name}.html`)}`
+      const head = [`From: ${encoded(name)} <names@client.example>`, `Subject: ${encoded(`${name} names`)}`]
+      const lines = [
+        ...[...head, 'MIME-Version: 1.0', 'Content-Type: multipart/mixed; boundary=limit', '', '--limit', ''],
+        ...[`text ${name}`, '--limit', 'Content-Type: text/html', `Content-Disposition: ${file}`, ''],
+        ...['<script>console.log("RAN file")</script>', '--limit--'],
       ]
-      await inbox.deliver(
-        'names@gmail.com',
-        mail(
-          ...[
-            `From: ${encoded(name)} <names@client.example>`,
-            `Subject: ${encoded(`${name} names`)}`,
-            'MIME-Version: 1.0',
-          ],
-          ...['Content-Type: multipart/mixed; boundary=limit', '', '--limit', '', `text ${name}`, ...file, '--limit--'],
-        ),
-      )
+      await inbox.deliver('names@gmail.com', mail(...lines))
     }
     const shown = await open('#q=subject:names')
     await until('all', async () => (await shown.locator('.row .subject').count()) === NAMES.length)
@@ -277,70 +247,35 @@ describe('hostile mail', { skip }, () => {
       'application/xhtml+xml',
       'text/xml',
       'application/pdf',
-      'text/plain',
       'message/rfc822',
-      'multipart/related',
     ]
-    for (const type of types) {
-      const body = `<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"><script>console.log('RAN ${type}')</script></html>`
-      await inbox.deliver(
-        'types@gmail.com',
-        mail(
-          ...[
-            'From: a@client.example',
-            'Subject: types',
-            'MIME-Version: 1.0',
-            'Content-Type: multipart/mixed; boundary=limit',
-            '',
-          ],
-          ...[
-            '--limit',
-            '',
-            'text',
-            '--limit',
-            `Content-Type: ${type}`,
-            'Content-Disposition: attachment; filename=a',
-            '',
-            body,
-            '--limit--',
-          ],
-        ),
-      )
-    }
-    const shown = await open('#q=subject:types')
-    await until('all', async () => (await shown.locator('.row .subject').count()) === types.length)
-    const { messages } = (await (await inbox.api('search?query=subject:types')).json()) as {
-      messages: { ID: string }[]
-    }
-    for (const { ID } of messages) {
-      const message = (await (await inbox.api(`message/${ID}`)).json()) as {
-        Attachments: { PartID: string }[]
-        Inline: { PartID: string }[]
-      }
-      for (const { PartID } of [...message.Attachments, ...message.Inline]) {
-        const path = `${inbox.url}api/v1/message/${ID}/part/${PartID}`
-        const answer = await fetch(path)
-        assert.match(answer.headers.get('content-disposition') ?? '', /^attachment/)
-        const tab = await context.newPage()
-        await tab.goto(path).catch(() => {})
-        assert.equal(tab.url(), 'about:blank')
-        await tab.close()
-      }
+    const parts = types.map((type) =>
+      [
+        ...['--limit', `Content-Type: ${type}`, 'Content-Disposition: attachment; filename=a', ''],
+        `<?xml version="1.0"?><html xmlns="http://www.w3.org/1999/xhtml"><script>console.log('RAN ${type}')</script></html>`,
+      ].join('\r\n'),
+    )
+    const head = ['Subject: types', 'MIME-Version: 1.0', 'Content-Type: multipart/mixed; boundary=limit']
+    await inbox.deliver('types@gmail.com', mail(...head, '', '--limit', '', 'text', ...parts, '--limit--'))
+    const { ID, Attachments } = await inbox.world.wait('subject:types')
+    assert.equal(Attachments.length, types.length)
+    await open()
+    for (const { PartID } of Attachments) {
+      const path = `api/v1/message/${ID}/part/${PartID}`
+      const answer = await inbox.world.ask(`GET /${path}`)
+      assert.match(answer.headers.get('content-disposition') ?? '', /^attachment/)
+      const tab = await context.newPage()
+      await tab.goto(`${inbox.url}${path}`).catch(() => {})
+      assert.equal(tab.url(), 'about:blank')
+      await tab.close()
     }
     assert.deepEqual(traces(), [])
   })
 
   test('addresses behind # lead nowhere else', async () => {
     const shown = await open()
-    for (const hash of [
-      'id=../../x',
-      'id=..',
-      'id=%2e%2e%2fmessages',
-      'id=<script>',
-      'q=<img src=x onerror=console.log("RAN")>',
-      'mailbox=__proto__',
-      'x=1&id=%00',
-    ]) {
+    const hashes = ['id=../../x', 'id=%2e%2e%2fmessages', 'id=<script>', 'q=<img src=x onerror=console.log("RAN")>']
+    for (const hash of [...hashes, 'mailbox=__proto__', 'x=1&id=%00']) {
       await shown.goto(`${inbox.url}#${hash}`)
       await shown.reload()
       await shown.locator('.list[aria-busy=false]').waitFor()
@@ -348,56 +283,31 @@ describe('hostile mail', { skip }, () => {
     assert.deepEqual(traces(), [])
   })
 
-  test('a mail of 10 MB, and one with 5,000 recipients in its header, are opened like any other', async (t) => {
+  test('a mail of 10 MB, and one with 5,000 recipients in its header, are opened like any other', async () => {
     const line = `${'0123456789 '.repeat(7)}\r\n`
     const long = line.repeat(9_900_000 / line.length)
-    await inbox.deliver('big@gmail.com', page('big html', `<pre>${long}</pre>`))
-    await inbox.deliver('big@gmail.com', mail('From: a@client.example', 'Subject: big text', '', long))
     const people = Array.from({ length: 5_000 }, (_, i) => `u${i}@c.example`).join(',\r\n ')
-    await inbox.deliver(
-      'big@gmail.com',
-      mail('From: a@client.example', `To: ${people}`, 'Subject: big header', '', 'text'),
-    )
+    await inbox.deliver('big@gmail.com', page('big html', `<pre>${long}</pre>`))
+    await inbox.deliver('big@gmail.com', mail('Subject: big text', '', long))
+    await inbox.deliver('big@gmail.com', mail(`To: ${people}`, 'Subject: big header', '', 'text'))
     const shown = await open('#q=subject:big')
     const article = shown.getByRole('article')
     const choose = (subject: string) => shown.locator('.row').getByText(subject).click()
-    await until('all', async () => (await shown.locator('.row .subject').count()) === 3)
-    const times: Record<string, number> = {}
-    const time = async (name: string, work: () => Promise<unknown>) => {
-      const start = performance.now()
-      await work()
-      times[name] = Math.round(performance.now() - start)
-    }
-    await time('5,000 recipients', async () => {
-      await choose('big header')
-      await article.getByRole('button', { name: '4,997 more' }).click()
-      await article.getByRole('button', { name: '3,997 more' }).waitFor()
-    })
+    await choose('big header')
+    await article.getByText('4,950 more').waitFor()
     await shown.getByRole('tab', { name: 'Headers' }).click()
-    await until('the header', async () =>
-      /u4999@c\.example/.test((await article.locator('.headers').textContent()) ?? ''),
-    )
-    await time('10 MB as source', async () => {
-      await choose('big text')
-      await shown.getByRole('tab', { name: 'Source' }).click()
-      await article.getByText('This is the beginning of 9.').waitFor()
-    })
-    await time('10 MB of text', async () => {
-      await shown.getByRole('tab', { name: 'Text' }).click()
-      await article.getByText('This is the beginning of 9.').waitFor()
+    const header = async () => (await article.locator('.headers').textContent()) ?? ''
+    await until('the header', async () => (await header()).includes('u4999@c.example'))
+    await choose('big text')
+    for (const name of ['Source', 'Text']) {
+      await shown.getByRole('tab', { name }).click()
+      await article.getByText('The beginning of 9.').waitFor()
       assert.equal((await article.locator('pre').textContent())?.length, 500_000)
-    })
-    await time('10 MB of HTML', async () => {
-      await choose('big html')
-      await shown.getByRole('tab', { name: 'HTML' }).click()
-      await shown.frameLocator('iframe').locator('pre').waitFor()
-    })
+    }
+    await choose('big html')
+    await shown.getByRole('tab', { name: 'HTML' }).click()
+    await shown.frameLocator('iframe').locator('pre').waitFor()
     await choose('big header')
     await shown.getByRole('heading', { name: 'big header' }).waitFor()
-    t.diagnostic(
-      Object.entries(times)
-        .map(([name, ms]) => `${name}: ${ms} ms`)
-        .join(', '),
-    )
   })
 })

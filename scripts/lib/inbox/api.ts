@@ -31,21 +31,26 @@ export interface Call {
   signal: AbortSignal
 }
 
-/** An answer: a text, a value for JSON, or bytes with their headers. */
+/** An answer: a text, a value for JSON, or bytes with their media type and headers. Nothing, where a thing is done, is "ok". */
 export type Answer = string | object | Bytes
 export class Bytes {
-  readonly type: string
-  readonly bytes: Uint8Array | string
+  readonly content: Uint8Array | string
   readonly headers: Record<string, string>
 
-  constructor(type: string, bytes: Uint8Array | string, headers: Record<string, string> = {}) {
-    this.type = type
-    this.bytes = bytes
-    this.headers = headers
+  constructor(type: string, content: Uint8Array | string, headers: Record<string, string> = {}) {
+    this.content = content
+    this.headers = { 'content-type': type, ...headers }
   }
 }
 
-export type Routes = Record<string, (call: Call) => Answer | Promise<Answer>>
+const RELAY = { Enabled: false, SMTPServer: '', ReturnPath: '', OverrideFrom: '', PreserveMessageIDs: false }
+/** What Mailpit's page may do and this server does not. */
+const WEBUI = {
+  ...{ Label: '', SpamAssassin: false, ChaosEnabled: false, DuplicatesIgnored: false, HideDeleteAllButton: false },
+  MessageRelay: { ...RELAY, AllowedRecipients: '', BlockedRecipients: '', RecipientAllowlist: '' },
+}
+
+export type Routes = Record<string, (call: Call) => Answer | Promise<Answer> | Promise<void>>
 
 export function routesOf(settings: Settings, index: Index): Routes {
   const chaos = () => refuse(400, 'Chaos is off. Addresses fail on demand here: anything+fail-550@example.com')
@@ -53,26 +58,16 @@ export function routesOf(settings: Settings, index: Index): Routes {
     'GET /api/v1/messages': async ({ params }) => {
       const isWanted = mailboxTest(params)
       await current(countOf(params, 'start', 0) + (countOf(params, 'limit', 50) || Number.POSITIVE_INFINITY))
-      return listed(params.has('mailbox') ? index.list().filter(isWanted) : index.list(), params)
+      return listed(index.all.list.filter(isWanted), params)
     },
-    'PUT /api/v1/messages': async (call) => {
-      await index.flag(await named(call), SEEN, call.body.Read ?? false)
-      return 'ok'
-    },
+    'PUT /api/v1/messages': async (call) => index.flag(await named(call), SEEN, call.body.Read ?? false),
     'DELETE /api/v1/messages': async (call) => {
       await index.delete(await named(call))
-      if (index.list().length === 0) index.emit('truncate')
-      return 'ok'
+      if (index.all.list.length === 0) index.emit('truncate')
     },
     'GET /api/v1/search': async (call) => listed(await searched(call), call.params),
-    'DELETE /api/v1/search': async (call) => {
-      await index.delete(await searched(call))
-      return 'ok'
-    },
-    'GET /api/v1/message/ID': async (call) => {
-      const { entry, mail } = await opened(call)
-      return messageOf(entry, mail)
-    },
+    'DELETE /api/v1/search': async (call) => index.delete(await searched(call)),
+    'GET /api/v1/message/ID': (call) => opened(call).then(({ entry, mail }) => messageOf(entry, mail)),
     'GET /api/v1/message/ID/headers': async (call) => {
       const headers: Record<string, string[]> = {}
       for (const { name, value } of (await read(call)).mail.headers) {
@@ -87,9 +82,8 @@ export function routesOf(settings: Settings, index: Index): Routes {
       return new Bytes('text/plain; charset=utf-8', raw, download)
     },
     'GET /api/v1/message/ID/part/PART': async (call) => {
-      const { attachments } = (await read(call)).mail
-      const { type, name, bytes } =
-        attachments.find(({ part }) => part === call.part) ?? refuse(404, 'There is no such part')
+      const file = (await read(call)).mail.attachments.find(({ part }) => part === call.part)
+      const { type, name, bytes } = file ?? refuse(404, 'There is no such part')
       // Whatever its sender calls it, a browser shows nothing but pictures here.
       const kind = /^image\/(png|jpeg|gif|webp)$/.test(type) ? 'inline' : 'attachment'
       const policy = { 'content-security-policy': "sandbox; default-src 'none'" }
@@ -99,54 +93,44 @@ export function routesOf(settings: Settings, index: Index): Routes {
       await current()
       return sendMail(settings, index, body as SendRequest, user)
     },
-    'GET /api/v1/tags': async () => {
-      await current()
-      return index.totals.tags
-    },
+    'GET /api/v1/tags': () => current().then(() => index.all.tags),
     'PUT /api/v1/tags': async (call) => {
       const [entries, wanted] = [await named(call), call.body.Tags ?? []]
-      for (const tag of index.totals.tags) if (!wanted.includes(tag)) await index.flag(entries, flagOf(tag), false)
+      for (const tag of index.all.tags) if (!wanted.includes(tag)) await index.flag(entries, flagOf(tag), false)
       for (const tag of wanted) await index.flag(entries, flagOf(tag), true)
-      return 'ok'
     },
     'PUT /api/v1/tags/TAG': async ({ id, body: { Name = '' } }) => {
       const entries = await tagged(id)
       await index.flag(entries, flagOf(Name), true)
       if (Name.toLowerCase() !== id.toLowerCase()) await index.flag(entries, flagOf(id), false)
-      return 'ok'
     },
-    'DELETE /api/v1/tags/TAG': async ({ id }) => {
-      await index.flag(await tagged(id), flagOf(id), false)
-      return 'ok'
-    },
+    'DELETE /api/v1/tags/TAG': async ({ id }) => index.flag(await tagged(id), flagOf(id), false),
     'GET /api/v1/mailboxes': async () => {
       await current()
-      return index.mailboxes.map((name) => {
-        const entries = index.inMailbox(name)
-        return { Name: name, Total: entries.length, Unread: unreadOf(entries) }
-      })
+      const counts = new Map(index.mailboxes.map((Name) => [Name, { Name, Total: 0, Unread: 0 }]))
+      for (const entry of index.all.list) {
+        for (const name of mailboxesOf(entry)) {
+          const count = counts.get(name)
+          if (!count) continue
+          count.Total++
+          if (!isRead(entry)) count.Unread++
+        }
+      }
+      return [...counts.values()]
     },
     'GET /api/v1/info': () => {
-      const entries = index.list()
-      const counts = index.totals.tags.map((tag) => [
-        tag,
-        entries.filter((entry) => tagsOf(entry).includes(tag)).length,
-      ])
+      const { list, unread: Unread, tags } = index.all
+      const Tags = tags.map((tag) => [tag, list.filter((entry) => tagsOf(entry).includes(tag)).length])
       const nothing = { MessagesDeleted: 0, SMTPAcceptedSize: 0, SMTPRejected: 0, SMTPIgnored: 0 }
       const [Uptime, Memory] = [Math.round(process.uptime()), process.memoryUsage.rss()]
       return {
         ...{ Version: VERSION, LatestVersion: VERSION, Database: 'imap' },
-        DatabaseSize: entries.reduce((sum, { size }) => sum + size, 0),
-        ...{ Messages: entries.length, Unread: index.totals.unread, Tags: Object.fromEntries(counts) },
+        DatabaseSize: list.reduce((sum, { size }) => sum + size, 0),
+        ...{ Messages: list.length, Unread, Tags: Object.fromEntries(Tags) },
         RuntimeStats: { Uptime, Memory, SMTPAccepted: index.arrivals, ...nothing },
       }
     },
-    'GET /api/v1/webui': () => {
-      const off = { SpamAssassin: false, ChaosEnabled: false, DuplicatesIgnored: false, HideDeleteAllButton: false }
-      const recipients = { AllowedRecipients: '', BlockedRecipients: '', RecipientAllowlist: '' }
-      const relay = { Enabled: false, SMTPServer: '', ReturnPath: '', OverrideFrom: '', PreserveMessageIDs: false }
-      return { Label: '', ...off, MessageRelay: { ...relay, ...recipients } }
-    },
+    'GET /api/v1/webui': () => WEBUI,
     'GET /api/v1/chaos': chaos,
     'PUT /api/v1/chaos': chaos,
     'GET /view/ID.html': async (call) => {
@@ -186,7 +170,7 @@ export function routesOf(settings: Settings, index: Index): Routes {
     const { seconds, isNew } = parseWait(params, index)
     const isWanted = (entry: Entry) => isNew(entry) && isInMailbox(entry)
     if (seconds > 0) return waitFor(index, query, seconds, isWanted, (entry) => summaryOf(entry, true), signal)
-    return search(index, query, index.list().filter(isWanted))
+    return search(index, query, index.all.list.filter(isWanted))
   }
 
   /** The message that the path names: by its ID, or the newest of those that match. */
@@ -215,21 +199,22 @@ export function routesOf(settings: Settings, index: Index): Routes {
     const isWanted = mailboxTest(params)
     await current()
     if (IDs.length > 0) return IDs.flatMap((id) => index.find(id) ?? [])
-    return search(index, query, index.list().filter(isWanted))
+    return search(index, query, index.all.list.filter(isWanted))
   }
 
   async function tagged(tag: string): Promise<Entry[]> {
     if (!TAG.test(tag)) refuse(404, `There is no tag ${tag}`)
     await current()
-    return index.list().filter((entry) => tagsOf(entry).includes(tag))
+    return index.all.list.filter((entry) => tagsOf(entry).includes(tag))
   }
 
   async function listed(entries: Entry[], params: URLSearchParams): Promise<object> {
     const [start, limit] = [countOf(params, 'start', 0), countOf(params, 'limit', 50)]
     const shown = entries.slice(start, limit > 0 ? start + limit : undefined)
     await index.readSnippets(shown)
+    const { list, unread, tags } = index.all
     return {
-      ...{ total: index.list().length, ...index.totals, count: shown.length, start },
+      ...{ total: list.length, unread, tags, count: shown.length, start },
       ...{ messages_count: entries.length, messages_unread: unreadOf(entries) },
       messages: shown.map((entry) => summaryOf(entry, params.get('envelope') === '1')),
     }
@@ -284,10 +269,8 @@ function attachmentOf({ part, name, type, contentId, bytes }: Mail['attachments'
 
 function disposition(kind: string, name: string): Record<string, string> {
   // RFC 8187: what encodeURIComponent leaves and a parameter may not have.
-  const text = encodeURIComponent(Buffer.from(name).toString()).replace(
-    /['()*]/g,
-    (one) => `%${one.charCodeAt(0).toString(16)}`,
-  )
+  const encoded = encodeURIComponent(Buffer.from(name).toString())
+  const text = encoded.replace(/['()*]/g, (one) => `%${one.charCodeAt(0).toString(16)}`)
   return { 'content-disposition': name ? `${kind}; filename*=UTF-8''${text}` : kind }
 }
 

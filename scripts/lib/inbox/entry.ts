@@ -7,9 +7,7 @@ import type { Copy } from './mailbox.ts'
 export interface Entry extends Pick<Headers, 'from' | 'to' | 'cc' | 'bcc' | 'replyTo' | 'subject' | 'messageId'> {
   /** Letters and digits, the same after a restart: Postfix's queue id, which the sender saw in "250 queued as". */
   id: string
-  /** What its copies have in common. */
-  key: string
-  copies: (Copy & { recipient: string })[]
+  copies: Copy[]
   /** When Postfix accepted it, in milliseconds. */
   created: number
   size: number
@@ -31,28 +29,19 @@ export function readCopy(
   { box, uid }: Copy,
   { headers: raw, internalDate, size = 0, bodyStructure }: FetchMessageObject,
 ) {
-  const { headers, from, to, cc, bcc, replyTo, subject, messageId, envelopeRecipient } = readHeaders(raw ?? Buffer.of())
+  const { headers, envelopeRecipient, ...head } = readHeaders(raw ?? Buffer.of())
+  const { from, to, cc, bcc, replyTo, subject, messageId } = head
   const { queueId, isAlone } = traceOf(headers)
-  const own = box.key + uid.toString(36)
   const time = timeOf(queueId)
-  // Short queue ids, Postfix's own default, come back with other mail.
-  const key = time ? queueId : queueId ? `${queueId} ${messageId}` : own
-  const words = [from, to, cc, bcc, replyTo].flat().map(({ name, address }) => `${name} <${address}>`)
+  const people = [from, to, cc, bcc, replyTo].flat().map(({ name, address }) => `${name} <${address}>`)
   const entry: Entry = {
-    words: fold([...words, subject, messageId].join('\n')),
-    ...{
-      id: time ? queueId : own,
-      key,
-      copies: [],
-      created: time ?? Number(internalDate),
-      size,
-      arrival: 0,
-      username: '',
-    },
+    // Short queue ids, Postfix's own default, come back with other mail.
+    id: time ? queueId : box.key + uid.toString(36),
+    ...{ copies: [], created: time ?? Number(internalDate), size, ...countsOf(bodyStructure) },
     ...{ from, to, cc, bcc, replyTo, subject, messageId: messageId.replace(/^<|>$/g, '') },
-    ...countsOf(bodyStructure),
+    ...{ words: fold([...people, subject, messageId].join('\n')), username: '', arrival: 0 },
   }
-  return { entry, recipient: envelopeRecipient || box.address, isAlone }
+  return { entry, recipient: envelopeRecipient || box.address, isAlone: isAlone || !time }
 }
 
 /** Equal for texts that differ in letter case, or in how an accent is composed. */
@@ -107,14 +96,8 @@ function timeOf(queueId: string): number | undefined {
 /** How many attachments a mail has, and how many parts that belong into its text, as `readMail` counts them. */
 function countsOf(root: MessageStructureObject | undefined): { attachments: number; inline: number } {
   const counts = { attachments: 0, inline: 0 }
-  const walk = ({
-    type = '',
-    id,
-    disposition,
-    dispositionParameters,
-    parameters,
-    childNodes,
-  }: MessageStructureObject) => {
+  const walk = (part: MessageStructureObject) => {
+    const { type = '', id, disposition, dispositionParameters, parameters, childNodes } = part
     if (childNodes && !type.startsWith('message/')) return childNodes.forEach(walk)
     const isNamed = Boolean(dispositionParameters?.filename ?? parameters?.name) && disposition !== 'inline'
     if (/^text\/(plain|html)$/.test(type) && disposition !== 'attachment' && !isNamed) return

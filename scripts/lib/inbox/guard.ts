@@ -37,11 +37,10 @@ export function isForeign({ headers }: IncomingMessage): boolean {
  */
 export function guard(request: IncomingMessage, hosts: string[], isPage: boolean): void {
   const { host = '', origin, 'sec-fetch-mode': mode } = request.headers
-  const name = host
-    .toLowerCase()
-    .replace(/:\d+$/, '')
-    .replace(/^\[(.*)\]$/, '$1')
-  if (!hosts.includes(name)) refuse(403, `${host.slice(0, 100)} is no name of the inbox. Use localhost or 127.0.0.1.`)
+  const name = host.toLowerCase().replace(/:\d+$/, '')
+  if (!hosts.includes(name.replace(/^\[|\]$/g, ''))) {
+    refuse(403, `${host.slice(0, 100)} is no name of the inbox. Use localhost or 127.0.0.1.`)
+  }
   const isOwn = origin === undefined || origin.toLowerCase() === `http://${host.toLowerCase()}`
   if (isOwn && (!isForeign(request) || (isPage && mode === 'navigate'))) return
   refuse(403, `A page of ${origin?.slice(0, 100) ?? 'another site'} may not ask this.`)

@@ -2,22 +2,23 @@
 import { readFileSync } from 'node:fs'
 import { createServer, type IncomingMessage } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { basename, dirname, join } from 'node:path'
+import { extname, join } from 'node:path'
+import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
-import { type WebSocket, WebSocketServer } from 'ws'
+import { WebSocketServer } from 'ws'
 import { Failure, messageOf, say } from '../cli.ts'
 import { ROOT, type Settings } from '../settings.ts'
-import { type Answer, Bytes, type Call, type Routes, routesOf, summaryOf, VERSION } from './api.ts'
-import { check } from './check.ts'
-import { isRead, SEEN, tagsOf } from './entry.ts'
+import { type Answer, Bytes, type Call, type Routes, routesOf } from './api.ts'
+import { check, DESCRIPTION } from './check.ts'
+import { tellEvents } from './events.ts'
 import { guard, HttpError, hostsOf, isForeign, refuse } from './guard.ts'
 import { Index } from './index.ts'
 import { urlOf } from './service.ts'
 
 /** Bytes of a request's body: twice the attachments of the largest mail that the server takes, in base64. */
 const LARGEST_BODY = 30_000_000
-/** Milliseconds between two counts for the pages. */
-const STATS = 100
+/** Connections that wait to be taken: a thousand tests may begin to wait in one moment. */
+const BACKLOG = 4_096
 const PAGE_POLICY =
   "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; " +
   "frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -29,19 +30,14 @@ const HEADERS = {
   'cache-control': 'no-store',
 }
 
-const HERE = dirname(fileURLToPath(import.meta.url))
-/** Files beside those of page/. */
+const PAGE = fileURLToPath(new URL('page/', import.meta.url))
 const FILES: Record<string, string> = {
-  '/': join(HERE, 'page/index.html'),
+  '/': join(PAGE, 'index.html'),
+  ...Object.fromEntries(['page.js', 'inbox.js', 'words.js', 'style.css'].map((name) => [`/${name}`, join(PAGE, name)])),
   '/vendor/htm-preact.js': join(ROOT, 'node_modules/htm/preact/standalone.module.js'),
-  '/api/v1/openapi.json': join(HERE, 'openapi.json'),
+  '/api/v1/openapi.json': DESCRIPTION,
 }
-const TYPES: Record<string, string> = {
-  html: 'text/html',
-  js: 'text/javascript',
-  css: 'text/css',
-  json: 'application/json',
-}
+const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css', '.json': 'application/json' }
 
 export interface Inbox {
   /** Where it listens, with the port that it got. */
@@ -55,38 +51,39 @@ export async function serveInbox(settings: Settings, port: number): Promise<Inbo
   const index = new Index(settings)
   const hosts = hostsOf(settings)
   const routes = patternsOf(routesOf(settings, index))
-  const sockets = eventsOf(index)
+  const sockets = new WebSocketServer({ noServer: true, maxPayload: 1_000 })
+  tellEvents(sockets, index)
 
   const server = createServer(async (request, response) => {
     const gone = new AbortController()
     response.once('close', () => gone.abort())
     const [status, answer] = await answerTo(request, gone.signal).then(
-      (answer): [number, Answer] => [200, answer],
-      (error) => problem(error),
+      (found): [number, Answer] => [200, found],
+      problem,
     )
-    const { type, bytes, headers } = asBytes(answer)
-    // What is left of a body that was refused is not read.
-    const end = status === 413 ? { connection: 'close' } : {}
-    const length = { 'content-length': Buffer.byteLength(bytes) }
-    response.writeHead(status, { 'content-type': type, ...length, ...HEADERS, ...headers, ...end }).end(bytes)
+    const { content, headers } = asBytes(answer)
+    const length = { 'content-length': Buffer.byteLength(content) }
+    response.writeHead(status, { ...length, ...HEADERS, ...headers }).end(content)
   })
+  // A busy server that ends idle connections resets what clients ask meanwhile on one of them.
+  server.keepAliveTimeout = 0
+
   async function answerTo(request: IncomingMessage, signal: AbortSignal): Promise<Answer> {
     const method = request.method === 'HEAD' ? 'GET' : (request.method ?? '')
     // cypress-mailpit asks for //view/ID.html.
     const { pathname, searchParams: params } = new URL(`http://inbox/${(request.url ?? '').replace(/^\/+/, '')}`)
     guard(request, hosts, method === 'GET' && !pathname.startsWith('/api/'))
-    const file = FILES[pathname] ?? (/^\/\w+\.(js|css)$/.test(pathname) && join(HERE, 'page', pathname))
-    if (file && method === 'GET') return fileOf(file)
+    const file = method === 'GET' && FILES[pathname]
+    if (file) return new Bytes(`${TYPES[extname(file) as keyof typeof TYPES]}; charset=utf-8`, readFileSync(file))
     const matching = routes.filter(({ pattern }) => pattern.test(pathname))
-    const route = matching.find((one) => one.method === method)
-    if (!route)
-      return matching.length > 0 ? refuse(405, `${pathname} has no ${method}`) : refuse(404, `There is no ${pathname}`)
+    if (matching.length === 0) refuse(404, `There is no ${pathname}`)
+    const route = matching.find((one) => one.method === method) ?? refuse(405, `${pathname} has no ${method}`)
     const [id = '', part = ''] = (route.pattern.exec(pathname) ?? []).slice(1).map(decoded)
     const body = method === 'GET' ? {} : await bodyOf(request)
-    if (method !== 'GET') await check(route.name, body)
+    await check(route.name, body)
     const login = request.headers.authorization?.replace(/^Basic /, '') ?? ''
     const [user = ''] = Buffer.from(login, 'base64').toString().split(':')
-    return route.handle({ id, part, params, body, user, isForeign: isForeign(request), signal })
+    return (await route.handle({ id, part, params, body, user, isForeign: isForeign(request), signal })) ?? 'ok'
   }
   /** The status and JSON of what went wrong: 503 is the mail server's matter, 500 a bug of ours. */
   function problem(error: Error): [number, Answer] {
@@ -98,14 +95,7 @@ export async function serveInbox(settings: Settings, port: number): Promise<Inbo
   server.on('upgrade', (request, socket, head) => {
     socket.on('error', () => {})
     if (request.headers.upgrade?.toLowerCase() !== 'websocket') {
-      // Java's HttpClient offers HTTP/2 with each request, which a server may ignore (RFC 9110, 7.8): read anew without.
-      const { method, url, httpVersion, rawHeaders } = request
-      const headers = rawHeaders.map((text, n) =>
-        n % 2 === 0 ? `\r\n${/^upgrade$/i.test(text) ? 'x-' : ''}${text}: ` : text,
-      )
-      socket.unshift(
-        Buffer.concat([Buffer.from(`${method} ${url} HTTP/${httpVersion}${headers.join('')}\r\n\r\n`, 'latin1'), head]),
-      )
+      socket.unshift(withoutUpgrade(request, head))
       server.emit('connection', socket)
       return
     }
@@ -125,13 +115,23 @@ export async function serveInbox(settings: Settings, port: number): Promise<Inbo
   }
   try {
     await new Promise<void>((resolve, reject) => {
-      server.once('error', reject).listen(port, settings.bindAddress, resolve)
+      server.once('error', reject).listen({ port, host: settings.bindAddress, backlog: BACKLOG }, resolve)
     })
   } catch (error) {
     close()
     throw error
   }
   return { url: urlOf(settings, (server.address() as AddressInfo).port), index, close }
+}
+
+/**
+ * The bytes of a request again, without its offer of HTTP/2, which Java's HttpClient makes with each request and a server
+ * may ignore (RFC 9110, 7.8); Node reads no more from a socket that has one.
+ */
+function withoutUpgrade({ method, url, httpVersion, rawHeaders }: IncomingMessage, head: Buffer): Buffer {
+  const words = rawHeaders.map((word, n) => (n % 2 === 1 ? `: ${word}` : `\r\n${word.replace(/^upgrade$/i, 'x-$&')}`))
+  const lines = `${method} ${url} HTTP/${httpVersion}${words.join('')}\r\n\r\n`
+  return Buffer.concat([Buffer.from(lines, 'latin1'), head])
 }
 
 /** "GET /view/ID.html" as a method and a pattern. */
@@ -144,39 +144,25 @@ function patternsOf(routes: Routes) {
   })
 }
 
-/** A request's JSON object, or the form that some clients send. */
+/** A request's JSON, or the form that some clients send. */
 async function bodyOf(request: IncomingMessage): Promise<Call['body']> {
-  const chunks: Buffer[] = []
-  let length = 0
-  for await (const chunk of request) {
-    length += chunk.length
-    if (length > LARGEST_BODY) refuse(413, `The body has more than ${LARGEST_BODY} bytes`)
-    chunks.push(chunk)
-  }
-  const text = Buffer.concat(chunks).toString('utf8').trim()
-  if (text === '') return {}
-  if (/^IDs=[^{&]+(&IDs=[^&]*)*$/.test(text)) return { IDs: new URLSearchParams(text).getAll('IDs') }
+  const length = Number(request.headers['content-length'] ?? 0)
+  if (length > LARGEST_BODY) refuse(413, `The body has more than ${LARGEST_BODY} bytes`)
+  const body = (await text(request)).trim()
+  if (body === '') return {}
+  if (/^IDs=[^{&]+(&IDs=[^&]*)*$/.test(body)) return { IDs: new URLSearchParams(body).getAll('IDs') }
   try {
-    return JSON.parse(text)
+    return JSON.parse(body)
   } catch (error) {
     return refuse(400, `The body is no JSON: ${messageOf(error)}`)
   }
 }
 
-function decoded(text: string): string {
+function decoded(word: string): string {
   try {
-    return decodeURIComponent(text)
+    return decodeURIComponent(word)
   } catch {
-    return refuse(400, `${text}: a broken percent-encoding`)
-  }
-}
-
-function fileOf(path: string): Bytes {
-  try {
-    const type = TYPES[path.replace(/.*\./, '')] ?? 'application/octet-stream'
-    return new Bytes(`${type}; charset=utf-8`, readFileSync(path))
-  } catch {
-    return refuse(404, `The inbox has no file ${basename(path)}. Type: npm ci`)
+    return refuse(400, `${word}: a broken percent-encoding`)
   }
 }
 
@@ -184,49 +170,4 @@ function asBytes(answer: Answer): Bytes {
   if (answer instanceof Bytes) return answer
   if (typeof answer === 'string') return new Bytes('text/plain; charset=utf-8', answer)
   return new Bytes('application/json', JSON.stringify(answer))
-}
-
-/** The sockets that tell pages what happens: {Type, Data}. */
-function eventsOf(index: Index): WebSocketServer {
-  const sockets = new WebSocketServer({ noServer: true, maxPayload: 1_000 })
-  const tell = (Type: string, Data: object | null, clients: Iterable<WebSocket> = sockets.clients) => {
-    const text = JSON.stringify({ Type, Data })
-    for (const client of clients) client.send(text)
-  }
-  const stats = () => ({ Total: index.list().length, Unread: index.totals.unread, Version: VERSION })
-  const withEnvelope = new WeakSet<WebSocket>()
-  let isCounting = false
-  const count = () => {
-    if (isCounting || sockets.clients.size === 0) return
-    isCounting = true
-    setTimeout(() => {
-      isCounting = false
-      tell('stats', stats())
-    }, STATS)
-  }
-  index.on('new', async (entry, isNews) => {
-    count()
-    if (!isNews || sockets.clients.size === 0) return
-    await index.readSnippets([entry]).catch(() => {})
-    for (const client of sockets.clients) tell('new', summaryOf(entry, withEnvelope.has(client)), [client])
-  })
-  index.on('update', (entry, flag) => {
-    const [Read, Tags] = [{ Read: isRead(entry) }, { Tags: tagsOf(entry) }]
-    const plain = { ID: entry.id, ...(flag === SEEN ? Read : flag ? Tags : { ...Read, ...Tags }) }
-    // Without a flag, another copy may have come: for one more recipient.
-    const whole = flag ? plain : summaryOf(entry, true)
-    for (const client of sockets.clients) tell('update', withEnvelope.has(client) ? whole : plain, [client])
-  })
-  index.on('delete', ({ id }) => tell('delete', { ID: id }))
-  index.on('truncate', () => tell('truncate', null))
-  index.on('server', (up) => tell('server', { up }))
-  for (const event of ['update', 'delete', 'server'] as const) index.on(event, count)
-  sockets.on('connection', (client: WebSocket, { url }: IncomingMessage) => {
-    if (url?.includes('envelope=1')) withEnvelope.add(client)
-    client.on('error', () => {})
-    client.once('close', index.follow('watching'))
-    tell('server', { up: index.isUp }, [client])
-    tell('stats', stats(), [client])
-  })
-  return sockets
 }

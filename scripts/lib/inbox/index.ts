@@ -9,8 +9,8 @@ import { CONFIG_DIR, type Settings } from '../settings.ts'
 import { type Entry, envelopeOf, fold, readCopy, tagsOf, unreadOf } from './entry.ts'
 import { type Copy, type Listener, Mailbox } from './mailbox.ts'
 
-/** Milliseconds in which the copies of a message to several recipients come together. */
-const SETTLE = 50
+/** Milliseconds in which the copies of a message to several recipients come together; of one that the API has sent. */
+const SETTLE = { any: 50, sent: 10_000 }
 /** Milliseconds between two looks into a mailbox: while somebody waits, while a page is open, and else. */
 const PACE = { waiting: 10, watching: 80, idle: 2_000 }
 /** Milliseconds between two looks for accounts that were added or deleted. */
@@ -33,16 +33,16 @@ export class Index extends EventEmitter<Events> implements Listener {
   isUp = false
   /** The `arrival` of the newest message. */
   arrivals = 0
+  /** Messages that the API has just sent, by ID: they are told of when all recipients have them. */
+  readonly sent = new Map<string, { username: string; recipients: string[] }>()
   readonly #settings: Settings
   readonly #boxes = new Map<string, Mailbox>()
-  readonly #byKey = new Map<string, Entry>()
+  readonly #byId = new Map<string, Entry>()
   readonly #byCopy = new Map<Copy, Entry>()
   readonly #timer = setInterval(() => this.#followAccounts(), ACCOUNTS)
-  readonly #expected = new Map<string, { username: string; recipients: string[] }>()
-  #sorted: Entry[] | undefined
-  #totals: { unread: number; tags: string[] } | undefined
+  #all: { list: Entry[]; unread: number; tags: string[] } | undefined
   #accountsChanged = 0
-  #users = { waiting: new Set(), watching: new Set() }
+  #users = { waiting: 0, watching: 0 }
   #pause = new AbortController()
 
   constructor(settings: Settings) {
@@ -51,7 +51,7 @@ export class Index extends EventEmitter<Events> implements Listener {
     this.#settings = settings
     for (const event of ['new', 'update', 'delete'] as const) {
       this.on(event, () => {
-        this.#totals = undefined
+        this.#all = undefined
       })
     }
     this.#followAccounts()
@@ -72,46 +72,33 @@ export class Index extends EventEmitter<Events> implements Listener {
     return Promise.all([...this.#boxes.values()].map(({ filled }) => filled))
   }
 
-  /** All messages, newest first. */
-  list(): Entry[] {
-    const newestFirst = (a: Entry, b: Entry) => b.created - a.created || (a.key < b.key ? 1 : -1)
-    this.#sorted ??= [...this.#byKey.values()].filter(({ arrival }) => arrival > 0).sort(newestFirst)
-    return this.#sorted
-  }
-
-  /** How many messages are unread, and the tags of all. */
-  get totals(): { unread: number; tags: string[] } {
-    const all = this.list()
-    this.#totals ??= { unread: unreadOf(all), tags: [...new Set(all.flatMap(tagsOf))].sort() }
-    return this.#totals
-  }
-
-  /** The messages of a mailbox, in no order. */
-  inMailbox(name: string): Entry[] {
-    const copies = [...(this.#boxes.get(name)?.copies.values() ?? [])]
-    return [...new Set(copies.flatMap((copy) => this.#byCopy.get(copy) ?? []))].filter(({ arrival }) => arrival > 0)
+  /** All messages, newest first; how many are unread; and their tags. */
+  get all(): { list: Entry[]; unread: number; tags: string[] } {
+    if (this.#all) return this.#all
+    const newestFirst = (a: Entry, b: Entry) => b.created - a.created || (a.id < b.id ? 1 : -1)
+    const list = [...this.#byId.values()].filter(({ arrival }) => arrival > 0).sort(newestFirst)
+    this.#all = { list, unread: unreadOf(list), tags: [...new Set(list.flatMap(tagsOf))].sort() }
+    return this.#all
   }
 
   find(id: string): Entry | undefined {
-    const entry = this.#byKey.get(id) ?? this.list().find((one) => one.id === id)
+    const entry = this.#byId.get(id)
     return entry?.arrival ? entry : undefined
   }
 
   /** Looks into all mailboxes now, and waits for those that are being opened at the start or again. */
   async refresh(): Promise<void> {
-    const isOpening = (box: Mailbox) => box.isStarting || (this.isUp && box.wasOpen)
-    const look = (box: Mailbox) => (box.isOpen ? box.look() : isOpening(box) ? box.opened : undefined)
+    const look = (box: Mailbox) => (box.isOpen ? box.look() : box.isAwaited ? box.opened : undefined)
     await Promise.allSettled([...this.#boxes.values()].map(look))
   }
 
-  /** Has the mailboxes looked at often until the function that it gives is called. */
+  /** Has the mailboxes looked at often until the function that it gives is called, once. */
   follow(how: 'waiting' | 'watching'): () => void {
-    const [users, user] = [this.#users[how], Symbol(how)]
-    users.add(user)
+    this.#users[how]++
     this.#pause.abort()
     this.#pause = new AbortController()
     setMaxListeners(0, this.#pause.signal)
-    return () => users.delete(user)
+    return () => this.#users[how]--
   }
 
   /** A message's bytes; undefined where it is gone. */
@@ -125,8 +112,8 @@ export class Index extends EventEmitter<Events> implements Listener {
 
   /** Reads the first words of messages into their `snippet`. */
   async readSnippets(entries: Entry[]): Promise<void> {
-    const firsts = entries.flatMap(({ snippet, copies }) => (snippet === undefined ? copies.slice(0, 1) : []))
-    await eachBox(firsts, async (box, uids) => {
+    const unknown = entries.filter(({ snippet }) => snippet === undefined)
+    await eachBox(firstsOf(unknown), async (box, uids) => {
       // Where Dovecot is too old for it there are none.
       for (const [uid, preview] of await box.previews(uids).catch(() => [])) {
         const entry = this.#entryAt(box, uid)
@@ -138,8 +125,7 @@ export class Index extends EventEmitter<Events> implements Listener {
   /** Which of the messages have a text anywhere in them. */
   async containing(entries: Entry[], text: string): Promise<Set<Entry | undefined>> {
     const found = new Set<Entry | undefined>()
-    const firsts = entries.flatMap(({ copies }) => copies.slice(0, 1))
-    await eachBox(firsts, async (box, uids) => {
+    await eachBox(firstsOf(entries), async (box, uids) => {
       for (const uid of await box.containing(uids, text)) found.add(this.#entryAt(box, uid))
     })
     return found
@@ -148,57 +134,41 @@ export class Index extends EventEmitter<Events> implements Listener {
   /** Sets or takes a flag of all copies. */
   async flag(entries: Entry[], flag: string, on: boolean): Promise<void> {
     const changed = entries.filter(({ copies }) => copies.some(({ flags }) => flags.has(flag) !== on))
+    const copies = changed.flatMap((entry) => entry.copies)
     // Here first: what the server then says is no news.
-    for (const { flags } of changed.flatMap(({ copies }) => copies)) on ? flags.add(flag) : flags.delete(flag)
+    for (const { flags } of copies) on ? flags.add(flag) : flags.delete(flag)
     for (const entry of changed) this.emit('update', entry, flag)
-    await eachBox(
-      changed.flatMap(({ copies }) => copies),
-      (box, uids) => box.flag(uids, flag, on),
-    )
+    await eachBox(copies, (box, uids) => box.flag(uids, flag, on))
   }
 
   async delete(entries: Entry[]): Promise<void> {
-    await eachBox(
-      entries.flatMap(({ copies }) => copies),
-      (box, uids) => box.delete(uids),
-    )
-  }
-
-  /**
-   * The message with this queue id, which the server has just accepted, once it is there for all of the recipients; what
-   * there is of it when `patience` milliseconds are over. It is told of no sooner.
-   */
-  expect(id: string, recipients: string[], username: string, patience: number): Promise<Entry | undefined> {
-    this.#expected.set(id, { username, recipients: recipients.map(fold) })
-    return new Promise((resolve) => {
-      const end = () => {
-        clearTimeout(timer)
-        this.#expected.delete(id)
-        this.off('new', look).off('update', look)
-        const entry = this.#byKey.get(id)
-        if (entry && !entry.arrival) this.#show(entry, true)
-        resolve(entry)
-      }
-      const look = (entry = this.#byKey.get(id)) => entry?.id === id && this.#isWhole(entry, false) && end()
-      const timer = setTimeout(end, patience)
-      this.on('new', look).on('update', look)
-      look()
-    })
+    const copies = entries.flatMap((entry) => entry.copies)
+    await eachBox(copies, (box, uids) => box.delete(uids))
   }
 
   arrived(copy: Copy, message: FetchMessageObject): void {
     const { entry: read, recipient, isAlone } = readCopy(copy, message)
-    const entry = this.#byKey.get(read.key) ?? read
-    entry.copies.push({ ...copy, recipient })
+    const entry = this.#byId.get(read.id) ?? read
+    copy.recipient = recipient
+    entry.copies.push(copy)
     entry.words += `\n<${fold(recipient)}>`
-    this.#byKey.set(entry.key, entry)
+    this.#byId.set(entry.id, entry)
     this.#byCopy.set(copy, entry)
-    if (entry.arrival) this.emit('update', entry)
-    else if (this.#isWhole(entry, isAlone) || !copy.box.isNews) this.#show(entry, copy.box.isNews)
-    else if (!this.#expected.has(entry.id)) {
+    if (entry.arrival) return void this.emit('update', entry)
+    const { isNews } = copy.box
+    const sent = this.sent.get(entry.id)
+    const there = envelopeOf(entry).map(fold)
+    const isWhole = sent ? sent.recipients.every((one) => there.includes(fold(one))) : isAlone
+    const show = () => {
       clearTimeout(entry.timer)
-      entry.timer = setTimeout(() => this.#show(entry, true), SETTLE)
+      entry.arrival = ++this.arrivals
+      entry.username = this.sent.get(entry.id)?.username ?? ''
+      this.sent.delete(entry.id)
+      this.emit('new', entry, isNews)
     }
+    clearTimeout(entry.timer)
+    if (isWhole || !isNews) show()
+    else entry.timer = setTimeout(show, sent ? SETTLE.sent : SETTLE.any)
   }
 
   flagged(copy: Copy): void {
@@ -210,15 +180,13 @@ export class Index extends EventEmitter<Events> implements Listener {
     const entry = this.#byCopy.get(copy)
     if (!entry) return
     this.#byCopy.delete(copy)
-    entry.copies = entry.copies.filter(({ box, uid }) => box !== copy.box || uid !== copy.uid)
-    if (entry.copies.length > 0) {
-      if (entry.arrival) this.emit('update', entry)
-      return
+    entry.copies = entry.copies.filter((one) => one !== copy)
+    const isGone = entry.copies.length === 0
+    if (isGone) {
+      clearTimeout(entry.timer)
+      this.#byId.delete(entry.id)
     }
-    clearTimeout(entry.timer)
-    this.#byKey.delete(entry.key)
-    this.#sorted = undefined
-    if (entry.arrival) this.emit('delete', entry)
+    if (entry.arrival) this.emit(isGone ? 'delete' : 'update', entry)
   }
 
   turned(): void {
@@ -230,23 +198,9 @@ export class Index extends EventEmitter<Events> implements Listener {
 
   async pause(): Promise<void> {
     const { waiting, watching } = this.#users
-    const pace = waiting.size > 0 ? PACE.waiting : watching.size > 0 ? PACE.watching : PACE.idle
+    const pace = waiting > 0 ? PACE.waiting : watching > 0 ? PACE.watching : PACE.idle
     // A hundred mailboxes are not looked at a hundred times a second each.
     await sleep(Math.max(pace, this.#boxes.size), undefined, { signal: this.#pause.signal }).catch(() => {})
-  }
-
-  #isWhole(entry: Entry, isAlone: boolean): boolean {
-    const expected = this.#expected.get(entry.id)
-    if (expected) entry.username = expected.username
-    const there = envelopeOf(entry).map(fold)
-    return expected?.recipients.every((one) => there.includes(one)) ?? isAlone
-  }
-
-  #show(entry: Entry, isNews: boolean): void {
-    entry.arrival = ++this.arrivals
-    clearTimeout(entry.timer)
-    this.#sorted = undefined
-    this.emit('new', entry, isNews)
   }
 
   #entryAt(box: Mailbox, uid: number): Entry | undefined {
@@ -268,20 +222,17 @@ export class Index extends EventEmitter<Events> implements Listener {
     for (const [address, box] of this.#boxes) {
       if (!addresses.includes(address) && this.#boxes.delete(address)) box.close()
     }
-    for (const address of addresses) {
-      if (this.#boxes.has(address)) continue
+    for (const address of addresses.filter((one) => !this.#boxes.has(one))) {
       this.#boxes.set(address, new Mailbox(this.#settings, address, this.#accountsChanged > 0, this))
     }
     this.#accountsChanged = changed
   }
 }
 
+const firstsOf = (entries: Entry[]) => entries.flatMap(({ copies }) => copies.slice(0, 1))
+
 async function eachBox(copies: Copy[], work: (box: Mailbox, uids: number[]) => Promise<unknown>): Promise<void> {
-  const uids = new Map<Mailbox, number[]>()
-  for (const { box, uid } of copies) {
-    const list = uids.get(box)
-    if (list) list.push(uid)
-    else uids.set(box, [uid])
-  }
-  await Promise.all([...uids].map(([box, list]) => work(box, list)))
+  const uidsIn = (box: Mailbox) => copies.flatMap((copy) => (copy.box === box ? copy.uid : []))
+  const boxes = new Set(copies.map(({ box }) => box))
+  await Promise.all([...boxes].map((box) => work(box, uidsIn(box))))
 }

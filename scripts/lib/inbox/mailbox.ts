@@ -22,6 +22,8 @@ export interface Copy {
   box: Mailbox
   uid: number
   flags: Set<string>
+  /** Whom it is for, as soon as its header is read. */
+  recipient: string
 }
 
 /** Who hears of a mailbox. */
@@ -41,13 +43,12 @@ export class Mailbox {
   key = ''
   /** Whether what arrives is news; what is there at the start is not. */
   isNews: boolean
-  /** Settled when the mailbox is open, and when all is read that it was opened with; or when that failed. */
+  isOpen = false
+  /** Whether it is worth waiting for: the server should have it, as it had it before or as the inbox has just started. */
+  isAwaited: boolean
+  /** Settled when it is open, and when all is read that it was opened with; or when that failed. */
   opened: Promise<unknown> = Promise.resolve()
   filled: Promise<unknown> = Promise.resolve()
-  isOpen = false
-  wasOpen = false
-  /** Whether it is being opened for the first time since the inbox started. */
-  isStarting: boolean
   readonly copies = new Map<number, Copy>()
   readonly #settings: Settings
   readonly #listener: Listener
@@ -62,7 +63,7 @@ export class Mailbox {
   constructor(settings: Settings, address: string, isNews: boolean, listener: Listener) {
     this.address = address
     this.isNews = isNews
-    this.isStarting = !isNews
+    this.isAwaited = !isNews
     this.#settings = settings
     this.#listener = listener
     void this.#live()
@@ -81,8 +82,7 @@ export class Mailbox {
   look(): Promise<void> {
     this.#nextLook ??= this.#look.then(async () => {
       this.#nextLook = undefined
-      const client = this.#connection()
-      await client.noop()
+      await this.#connection().noop()
       while (this.#hasNews) {
         this.#hasNews = false
         await this.#read(`${this.#last + 1}:*`)
@@ -103,20 +103,20 @@ export class Mailbox {
   /** The first words of mails by UID, which Dovecot keeps in its cache (RFC 8970). */
   async previews(uids: number[]): Promise<Map<number, string>> {
     const previews = new Map<number, string>()
-    // imapflow's fetch() knows no PREVIEW. Its exec() stands in no type; it would wait for an IDLE to end, and here is none.
-    const client = this.#connection() as unknown as { exec(...words: unknown[]): Promise<{ next(): void }> }
-    const atom = (value: string) => ({ type: 'ATOM', value })
-    type Item = { value: string } | null
+    type Item = { value?: string } | null
     const FETCH = async ({ attributes: [, list] }: { attributes: [unknown, (Item | Item[])[]] }) => {
-      // Dovecot before 2.3.14 answers as the draft had it: PREVIEW (FUZZY "first words").
-      const at = (name: string) =>
-        [list[list.findIndex((item) => item && 'value' in item && item.value === name) + 1]].flat().at(-1)?.value ?? ''
-      previews.set(Number(at('UID')), String(at('PREVIEW')).replace(/\s+/g, ' ').trim())
+      // UID 9 PREVIEW "first words"; in Dovecot before 2.3.14, as the draft had it, UID 9 PREVIEW (FUZZY "first words").
+      const words = list.flat().map((item) => item?.value ?? '')
+      const after = (name: string) => words.slice(words.indexOf(name) + 1)
+      const [preview = ''] = after('PREVIEW').filter((word) => word !== 'FUZZY')
+      previews.set(Number(after('UID')[0]), preview.replace(/\s+/g, ' ').trim())
     }
+    // imapflow's fetch() knows no PREVIEW, and its types no exec().
+    const client = this.#connection() as unknown as { exec(...words: unknown[]): Promise<{ next(): void }> }
+    const items = ['UID', 'PREVIEW'].map((value) => ({ type: 'ATOM', value }))
     for (const value of portionsOf(uids)) {
-      const words = [{ type: 'SEQUENCE', value }, [atom('UID'), atom('PREVIEW')]]
-      const response = await client.exec('UID FETCH', words, { untagged: { FETCH } })
-      response.next()
+      const answer = await client.exec('UID FETCH', [{ type: 'SEQUENCE', value }, items], { untagged: { FETCH } })
+      answer.next()
     }
     return previews
   }
@@ -150,22 +150,23 @@ export class Mailbox {
   async #live(): Promise<void> {
     while (!this.#isClosed) {
       // Away, being restarted, or an account that Dovecot does not know yet: the next attempt tells.
-      let isOpen = () => {}
-      this.opened = new Promise<void>((resolve) => {
-        isOpen = resolve
-      })
-      this.filled = this.#connect(isOpen).catch(() => this.#client?.close())
-      await this.filled.finally(isOpen)
-      this.isStarting = false
+      const end = () => this.#client?.close()
+      const older = this.#open()
+      this.opened = older.catch(end)
+      this.filled = older.then((portions) => this.#fill(portions)).catch(end)
+      await this.opened
+      this.isAwaited = this.isOpen
+      await this.filled
       while (this.isOpen) {
-        await this.look().catch(() => this.#client?.close())
+        await this.look().catch(end)
         await this.#listener.pause()
       }
       await sleep(PATIENCE.retry)
     }
   }
 
-  async #connect(isOpen: () => void): Promise<void> {
+  /** Connects and reads the newest mails; gives the UIDs of the others. */
+  async #open(): Promise<string[]> {
     const { user, password } = masterLogin(this.address)
     const { host, ports } = this.#settings
     const client = new ImapFlow({
@@ -196,8 +197,11 @@ export class Mailbox {
     const [newest, ...older] = portionsOf(unknown)
     if (newest) await this.#read(newest)
     this.#turn(true)
-    isOpen()
-    for (const range of older) await this.#read(range)
+    return older
+  }
+
+  async #fill(portions: string[]): Promise<void> {
+    for (const range of portions) await this.#read(range)
     this.isNews = true
   }
 
@@ -206,18 +210,17 @@ export class Mailbox {
       const { uid, flags = new Set() } = message
       // "9:*" always has the last mail in it.
       if (this.copies.has(uid)) continue
-      const copy = { box: this, uid, flags }
+      const copy = { box: this, uid, flags, recipient: '' }
       this.#last = Math.max(this.#last, uid)
       this.copies.set(uid, copy)
       this.#listener.arrived(copy, message)
     }
   }
 
-  #flagged(uid: number | undefined, flags: Set<string> | undefined): void {
-    const copy = this.copies.get(uid ?? 0)
+  #flagged(uid = 0, flags?: Set<string>): void {
+    const copy = this.copies.get(uid)
     if (!copy || !flags || (copy.flags.size === flags.size && [...flags].every((flag) => copy.flags.has(flag)))) return
-    copy.flags.clear()
-    for (const flag of flags) copy.flags.add(flag)
+    copy.flags = flags
     this.#listener.flagged(copy)
   }
 
@@ -231,7 +234,7 @@ export class Mailbox {
   #turn(isOpen: boolean): void {
     if (this.isOpen === isOpen) return
     this.isOpen = isOpen
-    this.wasOpen ||= isOpen
+    this.isAwaited ||= isOpen
     this.#listener.turned()
   }
 }

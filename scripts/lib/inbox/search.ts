@@ -6,7 +6,7 @@ import { bccOf, type Entry, envelopeOf, fold, isRead, tagsOf } from './entry.ts'
 import { refuse } from './guard.ts'
 import type { Index } from './index.ts'
 
-type Test = (entry: Entry) => boolean
+export type Test = (entry: Entry) => boolean
 
 /** A word of a query. `text` may also stand in the body, which Dovecot knows. */
 interface Word {
@@ -23,14 +23,7 @@ const PEOPLE: Record<string, (entry: Entry) => Address[]> = {
   'cc:': ({ cc }) => cc,
   'bcc:': bccOf,
   'reply-to:': ({ replyTo }) => replyTo,
-  'addressed:': (entry) => [
-    ...entry.to,
-    ...entry.cc,
-    ...entry.bcc,
-    ...entry.from,
-    ...entry.replyTo,
-    ...envelope(entry),
-  ],
+  'addressed:': (entry) => [entry.to, entry.cc, entry.bcc, entry.from, entry.replyTo, envelope(entry)].flat(),
 }
 const TEXTS: Record<string, (entry: Entry, value: string) => boolean> = {
   'subject:': ({ subject }, value) => fold(subject).includes(value),
@@ -109,7 +102,7 @@ function timeIn(text: string, zone: string | undefined): number {
 }
 
 /** Those of the messages that the query is true of. What the index knows is looked at first. */
-export async function search(index: Index, query: Query, entries = index.list()): Promise<Entry[]> {
+export async function search(index: Index, query: Query, entries = index.all.list): Promise<Entry[]> {
   let found = entries
   const [inBodies, inHeads] = [query.filter(({ text }) => text), query.filter(({ text }) => !text)]
   for (const { test, isNegated } of inHeads) found = found.filter((entry) => test(entry) !== isNegated)

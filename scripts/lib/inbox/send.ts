@@ -1,4 +1,5 @@
 /** POST /api/v1/send: a mail from JSON goes through the mail server as any other; the answer comes when all of it is there. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { toEnvelope } from '../mail/addresses.ts'
 import { compose } from '../mail/message.ts'
 import { SmtpSession } from '../mail/smtp.ts'
@@ -8,7 +9,7 @@ import { refuse } from './guard.ts'
 import type { Index } from './index.ts'
 
 /** Milliseconds for each answer of the server, and for all of the mail to be delivered. */
-const PATIENCE = { answer: 20_000, deliver: 10_000 }
+const PATIENCE = { answer: 20_000, deliver: 12_000 }
 
 interface Person {
   Name?: string
@@ -35,7 +36,7 @@ export async function sendMail(
   { host, ports }: Settings,
   index: Index,
   { From, To = [], Cc = [], Bcc = [], ReplyTo = [], Headers = {}, Attachments = [], Tags = [], ...rest }: SendRequest,
-  user: string,
+  username: string,
 ): Promise<object> {
   const people = (list: Person[]) => list.map(({ Name: name = '', Email: address }) => ({ name, address }))
   const { bytes } = await compose({
@@ -58,12 +59,13 @@ export async function sendMail(
   try {
     const { queueId, accepted, refused, problem } = await session.deliver({ envelope, bytes })
     if (!queueId) return refuse(400, problem ?? 'The mail server gave the mail no queue id')
-    const entry = await index.expect(queueId, accepted, user, PATIENCE.deliver)
+    index.sent.set(queueId, { username, recipients: accepted })
+    const end = Date.now() + PATIENCE.deliver
+    while (!index.find(queueId) && Date.now() < end) await sleep(5)
+    const entry = index.find(queueId)
     for (const tag of Tags) await index.flag(entry ? [entry] : [], flagOf(tag), true)
-    return {
-      ID: entry?.id ?? queueId,
-      ...(refused.length > 0 && { Rejected: refused.map(({ recipient }) => recipient) }),
-    }
+    const Rejected = refused.map(({ recipient }) => recipient)
+    return { ID: queueId, ...(Rejected.length > 0 && { Rejected }) }
   } finally {
     unfollow()
     await session.close()

@@ -45,7 +45,7 @@ export function runningInbox(settings: Settings): (Record & { folder: string }) 
   for (const folder of Object.values(foldersOf(settings))) {
     try {
       const record: Record = JSON.parse(readFileSync(join(folder, RECORD), 'utf8'))
-      if (isLiving(record.pid, record.startTime) && isThere(record.pid)) return { ...record, folder }
+      if (isThere(record)) return { ...record, folder }
     } catch {
       // There is no record, or it is just being written.
     }
@@ -68,18 +68,18 @@ export async function startInbox(
   await stopInbox(settings)
   if (settings.inboxPort === 0) return {}
   if (!imap) return { problem: 'There is no inbox, because IMAP is off in development-mail-server.env.' }
+  const without = (why: string) => ({ problem: `The mail server runs without its inbox. ${why}` })
   try {
     await assertInboxPortFree(settings)
   } catch (error) {
-    return { problem: `The mail server runs without its inbox. ${messageOf(error)}` }
+    return without(messageOf(error))
   }
   const folder = foldersOf(settings)[engine]
   mkdirSync(folder, { recursive: true })
   const log = openSync(join(folder, LOG), 'w')
   const options = { cwd: ROOT, detached: true, ...ownerOf(ROOT) }
   const child = spawn(process.execPath, [LAUNCH, 'inbox'], { ...options, stdio: ['ignore', log, log] })
-  child.on('error', () => {})
-  child.unref()
+  child.on('error', () => {}).unref()
   closeSync(log)
   const { pid = 0 } = child
   const url = urlOf(settings, settings.inboxPort)
@@ -91,23 +91,22 @@ export async function startInbox(
   }
   await stopInbox(settings)
   const words = readFileSync(join(folder, LOG), 'utf8').trim().split('\n').at(-1)
-  return { problem: `The mail server runs without its inbox. ${words || 'It does not answer. Try: npm run inbox'}` }
+  return without(words || 'It does not answer. Try: npm run inbox')
 }
 
 /** Ends the inbox. False where none was running. */
 export async function stopInbox(settings: Settings): Promise<boolean> {
   const running = runningInbox(settings)
   if (!running) return false
-  const { pid, startTime, folder } = running
   try {
-    process.kill(pid, 'SIGTERM')
-    for (const end = Date.now() + PATIENCE.stop; isLiving(pid, startTime) && isThere(pid); await sleep(10)) {
-      if (Date.now() > end) process.kill(pid, 'SIGKILL')
+    process.kill(running.pid, 'SIGTERM')
+    for (const end = Date.now() + PATIENCE.stop; isThere(running); await sleep(10)) {
+      if (Date.now() > end) process.kill(running.pid, 'SIGKILL')
     }
-    rmSync(join(folder, RECORD), { force: true })
+    rmSync(join(running.folder, RECORD), { force: true })
   } catch (error) {
     // Root's, or in root's folder: the whole script runs again.
-    if (isRoot || !['EPERM', 'EACCES'].includes(String((error as NodeJS.ErrnoException).code))) throw error
+    if (isRoot || !/^(EPERM|EACCES)$/.test(codeOf(error))) throw error
     await becomeRoot()
   }
   return true
@@ -118,14 +117,16 @@ function foldersOf({ stateDir }: Settings): { [engine in Exclude<EngineName, 'au
   return { native: stateDir, docker: join(ROOT, 'docker-data', 'inbox') }
 }
 
-/** For systems without /proc, where a process's start is not told. */
-function isThere(pid: number): boolean {
+/** Whether the process lives; where there is no /proc to tell when it was started, one of its number. */
+function isThere({ pid, startTime }: Record): boolean {
   try {
-    return process.kill(pid, 0)
+    return isLiving(pid, startTime) && process.kill(pid, 0)
   } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
+    return codeOf(error) === 'EPERM'
   }
 }
+
+const codeOf = (error: unknown) => String((error as NodeJS.ErrnoException).code)
 
 /** By sudo, the user whose project it is: a server of HTTP needs no root. */
 function ownerOf(folder: string): { uid?: number; gid?: number } {

@@ -6,7 +6,6 @@ export const ROW = 4.75 * Number.parseFloat(getComputedStyle(document.documentEl
 /** How many rows are fetched before and behind those on the screen. */
 const AROUND = 50
 export const VIEWS = ['html', 'text', 'headers', 'source']
-const isPhone = matchMedia('(max-width: 45rem)')
 
 export const state = {
   // What the address says after #, so that going back, reloading and bookmarks work.
@@ -15,8 +14,6 @@ export const state = {
   mails: [], start: 0, total: 0, seen: { first: 0, last: 20 }, isLoaded: false, problem: '',
   // All mail and the mailboxes, whatever is found.
   everything: { Total: 0, Unread: 0 }, mailboxes: [], isInboxAway: false, isServerAway: false,
-  // IDs, and the row from which shift extends the choice.
-  chosen: new Set(), choseLast: 0,
   // Where the open mail is in the list, whether a key led there, and the ID of the row that is to have the focus.
   at: -1, isStepped: false, focus: '',
   view: 'html', isNarrow: false, dialog: undefined, said: { text: '', isQuiet: true },
@@ -36,7 +33,8 @@ export const senderOf = ({ From }) => From?.Name || From?.Address || words.nobod
 export const subjectOf = ({ Subject }) => Subject || words.noSubject
 
 const route = () => Object.fromEntries(new URLSearchParams(location.hash.slice(1)))
-export const addressOf = (change) => `#${new URLSearchParams(Object.entries({ ...route(), ...change }).filter(([, value]) => value))}`
+export const addressOf = (change) =>
+  `#${new URLSearchParams(Object.entries({ ...route(), ...change }).filter(([, value]) => value))}`
 export const go = (change, isReplacing) => location[isReplacing ? 'replace' : 'assign'](addressOf(change))
 
 /** Throws what the server says where the answer is no 2xx; then the error has a status. */
@@ -46,7 +44,7 @@ export async function api(path, options) {
   const message = await response.json().then((answer) => answer.Error, () => response.statusText)
   throw Object.assign(new Error(message), { status: response.status })
 }
-const get = async (path, options) => (await api(path, options)).json()
+const get = async (path) => (await api(path)).json()
 const send = (method, path, body = {}) =>
   api(path, { method, headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) })
 /** The path of what is found: all mail, or that of the mailbox and the search. */
@@ -55,7 +53,7 @@ function found(more, route = state.query.trim() ? 'search' : 'messages') {
   const tz = Intl.DateTimeFormat().resolvedOptions().timeZone
   return `${route}?${new URLSearchParams({ ...(query.trim() && { query, tz }), ...(mailbox && { mailbox }), ...more })}`
 }
-const rows = async (start, limit) => (await get(found({ start, limit, envelope: 1 }))).messages
+const page = (start, limit) => get(found({ start, limit, envelope: 1 }))
 
 let isStale = false
 let rounds
@@ -72,10 +70,9 @@ async function loadAll() {
     isStale = false
     const what = found()
     const start = Math.max(0, state.seen.first - AROUND)
+    get('mailboxes').then((mailboxes) => draw({ mailboxes }), () => {})
     try {
-      const page = found({ start, limit: state.seen.last + AROUND - start, envelope: 1 })
-      get('mailboxes').then((mailboxes) => draw({ mailboxes }), () => {})
-      const answer = await get(page)
+      const answer = await page(start, state.seen.last + AROUND - start)
       if (what !== found()) continue
       const { messages: mails, messages_count: total, total: Total, unread: Unread } = answer
       Object.assign(state, { mails, start, total, everything: { Total, Unread }, isLoaded: true, problem: '' })
@@ -98,40 +95,28 @@ function follow() {
   if (find(id)) state.at = indexOf(id)
   draw({ id, query, mailbox })
   if (!isOther) return
-  state.chosen.clear()
   document.querySelector('.scroller').scrollTop = 0
   draw({ isLoaded: false, at: -1, seen: { first: 0, last: 20 } })
   load().then(() => say(state.problem || words.found(state.total), true))
 }
 
 /** Follows the events, and connects again for as long as the page is open. */
-function connect(pause = 250) {
+function connect() {
   const socket = new WebSocket(new URL('api/events?envelope=1', location.href.replace(/^http/, 'ws')))
-  let next = Math.min(pause * 1.5, 3000)
   socket.onopen = () => {
-    next = 250
     draw({ isInboxAway: false })
     load()
   }
   socket.onclose = () => {
     draw({ isInboxAway: true })
-    setTimeout(connect, pause, next)
+    setTimeout(connect, 500)
   }
   socket.onmessage = ({ data }) => {
     const { Type, Data } = JSON.parse(data)
     if (Type === 'server') draw({ isServerAway: !Data.up })
-    if (Type === 'new') arrive(Data)
-    if (Type === 'delete') state.chosen.delete(Data.ID)
+    if (Type === 'new') say(words.arrived(senderOf(Data), subjectOf(Data)), true)
     load()
   }
-}
-
-/** Shows a new mail at once where it is sure to stand first; the answer that is on its way has it in any case. */
-function arrive(mail) {
-  const { query, mailbox, start, mails, total } = state
-  const isFirst = start === 0 && !query.trim() && (!mailbox || mail.Mailboxes.includes(mailbox)) && !find(mail.ID)
-  if (isFirst) Object.assign(state, { mails: [mail, ...mails], total: total + 1 })
-  say(words.arrived(senderOf(mail), subjectOf(mail)), true)
 }
 
 /** Says something to screen readers, and for a moment on the screen. */
@@ -151,7 +136,7 @@ export async function attempt(work) {
 /** Opens the mail that is `by` rows below the open one. */
 export async function step(by) {
   const at = Math.max(0, Math.min(state.at + by, state.total - 1))
-  const mail = row(at) ?? (await rows(at, 1))[0]
+  const mail = row(at) ?? (await page(at, 1)).messages[0]
   if (!mail) return
   const scroller = document.querySelector('.scroller')
   scroller.scrollTop = Math.max((at + 1) * ROW - scroller.clientHeight, Math.min(scroller.scrollTop, at * ROW))
@@ -159,43 +144,24 @@ export async function step(by) {
   draw({ at, focus: mail.ID, isStepped: true })
   go({ id: mail.ID }, wasOpen)
 }
-/** Chooses a row, or all from the one that was chosen last. */
-export async function choose(index, isOn, isRange) {
-  const [first, last] = isRange ? [index, state.choseLast].sort((a, b) => a - b) : [index, index]
-  const isHere = row(first) && row(last)
-  const { start, mails: here } = state
-  const mails = isHere ? here.slice(first - start, last - start + 1) : await rows(first, last - first + 1)
-  for (const { ID } of mails) state.chosen[isOn ? 'add' : 'delete'](ID)
-  draw({ choseLast: index })
-}
-/** What a key is about: the chosen mails, else the open one. */
-const meant = () => (state.chosen.size > 0 ? [...state.chosen] : [state.id].filter(Boolean))
-
-// An empty list of IDs would mean all mail.
-export const mark = (IDs, Read) => attempt(async () => IDs.length > 0 && (await send('PUT', 'messages', { IDs, Read })))
-export const markFound = () => attempt(() => send('PUT', found({}, 'messages'), { Read: true, Search: state.query.trim() }))
-async function erase(IDs) {
-  const isLeft = ({ ID }) => !IDs.includes(ID)
-  const here = state.mails.findIndex(({ ID }) => ID === state.id)
-  const below = state.mails.slice(here).find(isLeft) ?? state.mails.slice(0, here).findLast(isLeft)
-  const next = here < 0 || isPhone.matches ? undefined : below
-  await send('DELETE', 'messages', { IDs })
-  for (const id of IDs) state.chosen.delete(id)
-  say(words.deleted(IDs.length))
-  load()
-  if (!IDs.includes(state.id)) return
-  draw({ focus: next?.ID ?? '', isStepped: true })
-  go({ id: next?.ID }, true)
-}
-/** One mail goes at once; before several do it is asked. */
-export function remove(IDs) {
-  if (IDs.length === 1) attempt(() => erase(IDs))
-  if (IDs.length > 1) draw({ dialog: { question: words.askDelete(IDs.length), about: words.askChosen, work: () => erase(IDs) } })
-}
+export const mark = (id, Read) => attempt(() => send('PUT', 'messages', { IDs: [id], Read }))
+export const markFound = () =>
+  attempt(() => send('PUT', found({}, 'messages'), { Read: true, Search: state.query.trim() }))
+/** Deletes the open mail; the one below it is open then, or above it. */
+export const remove = (id) =>
+  attempt(async () => {
+    const next = find(id) && (row(state.at + 1) ?? row(state.at - 1))
+    await send('DELETE', 'messages', { IDs: [id] })
+    say(words.deleted(1))
+    load()
+    if (state.id !== id) return
+    draw({ focus: next?.ID ?? '', isStepped: true })
+    go({ id: next?.ID }, true)
+  })
+/** Deletes all that is found, after a question. */
 export function removeFound() {
   const { total, query, mailbox } = state
   const limits = [query.trim() && words.askSearch(query), mailbox && words.askMailbox(mailbox)].filter(Boolean)
-  const about = limits.join(' ') || words.askAll
   const work = async () => {
     say(words.working)
     await send('DELETE', found())
@@ -203,7 +169,7 @@ export function removeFound() {
     load()
     go({ id: '' }, true)
   }
-  draw({ dialog: { question: words.askDelete(total), about, work } })
+  draw({ dialog: { question: words.askDelete(total), about: limits.join(' ') || words.askAll, work } })
 }
 export const copy = (text) =>
   attempt(async () => {
@@ -219,29 +185,24 @@ export const copy = (text) =>
     say(words.copied)
   })
 
-/** What keys do. */
+/** What keys do; those of a mail need an open one. */
 export const KEYS = {
   j: () => step(1),
   k: () => step(state.at < 0 ? 1 : -1),
-  x: () => state.at >= 0 && choose(state.at, !state.chosen.has(state.id)),
-  u: () => mark(meant(), !meant().every((id) => find(id)?.Read !== false)),
-  Delete: () => remove(meant()),
-  '#': () => remove(meant()),
+  u: () => state.id && mark(state.id, find(state.id)?.Read === false),
+  Delete: () => state.id && remove(state.id),
+  '#': () => state.id && remove(state.id),
   c: () => document.querySelector('.code')?.click(),
   w: () => draw({ isNarrow: !state.isNarrow }),
   '/': () => document.querySelector('input[type=search]').focus(),
   '?': () => draw({ dialog: {} }),
-  Escape: () => {
-    if (state.chosen.size > 0) state.chosen.clear()
-    else if (state.id) go({ id: '' })
-    else go({ q: '' })
-    draw()
-  },
+  Escape: () => go(state.id ? { id: '' } : { q: '' }),
   ...Object.fromEntries(VIEWS.map((view, index) => [index + 1, () => document.getElementById(`tab-${view}`)?.click()])),
 }
 function onKey(event) {
   const { ctrlKey, metaKey, altKey, target, key } = event
-  if (ctrlKey || metaKey || altKey || state.dialog) return
+  // The browser tells of a dialog that it has closed some moments later: the dialog itself knows.
+  if (ctrlKey || metaKey || altKey || document.querySelector('dialog[open]')) return
   if (target.matches('[type=search]')) return key === 'Escape' && target.blur()
   const name = (target.closest('.list') && { ArrowDown: 'j', ArrowUp: 'k' }[key]) || key
   if (!Object.hasOwn(KEYS, name)) return

@@ -2,7 +2,7 @@
  * The inbox as a page: all mail as one live list, and one mail in every view. Nothing of a mail becomes HTML of this page:
  * it is set as text, and its HTML is shown in a frame that has neither scripts nor an origin.
  */
-import { addressOf, api, attempt, begin, choose, copy, draw, find, go, KEYS, load, mark, markFound, ROW } from './inbox.js'
+import { addressOf, api, attempt, begin, copy, draw, find, go, KEYS, load, mark, markFound, ROW } from './inbox.js'
 import { remove, removeFound, row, say, senderOf, state, subjectOf, VIEWS } from './inbox.js'
 import { html, render, useEffect, useLayoutEffect, useRef, useState } from './vendor/htm-preact.js'
 import { fullTime, help, number, shortTime, size, words } from './words.js'
@@ -16,14 +16,8 @@ const isCurrent = (value) => (value ? 'true' : undefined)
 const Icon = ({ name }) => html`<svg aria-hidden="true"><use href=${`#${name}`} /></svg>`
 const Button = ({ icon, label, ...rest }) =>
   html`<button type="button" class="icon" title=${label} aria-label=${label} ...${rest}><${Icon} name=${icon} /></button>`
-/** The first `count` of many things, and a button for a thousand more. */
-function Some({ items, count, as }) {
-  const [limit, setLimit] = useState(count)
-  const shown = items.slice(0, limit)
-  const rest = items.length - shown.length
-  return html`${as ? shown.map(as) : shown.join(', ')}
-    ${rest > 0 && html` <button type="button" class="more" onClick=${() => setLimit(limit + 1000)}>${words.more(rest)}</button>`}`
-}
+/** The first of many things, and how many more there are. */
+const firstOf = (items) => (items.length > 50 ? [...items.slice(0, 50), words.more(items.length - 50)] : items)
 
 function Page() {
   const { id, isInboxAway, isServerAway, said, dialog } = state
@@ -54,9 +48,6 @@ function Search() {
 }
 
 function Mailboxes() {
-  // On a phone they are a row that is wider than the screen.
-  const show = () => document.querySelector('nav [aria-current]')?.scrollIntoView({ block: 'nearest' })
-  useEffect(show, [state.mailbox, state.mailboxes.length])
   const link = ({ Name, Total, Unread }) => {
     const [local, domain] = Name.split('@')
     return html`<li key=${Name}>
@@ -112,31 +103,20 @@ function Nothing() {
   if (query || mailbox) return html`<div class="nothing"><h2>${words.noneFound}</h2><p>${words.noneFoundHint}</p></div>`
   return html`<div class="nothing"><h2>${words.none}</h2><p>${words.noneHint}</p><code>npm run send-email</code></div>`
 }
-/** The buttons over the list: for the chosen mails, or else for all that is found. */
+/** The buttons over the list: for all that is found. */
 function Tools() {
-  const IDs = [...state.chosen]
   const { total, isLoaded } = state
-  if (IDs.length === 0)
-    return html`<div class="tools"><span>${isLoaded && words.found(total)}</span>
-      <${Button} icon="read" label=${words.allRead} disabled=${total === 0} onClick=${markFound} />
-      <${Button} icon="trash" label=${words.deleteFound(total)} disabled=${total === 0} onClick=${removeFound} />
-    </div>`
-  return html`<div class="tools"><span>${words.chosen(IDs.length)}</span>
-    <${Button} icon="close" label=${words.chooseNone} onClick=${() => draw({ chosen: new Set() })} />
-    <${Button} icon="unread" label=${words.asUnread} onClick=${() => mark(IDs, false)} />
-    <${Button} icon="read" label=${words.asRead} onClick=${() => mark(IDs, true)} />
-    <${Button} icon="trash" label=${words.delete} onClick=${() => remove(IDs)} />
+  return html`<div class="tools"><span>${isLoaded && words.found(total)}</span>
+    <${Button} icon="read" label=${words.allRead} disabled=${total === 0} onClick=${markFound} />
+    <${Button} icon="trash" label=${words.deleteFound(total)} disabled=${total === 0} onClick=${removeFound} />
   </div>`
 }
 function Row({ mail, index }) {
   const place = { 'aria-posinset': index + 1, 'aria-setsize': state.total }
   if (!mail) return html`<li class="row" ...${place}></li>`
   const { ID, Read, Created, Attachments, EnvelopeTo } = mail
-  const isChosen = state.chosen.has(ID)
   const isOpen = ID === state.id
-  const onChoose = ({ target, shiftKey }) => attempt(() => choose(index, target.checked, shiftKey))
-  return html`<li class=${`row ${Read ? '' : 'unread'} ${isOpen ? 'open' : ''} ${isChosen ? 'chosen' : ''}`} ...${place}>
-    <input type="checkbox" checked=${isChosen} aria-label=${words.choose(subjectOf(mail))} onClick=${onChoose} />
+  return html`<li class=${`row ${Read ? '' : 'unread'} ${isOpen ? 'open' : ''}`} ...${place}>
     <a id=${`row-${ID}`} href=${addressOf({ id: ID })} aria-current=${isCurrent(isOpen)} onClick=${() => draw({ isStepped: false })}>
       <span class="from" dir="auto">${!Read && html`<i role="img" aria-label=${words.unread}></i>`}${senderOf(mail)}</span>
       <time datetime=${Created} title=${fullTime(Created)}>${shortTime(Created)}</time>
@@ -173,10 +153,10 @@ function Message({ id }) {
   return html`<article aria-busy=${mail.ID !== id} aria-labelledby="subject">
     <div class="tools">
       ${back}<span><time datetime=${mail.Date}>${fullTime(mail.Date)}</time></span>
-      <${Button} icon=${isRead ? 'unread' : 'read'} label=${isRead ? words.asUnread : words.asRead} onClick=${() => mark([id], !isRead)} />
+      <${Button} icon=${isRead ? 'unread' : 'read'} label=${isRead ? words.asUnread : words.asRead} onClick=${() => mark(id, !isRead)} />
       <a class="icon" title=${words.download} aria-label=${words.download} href=${`api/v1/message/${mail.ID}/raw?dl=1`} download>
         <${Icon} name="download" /></a>
-      <${Button} icon="trash" label=${words.delete} onClick=${() => remove([id])} />
+      <${Button} icon="trash" label=${words.delete} onClick=${() => remove(id)} />
     </div>
     <div class="head" key=${mail.ID}>
       <h2 id="subject" tabindex="-1" dir="auto" ref=${heading}>${subjectOf(mail)}</h2>
@@ -191,11 +171,11 @@ function People({ From, To, Cc, Bcc, ReplyTo, ReturnPath, EnvelopeTo }) {
   const full = ({ Name, Address }) => (Name ? `${Name} <${Address}>` : Address || words.nobody)
   const lines = Object.entries({ from: [From].filter(Boolean), to: To, cc: Cc, bcc: Bcc, replyTo: ReplyTo })
   const line = ([name, people]) =>
-    people.length > 0 && html`<dt>${words[name]}</dt><dd><${Some} items=${people.map(full)} count=${3} /></dd>`
+    people.length > 0 && html`<dt>${words[name]}</dt><dd>${firstOf(people.map(full)).join(', ')}</dd>`
   return html`<dl>
     ${lines.map(line)}
     <dt>${words.envelope}</dt>
-    <dd>${ReturnPath || words.nullSender} → <${Some} items=${EnvelopeTo} count=${3} /></dd>
+    <dd>${ReturnPath || '<>'} → ${firstOf(EnvelopeTo).join(', ')}</dd>
   </dl>`
 }
 /** What tests and people look for in a mail: its codes to copy, its links to open and to copy. */
@@ -210,7 +190,7 @@ function Finds({ Code, Links }) {
   return html`<div class="finds" role="group" aria-label=${words.finds}>
     ${Code && html`<button type="button" class="code" title=${words.copy(Code)} aria-label=${words.copy(Code)} onClick=${() => copy(Code)}>
       ${Code}<${Icon} name="copy" /></button>`}
-    <${Some} items=${links} count=${4} as=${link} />
+    ${firstOf(links.map(link))}
   </div>`
 }
 function Files({ ID, Attachments = [], Inline = [] }) {
@@ -219,21 +199,14 @@ function Files({ ID, Attachments = [], Inline = [] }) {
   const file = ({ PartID, FileName, ContentType, Size }) => html`<a href=${path(PartID)} title=${ContentType} download>
     <${Icon} name="clip" /><span dir="auto">${FileName || ContentType}</span><small>${size(Size)}</small></a>`
   if (files.length === 0) return null
-  return html`<div class="files" role="group" aria-label=${words.attachments}><${Some} items=${files} count=${8} as=${file} /></div>`
+  return html`<div class="files" role="group" aria-label=${words.attachments}>${firstOf(files.map(file))}</div>`
 }
 
 function Tabs({ views, view }) {
-  // The arrow keys go from tab to tab, Tab goes on to what the tab shows (ARIA Authoring Practices, tabs).
-  const onKeyDown = ({ key }) => {
-    const by = { ArrowRight: 1, ArrowLeft: -1 }[key]
-    if (!by) return
-    draw({ view: views.at((views.indexOf(view) + by) % views.length) })
-    document.querySelector('[aria-selected=true]').focus()
-  }
   const tab = (name) => html`<button type="button" role="tab" id=${`tab-${name}`} aria-controls="view" aria-selected=${name === view}
-    tabindex=${name === view ? 0 : -1} onClick=${() => draw({ view: name })}>${words[name]}</button>`
+    onClick=${() => draw({ view: name })}>${words[name]}</button>`
   return html`<div class="tabs">
-    <div role="tablist" aria-label=${words.views} onKeyDown=${onKeyDown}>${views.map(tab)}</div>
+    <div role="tablist" aria-label=${words.views}>${views.map(tab)}</div>
     <${Button} icon="narrow" label=${words.narrow} aria-pressed=${state.isNarrow} onClick=${KEYS.w} />
   </div>`
 }
@@ -262,7 +235,7 @@ function View({ mail, view }) {
 /** The question before something is deleted, or without one the keys. */
 function Dialog({ question, about, work }) {
   const dialog = useRef()
-  useEffect(() => dialog.current.showModal(), [])
+  useLayoutEffect(() => dialog.current.showModal(), [])
   const close = () => dialog.current.close()
   const yes = () => {
     close()

@@ -14,9 +14,6 @@ const table = {
   keys: ['Keys and search', 'キー操作と検索'],
   list: ['List of mail', 'メール一覧'],
   found: [mails, (count) => `${number(count)}通`],
-  chosen: [(count) => `${number(count)} chosen`, (count) => `${number(count)}通を選択中`],
-  choose: [(subject) => `Choose “${subject}”`, (subject) => `「${subject}」を選択`],
-  chooseNone: ['Choose none', '選択を解除'],
   unread: ['unread', '未読'],
   attachment: ['with attachment', '添付ファイルあり'],
   allRead: ['Mark all as read', 'すべて既読にする'],
@@ -25,7 +22,6 @@ const table = {
   delete: ['Delete', '削除'],
   deleteFound: [(count) => `Delete all ${mails(count)}`, (count) => `${number(count)}通をすべて削除`],
   askDelete: [(count) => `Delete ${mails(count)} for good?`, (count) => `${number(count)}通のメールを完全に削除しますか？`],
-  askChosen: ['All that you have chosen.', '選択したメールがすべて削除されます。'],
   askAll: ['All mail in all mailboxes.', 'すべてのメールボックスの全メールが削除されます。'],
   askMailbox: [(mailbox) => `All mail in ${mailbox}.`, (mailbox) => `${mailbox}の全メールが削除されます。`],
   askSearch: [(query) => `All mail found with “${query}”.`, (query) => `「${query}」の検索結果がすべて削除されます。`],
@@ -42,7 +38,6 @@ const table = {
   bcc: ['Bcc', 'Bcc'],
   replyTo: ['Reply-To', '返信先'],
   envelope: ['Envelope', 'エンベロープ'],
-  nullSender: ['<>', '<>'],
   more: [(count) => `${number(count)} more`, (count) => `ほか${number(count)}件`],
   download: ['Download raw mail', '元のメールをダウンロード'],
   finds: ['Code and links', '認証コードとリンク'],
@@ -56,10 +51,7 @@ const table = {
   source: ['Source', 'ソース'],
   narrow: ['Narrow preview', '狭い画面でのプレビュー'],
   frame: [(subject) => `“${subject}” as HTML`, (subject) => `「${subject}」のHTML表示`],
-  cut: [
-    (size) => `This is the beginning of ${size}. The download has the whole mail.`,
-    (size) => `全体（${size}）の先頭部分です。続きはダウンロードしてご覧ください。`,
-  ],
+  cut: [(size) => `The beginning of ${size}`, (size) => `全体（${size}）の先頭部分`],
   gone: ['This mail is not here any more.', 'このメールはもうありません。'],
   none: ['No mail yet', 'メールはまだありません'],
   noneHint: ['Mail to any address arrives here. Try it:', 'どの宛先に送ったメールもここに届きます。送信してみましょう。'],
@@ -68,21 +60,14 @@ const table = {
   open: ['Choose a mail to read it here.', 'メールを選ぶと、ここに表示されます。'],
   openHint: ['? shows the keys.', '「?」でキー操作の一覧を表示します。'],
   arrived: [(from, subject) => `New mail from ${from}: ${subject}`, (from, subject) => `${from}から新着メール：${subject}`],
-  away: [
-    'The inbox does not answer. This page connects again by itself.',
-    '受信箱のサーバーから応答がありません。自動的に再接続します。',
-  ],
-  serverAway: [
-    'The mail server does not answer. Start it with npm\u00a0start; this page connects by itself.',
-    'メールサーバーから応答がありません。npm\u00a0startで起動すると、自動的に再接続します。',
-  ],
+  away: ['The inbox does not answer.', '受信箱のサーバーから応答がありません。'],
+  serverAway: ['The mail server does not answer. Type: npm start', 'メールサーバーから応答がありません。npm startで起動できます。'],
   failed: [(why) => `That did not work: ${why}`, (why) => `処理できませんでした：${why}`],
 }
 const HELP = {
   keys: [
     ['j  k', 'next, previous mail', '次・前のメール'],
     ['Enter', 'open', '開く'],
-    ['x', 'choose', '選択'],
     ['u', 'read, unread', '既読・未読の切り替え'],
     ['Del  #', 'delete', '削除'],
     ['c', 'copy the code', '認証コードをコピー'],
@@ -107,9 +92,8 @@ export const words = Object.fromEntries(Object.entries(table).map(([name, sides]
 export const help = Object.values(HELP).map((lines) => lines.map(([key, ...sides]) => [key, sides[side]]))
 
 export function size(bytes) {
-  const isMega = bytes >= 999_500
-  const [value, unit] = bytes < 1000 ? [bytes, 'B'] : isMega ? [bytes / 1e6, 'MB'] : [bytes / 1e3, 'kB']
-  return `${value.toLocaleString(language, { maximumFractionDigits: isMega ? 1 : 0 })} ${unit}`
+  const [value, unit] = bytes < 1000 ? [bytes, 'B'] : bytes < 999_500 ? [bytes / 1e3, 'kB'] : [bytes / 1e6, 'MB']
+  return `${value.toLocaleString(language, { maximumFractionDigits: unit === 'MB' ? 1 : 0 })} ${unit}`
 }
 
 const clock = new Intl.DateTimeFormat(language, { hour: '2-digit', minute: '2-digit' })
