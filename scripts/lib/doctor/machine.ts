@@ -4,20 +4,19 @@ import { installPackages, missingPackages } from '../server/packages.ts'
 import { isRoot } from '../server/root.ts'
 import { $ } from '../server/shell.ts'
 import { readSettings, setting } from '../settings.ts'
-import { type Finding, failure, MEND, verdict, warning } from './check.ts'
-import { addLine, DOCKER, type Facts } from './facts.ts'
+import { addLine, type Finding, failure, MEND, verdict, warning } from './check.ts'
+import { DOCKER, type Facts } from './facts.ts'
 
 export function settings(facts: Facts): Finding[] {
   try {
     const { bindAddress, ports } = readSettings()
-    const isOpen = !/^(127\.|::1$)/.test(bindAddress)
-    const trusted = (isOpen && facts.environment().PERMIT_DOCKER) || 'none'
+    const is = `${bindAddress}, SMTP on ${ports.smtp}, POP3 on ${ports.pop3}, IMAP on ${ports.imap}`
+    if (/^(127\.|::1$)/.test(bindAddress)) return verdict([], is)
+    const trusted = facts.environment().PERMIT_DOCKER || 'none'
     const fix = process.env.BIND_ADDRESS ? 'unset BIND_ADDRESS' : addLine('.env', 'BIND_ADDRESS=127.0.0.1')
     const who = `the ports are on ${bindAddress}: whoever reaches this machine`
-    const worse = failure(`${who} sends without logging in (PERMIT_DOCKER=${trusted})`, fix)
-    const bad = trusted === 'none' ? warning(`${who} may log in, with passwords that everybody knows`, fix) : worse
-    const problems = isOpen ? [bad] : []
-    return verdict(problems, `${bindAddress}, SMTP on ${ports.smtp}, POP3 on ${ports.pop3}, IMAP on ${ports.imap}`)
+    if (trusted === 'none') return [warning(`${who} may log in, with passwords that everybody knows`, fix)]
+    return [failure(`${who} sends without logging in (PERMIT_DOCKER=${trusted})`, fix)]
   } catch (error) {
     if (error instanceof Failure) return [failure(error.message)]
     throw error
@@ -36,7 +35,7 @@ export async function engine(facts: Facts): Promise<Finding[]> {
   }
   const isForbidden = /permission denied/i.test(reason)
   const plugin =
-    facts.platform === 'linux' && /no Compose v2/.test(reason) && 'sudo apt-get install docker-compose-plugin'
+    process.platform === 'linux' && /no Compose v2/.test(reason) && 'sudo apt-get install docker-compose-plugin'
   const fix = isForbidden ? 'sudo usermod -aG docker "$USER"' : plugin || undefined
   return [failure(isForbidden ? `${reason}; log in again after the fix` : reason, fix)]
 }
