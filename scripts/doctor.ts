@@ -81,6 +81,8 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   if (unknown !== undefined)
     throw new Failure('usage', `--only ${unknown}: no such check. Their names: npm run doctor -- --list`)
   const checks = CHECKS.filter(({ name }) => values.only?.includes(name) ?? true)
+  // zx takes a stack for each program that it runs, and leading one back to TypeScript takes longer than the program.
+  process.setSourceMapsEnabled(false)
   await becomeRootForNative()
   let results = await (process.stderr.isTTY ? step('Checking', () => runChecks(checks)) : runChecks(checks))
   // One thing mended may set others right or wrong: each time the whole list again, until nothing is left to mend.

@@ -190,14 +190,13 @@ export async function tables(facts: Facts): Promise<Finding[]> {
   })
   const foreign = [...FOREIGN, ...alike].filter((address) => !domains.includes(domainOf(address)))
   const keys = [...own, ...domains.map(anyAt), ...foreign]
-  const [caught, routed] = await Promise.all([facts.lookUp(CAUGHT, keys), facts.lookUp(MAP, keys)])
-  const goes = (address: string) => routed.answers.get(address) ?? 'default_transport'
-  const skipped = (file: string, said: string) =>
-    [...said.matchAll(/warning: pcre map \S+, line (\d+): (.*)/g)].map(([, line, text]) =>
-      warning(`${file} line ${line}: Postfix skips it: ${text}`),
-    )
-  const problems = [...skipped(CAUGHT, caught.said), ...skipped(MAP, routed.said)]
-
+  const { answers, said } = await facts.lookUp([CAUGHT, MAP], keys)
+  const caught = (address: string) => answers[0]?.get(address)
+  const goes = (address: string) => answers[1]?.get(address) ?? 'default_transport'
+  const skipped = said.matchAll(/warning: pcre map \S+\/(\S+), line (\d+): (.*)/g)
+  const problems = [...skipped].map(([, file = '', line, text]) =>
+    warning(`${inConfig(file)} line ${line}: Postfix skips it: ${text}`),
+  )
   const leaving = waysOut(facts)
   for (const way of leaving) {
     // Mail of our own takes the next line that matches it.
@@ -205,9 +204,9 @@ export async function tables(facts: Facts): Promise<Finding[]> {
     const fix = isOurs ? deleteLine(MAP, way) : writeLine(MAP, way, way.text.replace(way.result, 'local:'))
     problems.push(failure(`${placeOf(MAP, way)}: ${way.text}: it sends mail to ${way.result}`, fix))
   }
-  const missing = foreign.filter((address) => caught.answers.get(address) !== CATCHALL)
+  const missing = foreign.filter((address) => caught(address) !== CATCHALL)
   if (missing[0]) {
-    const to = caught.answers.get(missing[0])
+    const to = caught(missing[0])
     const fact = `mail to ${missing[0]} ${to ? `goes to ${to}` : 'is not caught'} (${missing.length} of ${foreign.length} addresses)`
     // Only what looks like an account's domain: a pattern without its dots.
     problems.push((missing.some((address) => FOREIGN.includes(address)) ? failure : warning)(`${CAUGHT}: ${fact}`))
@@ -218,7 +217,7 @@ export async function tables(facts: Facts): Promise<Finding[]> {
     problems.push(failure(`${MAP}: no line keeps mail to ${out} here: it goes to ${goes(out)}`, fix))
   }
   const bad = (address: string) => {
-    const taken = caught.answers.get(address) ?? address
+    const taken = caught(address) ?? address
     if (taken !== address) return `${CAUGHT}: mail to ${address} goes to ${taken}`
     const isKept = /^(:|lmtp:|virtual:)/.test(goes(address))
     return isKept ? undefined : `${MAP}: mail to ${address} goes to ${goes(address)}, not to its mailbox`

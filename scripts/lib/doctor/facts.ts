@@ -34,6 +34,9 @@ export const OWN_FILES = OWN.split(/\s+/).map(inConfig)
 /** Debian's own master.cf. */
 const MASTER_DIST = '/usr/share/postfix/master.cf.dist'
 
+/** Looks the keys of stdin up in one table after the other; the options stand in the place of the name. */
+const LOOK_UP = 'keys=$(cat); for table; do printf "%s\\n" "$keys" | postmap $0 -q - "$table"; echo =; done'
+
 /** Milliseconds for one question to a program, and for Docker to answer; one that is wedged never does. */
 export const [ANSWER, DOCKER] = [10_000, 4_000]
 
@@ -154,15 +157,16 @@ export class Facts {
     return true
   }
 
-  /** What Postfix answers for keys in one of the project's PCRE tables, and what it says against the table. */
-  async lookUp(name: string, keys: string[]): Promise<{ answers: Map<string, string>; said: string }> {
+  /** What Postfix answers for keys in each of the project's PCRE tables, and what it says against the tables. */
+  async lookUp(names: string[], keys: string[]): Promise<{ answers: Map<string, string>[]; said: string }> {
     const asked = { ...input(`${keys.join('\n')}\n`), timeout: ANSWER }
-    const [here, there] = [join(ROOT, name), name.replace(CONFIG, IN_CONTAINER)]
-    const { stdout, stderr, exitCode } = (await this.isInContainer())
-      ? await (await this.engine()).exec(['postmap', '-q', '-', `pcre:${there}`], asked)
-      : await $(asked)`postmap -c ${this.postfix('empty', '')} -q - ${`pcre:${here}`}`
-    if (exitCode === 127) throw new Skipped('Postfix is not installed yet')
-    return { answers: new Map(stdout.split('\n').map((line) => line.split('\t') as [string, string])), said: stderr }
+    const tablesIn = (folder: string) => names.map((name) => `pcre:${name.replace(CONFIG, folder)}`)
+    const { stdout, stderr } = (await this.isInContainer())
+      ? await (await this.engine()).exec(['sh', '-c', LOOK_UP, '', ...tablesIn(IN_CONTAINER)], asked)
+      : await $(asked)`sh -c ${LOOK_UP} ${`-c ${this.postfix('empty', '')}`} ${tablesIn(join(ROOT, CONFIG))}`
+    if (/postmap: (command )?not found/.test(stderr)) throw new Skipped('Postfix is not installed yet')
+    const answersOf = (text: string) => new Map(text.split('\n').map((line) => line.split('\t') as [string, string]))
+    return { answers: stdout.split(/^=\n/m).map(answersOf), said: stderr }
   }
 
   /** A configuration folder of Postfix with this main.cf and Debian's own master.cf, for its programs that want one. */

@@ -15,6 +15,7 @@ export interface Rule {
   level: Finding['level']
   /** The names that it is about: a pattern for the whole of a name, or plain names with "|" between. */
   names: string
+  pattern: RegExp
   right: Right
   why: Words
   /** The right value. Without one the line goes; null where only the reader knows it. */
@@ -26,14 +27,16 @@ export interface Rule {
 const words = (text: string) => text.split(/\s+/)
 
 type Row = (names: string, right: Right, why: Words, write?: Words | null) => Rule
-const fail: Row = (names, right, why, write) => ({ level: 'failure', names, right, why, write })
-const warn: Row = (names, right, why, write) => ({ level: 'warning', names, right, why, write })
+const row =
+  (level: Rule['level']): Row =>
+  (names, right, why, write) => ({ level, names, pattern: new RegExp(`^(${names})$`), right, why, write })
+const [fail, warn] = [row('failure'), row('warning')]
 const need = (one: Rule): Rule => ({ ...one, needed: true })
 
 /** The first rule that a value breaks, with its words for this value; an undefined value is one that is not set. */
 export function broken(rules: readonly Rule[], name: string, value: string | undefined, facts: Facts) {
-  const found = rules.find(({ names, right, needed }) => {
-    if (!new RegExp(`^(${names})$`).test(name)) return false
+  const found = rules.find(({ pattern, right, needed }) => {
+    if (!pattern.test(name)) return false
     if (value === undefined) return needed
     return right instanceof RegExp ? !right.test(value) : !right(value, facts)
   })

@@ -17,11 +17,15 @@ import { ACCOUNTS, ANSWER, CONFIG, DOCKER, type Facts, filesIn, inConfig, MAIN_C
 import { causeIn, explained } from './log.ts'
 
 export async function ports(facts: Facts): Promise<Finding[]> {
-  const { bindAddress, ports: taken } = facts.settings()
+  const { bindAddress, ports: taken, stateDir } = facts.settings()
   const { engine } = await facts.choice()
   const isUp = engine ? await facts.isRunning() : false
   if (!isUp && (await engine?.half())) throw new Skipped('half of the server runs, see "running"')
   const services = enabledServices(facts.environment())
+  const record = JSON.parse(readOr(`${stateDir}/started.json`) || '{}')
+  // What it was started with it holds as long as it runs; to look at all processes of the machine takes long.
+  if (isUp && facts.isNative && record.addresses === JSON.stringify({ bindAddress, ports: taken, services }))
+    return verdict([], 'held by the server since its start')
   const holders = holdersOf(services.map((name) => taken[name]))
   const problems: Finding[] = []
   for (const name of services) {
