@@ -5,7 +5,7 @@ import { type Finding, failure, type Result, Skipped, warning } from './check.ts
 import { compose } from './compose.ts'
 import { Facts } from './facts.ts'
 import { files, gluedLines, leftovers, lineEnds, remains } from './files.ts'
-import { engine, image, packages, root, settings } from './machine.ts'
+import { disk, engine, image, packages, root, settings } from './machine.ts'
 import { logins, mailForeign, mailUnknown, mailVirtual } from './mail.ts'
 import * as server from './server.ts'
 import { dovecot, environment, environmentNames, mainCf, mainCfNames, wayOut } from './settings.ts'
@@ -57,7 +57,7 @@ export const CHECKS: readonly Check[] = ([
   ['certificate', 'Key and certificate belong together', server.certificate, ANSWERS],
   ['mailboxes', 'Dovecot may enter and write every mailbox', server.mailboxes, ['logins', ...MAIL]],
   ['mailbox-quotas', 'No mailbox is full', server.mailboxQuotas, MAIL],
-  ['disk', 'There is room for mail', server.disk, MAIL],
+  ['disk', 'There is room for mail', disk, MAIL],
   ['leftovers', 'No dead process left a lock or a half-written file', leftovers, []],
   ['logins', 'Every port lets an account log in, with TLS where it should, and POP3 all of them', logins, MAIL],
   // What stops a mail from foo to bar stops the other one as well.

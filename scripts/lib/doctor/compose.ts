@@ -81,17 +81,10 @@ function wrongsOf(service: Service, { volumes = {}, networks = {} }: Project, fa
     warnings: [
       isBind && !isDesktop && `/var/mail-state is a bind mount of ${state?.source}; it fails with Docker Desktop`,
       !mail && !inMemory && '/var/mail is on no volume, and all mail goes with the container',
-      secondsOf(period) <= CLEAN_STOP && `stop_grace_period is ${period}${service.stop_grace_period ? '' : ', by default'}; a clean stop takes ${CLEAN_STOP} s, and then Docker kills`,
+      !/[hm]/.test(period) && Number.parseFloat(period) <= CLEAN_STOP && `stop_grace_period is ${period}${service.stop_grace_period ? '' : ', by default'}; a clean stop takes ${CLEAN_STOP} s, and then Docker kills`,
       other && `${other[0]}=${other[1]} stands in the Compose files, and development-mail-server.env has ${environment[other[0]]}`,
     ],
   }
-}
-
-/** A duration of Compose in seconds: `1m0s`. */
-function secondsOf(text: string): number {
-  const units: Record<string, number> = { h: 3_600, m: 60, s: 1, ms: 1e-3, us: 1e-6, ns: 1e-9 }
-  const parts = text.matchAll(/(\d+(?:\.\d+)?)(ns|us|ms|[smh])/g)
-  return [...parts].reduce((sum, [, count, unit = '']) => sum + Number(count) * (units[unit] ?? 0), 0)
 }
 
 export async function compose(facts: Facts): Promise<Finding[]> {

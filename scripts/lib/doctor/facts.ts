@@ -95,8 +95,10 @@ export class Facts {
 
   /** The `name = value` lines of a file of Postfix's by their names; of several the last one counts. */
   settingsOf(name: string): Map<string, Setting> {
-    const found = this.entries(name).map((at) => ({ at, pair: /^([^=\s]+)\s*=\s*(.*)$/s.exec(at.text) ?? [] }))
-    return new Map(found.flatMap(({ at, pair: [, name, value = ''] }) => (name ? [[name, { name, value, at }]] : [])))
+    return this.once(`settings ${name}`, () => {
+      const found = this.entries(name).map((at) => ({ at, pair: /^([^=\s]+)\s*=\s*(.*)$/s.exec(at.text) ?? [] }))
+      return new Map(found.flatMap(({ at, pair: [, name, value = ''] }) => (name ? [[name, { name, value, at }]] : [])))
+    })
   }
 
   /** The variables of the environment file. Throws `Skipped` where there is none. */

@@ -1,4 +1,6 @@
-/** What this machine has to have: valid settings, an engine, Docker's image or Debian's packages, root. */
+/** What this machine has to have: valid settings, an engine, Docker's image or Debian's packages, root, room for mail. */
+import { existsSync, statfsSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { Failure } from '../cli.ts'
 import { installPackages, missingPackages } from '../server/packages.ts'
 import { isRoot } from '../server/root.ts'
@@ -75,4 +77,26 @@ export async function root(facts: Facts): Promise<Finding[]> {
   if (exitCode === 127) return [failure('the native engine needs root, and there is no sudo: run this as root')]
   const fix = 'sudo env PATH="$PATH" npx tsx scripts/doctor.ts'
   return [failure('the native engine needs root, and sudo wants a password', fix)]
+}
+
+/** Bytes of free space below which there is a warning. */
+const LITTLE_SPACE = 500_000_000
+
+export async function disk(facts: Facts): Promise<Finding[]> {
+  let [folder, free, inodes] = ['/var/mail', 0, 1]
+  if ((await facts.engine()).name === 'docker') {
+    const { stdout } = await facts.ask('df', '-Pk', folder)
+    free = Number(stdout.trim().split('\n').at(-1)?.split(/\s+/)[3]) * 1_024
+  } else {
+    for (folder = facts.settings().stateDir; !existsSync(folder); ) folder = dirname(folder)
+    const { bavail, bsize, files, ffree } = statfsSync(folder)
+    free = bavail * bsize
+    inodes = files === 0 ? 1 : ffree
+  }
+  const megabytes = `${Math.floor(free / 1_000_000)} MB free in ${folder}`
+  // Postfix's own rule (queue_minfree).
+  if (free < 1.5 * Number(facts.environment().POSTFIX_MESSAGE_SIZE_LIMIT || 10_240_000))
+    return [failure(`${megabytes}: Postfix refuses mail with 452; npm run reset deletes all mail`)]
+  if (inodes === 0) return [failure(`no inode is free in ${folder}: no file can be made`)]
+  return verdict(free < LITTLE_SPACE ? [warning(megabytes)] : [], megabytes)
 }

@@ -14,8 +14,8 @@ import { causeIn, explained, fixOf } from './log.ts'
 import { answering, queueOf } from './server.ts'
 import { addressesOf, domainsOf } from './values.ts'
 
-/** Logins at the same time, and accounts that log in at all. */
-const [TOGETHER, MOST] = [8, 40]
+/** Accounts that log in; of very many the others are alike. */
+const MOST = 40
 /** Milliseconds from which on an answer may be a wait for the DNS. */
 const SLOW = 3_000
 /** Milliseconds for a test mail to arrive while the server is at work on it: a loaded machine takes its time. */
@@ -94,13 +94,11 @@ export async function logins(facts: Facts): Promise<Finding[]> {
       took: performance.now() - begin,
     }
   }
-  const tries = services.map((name) => () => look(name, first))
-  if (services.includes('pop3')) tries.push(...others.map((address) => () => look('pop3', address)))
-  const all: Awaited<ReturnType<typeof look>>[] = []
-  const worker = async () => {
-    for (let next = tries.shift(); next; next = tries.shift()) all.push(await next())
-  }
-  await Promise.all(Array.from({ length: TOGETHER }, worker))
+  const more = services.includes('pop3') ? others : []
+  const all = await Promise.all([
+    ...services.map((name) => look(name, first)),
+    ...more.map((address) => look('pop3', address)),
+  ])
   const bad = all.filter(({ error }) => error)
   const cause = bad.length > 0 ? causeIn(await engine.logged()) : undefined
   const problems = bad.map(({ label, address, error }) => {

@@ -1,6 +1,6 @@
 /** The running server: that it may start, runs, holds its ports, is what the files describe, and has room for mail. */
 import { createPrivateKey, X509Certificate } from 'node:crypto'
-import { existsSync, lstatSync, readdirSync, type Stats, statfsSync } from 'node:fs'
+import { lstatSync, readdirSync, type Stats } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { CATCHALL, parseAccounts } from '../accounts/accounts.ts'
 import { Failure, messageOf } from '../cli.ts'
@@ -274,28 +274,6 @@ export async function queue(facts: Facts): Promise<Finding[]> {
     return failure(`waits: ${is}: ${explained(reason)}`, typed('postqueue', '-f'))
   })
   return verdict(problems, all.length === 0 ? 'empty' : `${all.length} on their way`)
-}
-
-/** Bytes of free space below which there is a warning. */
-const LITTLE_SPACE = 500_000_000
-
-export async function disk(facts: Facts): Promise<Finding[]> {
-  let [folder, free, inodes] = ['/var/mail', 0, 1]
-  if ((await facts.engine()).name === 'docker') {
-    const { stdout } = await facts.ask('df', '-Pk', folder)
-    free = Number(stdout.trim().split('\n').at(-1)?.split(/\s+/)[3]) * 1_024
-  } else {
-    for (folder = facts.settings().stateDir; !existsSync(folder); ) folder = dirname(folder)
-    const { bavail, bsize, files, ffree } = statfsSync(folder)
-    free = bavail * bsize
-    inodes = files === 0 ? 1 : ffree
-  }
-  const megabytes = `${Math.floor(free / 1_000_000)} MB free in ${folder}`
-  // Postfix's own rule (queue_minfree).
-  if (free < 1.5 * Number(facts.environment().POSTFIX_MESSAGE_SIZE_LIMIT || 10_240_000))
-    return [failure(`${megabytes}: Postfix refuses mail with 452; npm run reset deletes all mail`)]
-  if (inodes === 0) return [failure(`no inode is free in ${folder}: no file can be made`)]
-  return verdict(free < LITTLE_SPACE ? [warning(megabytes)] : [], megabytes)
 }
 
 /** What `docker container inspect` says about the container; an empty text where there is none. */

@@ -195,9 +195,6 @@ export function dovecot(facts: Facts): Finding[] {
       return { name, value, at }
     })
     const found = judge(facts, file, [own, ...DOVECOT_RULES], set)
-    const open = text.match(/\{\s*$/gm)?.length ?? 0
-    const close = text.match(/^\s*\}/gm)?.length ?? 0
-    if (open !== close) found.push(failure(`${file} opens ${open} braces and closes ${close}`))
     if (!/^\s*master\s*=\s*yes/m.test(text))
       found.push(failure(`${file} has no passdb with master = yes, and the scripts cannot log in`))
     return found
