@@ -120,8 +120,8 @@ case "$1 $2" in
     *) echo 'true "2026-01-01T00:00:00Z" 0123 {"com.docker.compose.project":"development-mail-server"}' ;;
     esac ;;
   "image inspect") echo sha256:0123456789abcdef ;;
-  "exec --interactive") shift 3; program=$1; shift
-    exec $program -c $state/postfix $(echo "$@" | sed "s#/tmp/docker-mailserver#$state/config#g") ;;
+  "exec --interactive") shift 5; script=$1; shift 2
+    exec sh -c "$script" "-c $state/postfix" $(echo "$@" | sed "s#/tmp/docker-mailserver#$state/config#g") ;;
   "exec development-mail-server") shift 2; program=$1; shift
     case $program in
       cat) exec cat -- "$(echo "$2" | sed "s#^/etc#$state#")" </dev/null ;;

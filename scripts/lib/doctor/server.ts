@@ -1,7 +1,7 @@
 /** The running server: that it may start, runs, holds its ports, is what the files describe, and has room for mail. */
 import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { lstatSync, readdirSync, type Stats } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { CATCHALL, parseAccounts } from '../accounts/accounts.ts'
 import { Failure, messageOf } from '../cli.ts'
 import type { Engine } from '../server/engine.ts'

@@ -153,7 +153,7 @@ export async function mainCfNames(facts: Facts): Promise<Finding[]> {
 
 /** Parameters that the engine sets from the environment file, in forms of its own. */
 const MADE =
-  /^(mydestination|inet_\w+|mynetworks|myhostname|virtual_\w+|smtpd_sasl_auth_enable|transport_maps|local_recipient_maps|luser_relay)$/
+  /^(mydestination|inet_\w+|mynetworks|myhostname|virtual_\w+|smtpd_sasl_auth_enable|transport_maps|local_recipient_maps|luser_relay|smtpd_tls_\w+files?)$/
 /** Daemons of Postfix that mail goes through, which run the program of their own name. */
 const OWN_PROGRAM = /^(local|lmtp|error|cleanup|qmgr|rewrite)$/
 
