@@ -20,8 +20,14 @@ import type { Project } from './harness.ts'
 import { pidsOf } from './instance.ts'
 
 type Level = 'warning' | 'failure'
-/** What is broken, by what, the one check that says so, its level, words of its evidence. */
-export type Broken = [what: string, breaks: (project: Project) => void, check: string, level: Level, said: RegExp]
+/** What is broken, by what, the one check that says so, its level, words of its evidence: of several findings several. */
+export type Broken = [
+  what: string,
+  breaks: (project: Project) => void,
+  check: string,
+  level: Level,
+  said: RegExp | RegExp[],
+]
 
 const inConfig = (name: string) => `docker-data/mail-server/config/${name}`
 export const COMPOSE = 'docker-compose.yml'
@@ -37,6 +43,7 @@ const ALIASES = inConfig('postfix-aliases.cf')
 const QUOTAS = inConfig('dovecot-quotas.cf')
 const DOVECOT = inConfig('dovecot.cf')
 const MASTER_USERS = inConfig('dovecot-master-users')
+const TEXTS = [ENV, MAIN, MASTER, ACCOUNTS, VIRTUAL, CAUGHT, MAP, QUOTAS, DOVECOT, COMPOSE]
 
 /** "catchall" as a SHA512-CRYPT hash. */
 const HASH =
@@ -106,12 +113,8 @@ export const BROKEN_FILES: Broken[] = [
   ['CRLF', change(MAIN, /\n/g, '\r\n'), 'line-ends', 'failure', /postfix-main\.cf line 1 ends with CRLF/],
   ['one CRLF among many LF', change(ACCOUNTS, /(bar@.*)\n/, '$1\r\n'), 'line-ends', 'failure', /postfix-accounts\.cf line 8/],
   ['no last line end', change(VIRTUAL, /\n$/, ''), 'line-ends', 'warning', /postfix-virtual\.cf has no line end/],
-  ['a BOM in front of the environment file', (project) => change(ENV, /^/, '\ufeffPOSTFIX_DAGENT=\n')(project), 'line-ends', 'failure', /begins with a BOM/],
-  ['a BOM in postfix-main.cf', change(MAIN, /^# /, '\ufeff# '), 'line-ends', 'failure', /begins with a BOM/],
-  ...[ENV, MAIN, MASTER, ACCOUNTS, VIRTUAL, CAUGHT, MAP, QUOTAS, DOVECOT, COMPOSE].flatMap((file): Broken[] => [
-    [`a BOM in ${basename(file)}`, change(file, /^/, '\ufeff'), 'line-ends', 'failure', /begins with a BOM/],
-    [`CR alone in ${basename(file)}`, change(file, /\n/g, '\r'), 'line-ends', 'failure', /line 1 ends with CRLF or CR/],
-  ]),
+  ...TEXTS.map((file): Broken => [`a BOM in ${basename(file)}`, change(file, /^/, '\ufeff'), 'line-ends', 'failure', new RegExp(`${basename(file)} begins with a BOM`)]),
+  ...TEXTS.map((file): Broken => [`CR alone in ${basename(file)}`, change(file, /\n/g, '\r'), 'line-ends', 'failure', new RegExp(`${basename(file)} line 1 ends with CRLF or CR`)]),
 
   // development-mail-server.env
   ['a misspelt name', add(ENV, 'ENABLE_SPAMASASSIN=1'), 'environment-names', 'warning', /line \d+: ENABLE_SPAMASASSIN/],

@@ -3,12 +3,11 @@ import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { appendFileSync, chmodSync, cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { PassThrough } from 'node:stream'
-import { test } from 'node:test'
 import { pathToFileURL } from 'node:url'
 import { Failure, ioOf, type Main } from '../scripts/lib/cli.ts'
 import type { Result } from '../scripts/lib/doctor/check.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
-import type { BrokenServer } from './broken_setups.ts'
+import type { Broken } from './broken_setups.ts'
 import { Project, processesOf } from './harness.ts'
 
 /** What a set-up may change. */
@@ -92,7 +91,8 @@ export class DoctorWorld {
     const { project } = this
     this.restore()
     chmodSync(project.dir, 0o755)
-    for (const [, pid] of processesOf(project).matchAll(/\/proc\/(\d+)\//g)) process.kill(Number(pid), 'SIGCONT')
+    const pids = [...processesOf(project).matchAll(/\/proc\/(\d+)\//g)].map(([, pid]) => Number(pid))
+    for (const pid of pids) process.kill(pid, 'SIGCONT')
     const mail = `${project.stateDir}/mail`
     execFileSync('sh', ['-c', `chown -R 5000:5000 ${mail}; chmod -R u+rwX ${mail}`])
     if (this.#tls() !== this.#madeTls) {
@@ -109,8 +109,42 @@ export class DoctorWorld {
     return paths.map((path) => (existsSync(path) ? readFileSync(path, 'utf8') : '')).join()
   }
 
-  /** Does what a fix says, as a reader would. */
-  async type(fix: string): Promise<void> {
+  /**
+   * Breaks the project in all of these ways, asks, and compares: each is told by its check at its level, and nothing else is
+   * said. Then does what the fixes say, and nothing is left to say. `only`: the checks to ask; `live`: changes take effect.
+   */
+  async assertTold(rows: readonly Broken[], { only = [], live = false }: { only?: string[]; live?: boolean } = {}) {
+    const takeEffect = async () => live && (await this.takeEffect())
+    for (const [, breaks] of rows) breaks(this.project)
+    await takeEffect()
+    const found = await this.troubles({ only })
+    const told = JSON.stringify(found, undefined, 1)
+    const said = rows.flatMap(([, , , , said]) => said)
+    assert.equal(found.length, said.length, told)
+    for (const [what, , check, level, said] of rows) {
+      for (const words of [said].flat()) {
+        const one = found.find(({ evidence }) => words.test(evidence))
+        assert.equal(`${one?.check} ${one?.level}`, `${check} ${level}`, `${what}: ${told}`)
+      }
+    }
+    assert.doesNotMatch(found.map(({ evidence, fix }) => evidence + fix).join(), /\n|\$6\$|my-secret/)
+    const lineOf = ({ fix }: Result) => Number(/lines? (\d+)/.exec(fix ?? '')?.[1] ?? 0)
+    // The last line first: the others keep their numbers.
+    const fixes = new Set(found.sort((a, b) => lineOf(b) - lineOf(a)).map(({ fix }) => fix))
+    if (found.some(({ fix }) => !fix)) return
+    const checks = [...new Set(rows.map(([, , check]) => check)), ...(only.length > 0 ? [] : ['live', 'mail-virtual'])]
+    for (const fix of fixes) await this.type(fix ?? '', only.length > 0 ? checks : [])
+    await takeEffect()
+    // What waited is on its way for a moment.
+    for (let tries = 0; ; tries++) {
+      const left = await this.troubles({ only: checks })
+      if (left.length === 0) return
+      if (only.length > 0 || tries === 5) assert.deepEqual(left, [], `typed: ${[...fixes].join('; ')}`)
+    }
+  }
+
+  /** Does what a fix says, as a reader would; the doctor mends what these checks find. */
+  async type(fix: string, only: string[]): Promise<void> {
     const { project } = this
     const [, line, end = line, file = '', text] =
       /^(?:Delete|Write) lines? (\d+)(?:-(\d+))? of (\S+)(?: as: (.*))?$/s.exec(fix) ?? []
@@ -120,10 +154,10 @@ export class DoctorWorld {
       lines.splice(Number(line) - 1, Number(end) - Number(line) + 1, ...(text === undefined ? [] : [text]))
       writeFileSync(project.path(file), lines.join('\n'))
     } else if (where) appendFileSync(project.path(where), `${added}\n`)
-    else for (const command of fix.split(' && ')) await this.#type(command)
+    else for (const command of fix.split(' && ')) await this.#type(command, only)
   }
 
-  async #type(command: string): Promise<void> {
+  async #type(command: string, only: string[]): Promise<void> {
     const { project } = this
     const [, file] = /^git checkout -- (\S+)$/.exec(command) ?? []
     if (file) return cpSync(`${ROOT}/${file}`, project.path(file), { recursive: true })
@@ -131,41 +165,13 @@ export class DoctorWorld {
     if (script === undefined)
       return void execFileSync('sh', ['-c', command], { cwd: project.dir, env: project.env, stdio: 'pipe' })
     const words = args.split(' ').filter((word) => word !== '')
-    if (script === 'doctor') return void (await this.run(words))
+    if (script === 'doctor') return void (await this.run([...words, ...only.flatMap((name) => ['--only', name])]))
     if (script === 'start' && processesOf(project) !== '') return this.takeEffect()
     const password = words.includes('--update') ? ['--password-stdin'] : []
     const name = script.replaceAll('-', '_')
     const { code, stderr } = await project.runWith({ input: 'secret\n' }, name, ...words, ...password)
     if (code !== 0) throw new Error(`${command}: ${stderr}`)
     if (script === 'start') this.#madeTls = this.#tls()
-  }
-}
-
-/** A test for each: it is told once, at its cause, and the fix heals it. */
-export function brokenOnce(getWorld: () => DoctorWorld, table: BrokenServer[]): void {
-  for (const [what, breaks, check, level, said, live] of table) {
-    test(`told once: ${what}`, async () => {
-      const world = getWorld()
-      try {
-        breaks(world.project)
-        if (live) await world.takeEffect()
-        const [first, ...others] = await world.troubles()
-        assert.ok(first, 'nothing was found')
-        assert.deepEqual(others, [])
-        assert.equal(`${first.check} ${first.level}`, `${check} ${level}`, first.evidence)
-        assert.match(first.evidence, said)
-        if (!first.fix) return
-        await world.type(first.fix)
-        if (live) await world.takeEffect()
-        // What waited is on its way for a moment.
-        const again = () => world.troubles({ only: [check, 'live', 'mail-virtual'] })
-        let left = await again()
-        for (let tries = 0; left.length > 0 && tries < 5; tries++) left = await again()
-        assert.deepEqual(left, [], `typed: ${first.fix}`)
-      } finally {
-        await world.heal()
-      }
-    })
   }
 }
 
