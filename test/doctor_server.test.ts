@@ -8,9 +8,9 @@ import { Ajv } from 'ajv'
 import { BAR, CATCHALL } from '../scripts/lib/accounts/accounts.ts'
 import type { Result } from '../scripts/lib/doctor/check.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
-import { BROKEN_SERVER } from './broken_setups.ts'
+import { BROKEN_LIVE, BROKEN_SERVER } from './broken_setups.ts'
 import { messagesOf, send } from './deliveries.ts'
-import { brokenOnce, DoctorWorld } from './doctor_world.ts'
+import { DoctorWorld } from './doctor_world.ts'
 import { until } from './harness.ts'
 
 let world: DoctorWorld
@@ -152,10 +152,16 @@ esac
   assert.match(said('disk'), /MB free in \/var\/mail/)
 })
 
-brokenOnce(
-  () => world,
-  BROKEN_SERVER.filter(([, , , , , live]) => !live),
-)
+for (const row of [...BROKEN_SERVER, ...BROKEN_LIVE]) {
+  test(`told once, at its cause: ${row[0]}`, async () => {
+    let isHealed = false
+    try {
+      isHealed = await world.assertTold([row], { live: BROKEN_LIVE.includes(row) })
+    } finally {
+      await world.heal(isHealed)
+    }
+  })
+}
 
 test('a server that was stopped has no trouble but that', async () => {
   const { project } = world

@@ -1,7 +1,18 @@
 /** A project whose doctor runs in this process, so that many set-ups can be asked about; and hands that type what it says. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { appendFileSync, chmodSync, cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  appendFileSync,
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { PassThrough } from 'node:stream'
 import { pathToFileURL } from 'node:url'
 import { Failure, ioOf, type Main } from '../scripts/lib/cli.ts'
@@ -70,13 +81,18 @@ export class DoctorWorld {
     writeFileSync(this.project.path('bin/docker'), `#!/bin/sh\n${script}\n`, { mode: 0o755 })
   }
 
-  /** Puts all files back that a set-up may have changed. */
-  restore(): void {
-    for (const name of FILES) {
+  /** Puts the files back that a set-up has changed, and gives whether there were any. The others keep their times. */
+  restore(): boolean {
+    const changed = FILES.filter((name) => {
+      const own = name === '.env' ? '' : `${ROOT}/${name}`
+      return textsOf(this.project.path(name)) !== textsOf(own)
+    })
+    for (const name of changed) {
       rmSync(this.project.path(name), { recursive: true, force: true })
       if (existsSync(`${ROOT}/${name}`) && name !== '.env')
         cpSync(`${ROOT}/${name}`, this.project.path(name), { recursive: true })
     }
+    return changed.length > 0
   }
 
   /** What `npm start` does to a server that runs: changes of the files take effect. */
@@ -86,10 +102,10 @@ export class DoctorWorld {
     await new NativeEngine(readSettings()).start()
   }
 
-  /** Back to a healthy server, whatever a set-up did to it. */
-  async heal(): Promise<void> {
+  /** Back to a healthy server, whatever a set-up did to it; `isHealed`: what it said to type has healed it. */
+  async heal(isHealed: boolean): Promise<void> {
     const { project } = this
-    this.restore()
+    if (!this.restore() && isHealed) return
     chmodSync(project.dir, 0o755)
     const pids = [...processesOf(project).matchAll(/\/proc\/(\d+)\//g)].map(([, pid]) => Number(pid))
     for (const pid of pids) process.kill(pid, 'SIGCONT')
@@ -111,7 +127,8 @@ export class DoctorWorld {
 
   /**
    * Breaks the project in all of these ways, asks, and compares: each is told by its check at its level, and nothing else is
-   * said. Then does what the fixes say, and nothing is left to say. `only`: the checks to ask; `live`: changes take effect.
+   * said. Then does what the fixes say, and nothing is left to say; gives whether there were fixes for all. `only`: the
+   * checks to ask; `live`: changes take effect.
    */
   async assertTold(rows: readonly Broken[], { only = [], live = false }: { only?: string[]; live?: boolean } = {}) {
     const takeEffect = async () => live && (await this.takeEffect())
@@ -131,14 +148,14 @@ export class DoctorWorld {
     const lineOf = ({ fix }: Result) => Number(/lines? (\d+)/.exec(fix ?? '')?.[1] ?? 0)
     // The last line first: the others keep their numbers.
     const fixes = new Set(found.sort((a, b) => lineOf(b) - lineOf(a)).map(({ fix }) => fix))
-    if (found.some(({ fix }) => !fix)) return
+    if (found.some(({ fix }) => !fix)) return false
     const checks = [...new Set(rows.map(([, , check]) => check)), ...(only.length > 0 ? [] : ['live', 'mail-virtual'])]
     for (const fix of fixes) await this.type(fix ?? '', only.length > 0 ? checks : [])
     await takeEffect()
     // What waited is on its way for a moment.
     for (let tries = 0; ; tries++) {
       const left = await this.troubles({ only: checks })
-      if (left.length === 0) return
+      if (left.length === 0) return true
       if (only.length > 0 || tries === 5) assert.deepEqual(left, [], `typed: ${[...fixes].join('; ')}`)
     }
   }
@@ -173,6 +190,15 @@ export class DoctorWorld {
     if (code !== 0) throw new Error(`${command}: ${stderr}`)
     if (script === 'start') this.#madeTls = this.#tls()
   }
+}
+
+/** All names and texts at and below a path; nothing where it is not there. */
+function textsOf(path: string): string {
+  const found = statSync(path, { throwIfNoEntry: false })
+  if (!found?.isDirectory()) return found?.isFile() ? readFileSync(path, 'latin1') : String(found?.mode ?? '')
+  return readdirSync(path)
+    .map((name) => `${name}\n${textsOf(`${path}/${name}`)}`)
+    .join('\n')
 }
 
 function scriptOf(project: Project, name: string): string {
