@@ -73,14 +73,14 @@ export async function main(args: string[], io: cli.Io): Promise<cli.ExitName | u
   if (packages && values.fix) await mend(packages)
   if (packages && nodePackages()) return report([packages])
 
+  // zx takes a stack for each program that it runs, and leading it back to TypeScript takes longer than the program.
+  process.setSourceMapsEnabled(false)
   const { CHECKS, runChecks } = await import('./lib/doctor/all.ts')
   if (values.list) return void io.print(cli.table(CHECKS.map(({ name, title }) => [name, title])))
   const unknown = values.only?.find((name) => !CHECKS.some((check) => check.name === name))
   if (unknown !== undefined)
     throw new cli.Failure('usage', `--only ${unknown}: no such check. Their names: npm run doctor -- --list`)
   const checks = CHECKS.filter(({ name }) => values.only?.includes(name) ?? true)
-  // zx takes a stack for each program that it runs, and leading one back to TypeScript takes longer than the program.
-  process.setSourceMapsEnabled(false)
   await becomeRootForNative()
   let results = await (process.stderr.isTTY ? cli.step('Checking', () => runChecks(checks)) : runChecks(checks))
   // One thing mended may set others right or wrong: each time the whole list again, until nothing is left to mend.

@@ -375,4 +375,13 @@ export const FINE: [what: string, breaks: Break][] = [
   ['no TLS', change(ENV, 'SSL_TYPE=snakeoil', 'SSL_TYPE=')],
   ['a restriction of the own network', add(MAIN, 'smtpd_client_restrictions = permit_mynetworks, permit_sasl_authenticated, reject')],
   ['a parameter on two lines', add(MAIN, 'smtpd_helo_restrictions =\n  permit_mynetworks,\n  permit')],
+  ['a class of restrictions', add(MAIN, 'smtpd_restriction_classes = greylisted, flaky, by_chance, mine\nmine = permit_mynetworks\nsmtpd_client_restrictions = mine, check_client_access static:OK, sleep 1, permit')],
+  ['a table of refusals behind those who may', add(MAIN, 'smtpd_client_restrictions = permit_mynetworks, permit_sasl_authenticated, check_client_access static:REJECT')],
+  ['one address that is not trusted', add(MAIN, 'mynetworks = !127.0.0.5, 127.0.0.0/8, [::1]/128')],
+  ['a domain that is relayed, and caught', add(MAIN, 'relay_domains = partner.example')],
+  ["the server's own name", both(add(MAIN, 'myhostname = development-mail-server.example.com'), add(ENV, 'OVERRIDE_HOSTNAME=development-mail-server.example.com'))],
+  ['another name', add(ENV, 'OVERRIDE_HOSTNAME=mail.shop.example')],
+  ['a name of its own in main.cf', add(MAIN, 'mine = permit\nsmtpd_helo_restrictions = $mine')],
+  ["Debian's aliases", add(MAIN, 'alias_maps = hash:/etc/aliases\nsmtpd_sasl_security_options = noanonymous')],
+  ['an own certificate', both((project) => mkdirSync(project.config('ssl')), ...['cert', 'key'].map((part) => write(inConfig(`ssl/${part}.pem`), 'PEM\n')), change(ENV, 'SSL_TYPE=snakeoil', 'SSL_TYPE=manual\nSSL_CERT_PATH=/tmp/docker-mailserver/ssl/cert.pem\nSSL_KEY_PATH=/tmp/docker-mailserver/ssl/key.pem'), add(MAIN, 'smtpd_tls_CAfile = /tmp/docker-mailserver/ssl/cert.pem'))],
 ]

@@ -21,6 +21,9 @@ import { ROOT } from '../scripts/lib/settings.ts'
 import type { Broken } from './broken_setups.ts'
 import { Project, processesOf } from './harness.ts'
 
+/** What is not right. */
+export const bad = (results: Result[]) => results.filter(({ level }) => level === 'failure' || level === 'warning')
+
 /** What a set-up may change. */
 const OVERRIDE = 'docker-compose.override.yml'
 const FILES = ['bin', 'docker-data', 'docker-compose.yml', OVERRIDE, 'development-mail-server.env', '.env']
@@ -69,10 +72,10 @@ export class DoctorWorld {
     return JSON.parse((await this.run(['--json', ...args], env)).stdout)
   }
 
-  /** What is not right, of all checks or of those that are named, but for what `but` names. */
-  async troubles({ only = [], but = [] }: { only?: string[]; but?: string[] } = {}): Promise<Result[]> {
+  /** What is not right, of all checks or of those that are named. */
+  async troubles({ only = [] }: { only?: string[] } = {}): Promise<Result[]> {
     const { results } = await this.ask(only.flatMap((name) => ['--only', name]))
-    return results.filter(({ check, level }) => (level === 'warning' || level === 'failure') && !but.includes(check))
+    return bad(results)
   }
 
   /** Puts a `docker` that does what the script says in front of the real one, until `restore`. */
