@@ -1,4 +1,5 @@
 /** All checks of the doctor, in the order that they are shown, running them, and what they say about a start that failed. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, messageOf } from '../cli.ts'
 import { accounts, aliases, masterUser, quotas, tables } from './accounts.ts'
 import { type Finding, failure, type Result, Skipped, warning } from './check.ts'
@@ -75,13 +76,9 @@ export async function runChecks(checks: readonly Check[], limit = LIMIT): Promis
   const facts = new Facts()
   const runOne = async (check: Check): Promise<Result[]> => {
     const begin = performance.now()
-    let timer: NodeJS.Timeout | undefined
-    const late = new Promise<Finding[]>((resolve) => {
-      const said = `slow: no result within ${limit / 1000} s; this machine or what the check asks is busy`
-      timer = setTimeout(() => resolve([warning(said)]), limit)
-    })
+    const said = `slow: no result within ${limit / 1000} s; this machine or what the check asks is busy`
+    const late = sleep(limit, [warning(said)], { ref: false })
     const findings = await Promise.race([attempt(check, facts), late])
-    clearTimeout(timer)
     const about = { check: check.name, title: check.title, milliseconds: Math.round(performance.now() - begin) }
     return shorten(findings).map((finding) => ({ ...about, ...finding }))
   }

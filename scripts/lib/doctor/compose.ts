@@ -7,22 +7,16 @@ import { addLine, type Finding, failure, Skipped, verdict, warning } from './che
 import { COMPOSE_FILE, CONFIG, DOCKER, type Facts } from './facts.ts'
 
 /** The parts of `docker compose config --format json` that are looked at. */
-interface Service {
-  image?: string
-  container_name?: string
-  network_mode?: string
+type Texts = 'image' | 'container_name' | 'network_mode' | 'stop_grace_period' | 'user'
+interface Service extends Partial<Record<Texts, string>>, Partial<Record<'cap_drop' | 'cap_add', string[]>> {
   networks?: Record<string, unknown>
   ports?: { host_ip?: string; target: number; published?: string }[]
   volumes?: { type: string; source?: string; target: string; read_only?: boolean }[]
   tmpfs?: string | string[]
-  cap_drop?: string[]
-  cap_add?: string[]
-  stop_grace_period?: string
   environment?: Record<string, string | null>
-  entrypoint?: unknown
-  user?: string
   read_only?: boolean
   deploy?: { replicas?: number }
+  entrypoint?: unknown
   command?: unknown
 }
 interface Project {

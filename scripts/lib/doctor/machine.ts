@@ -60,13 +60,10 @@ export async function packages(facts: Facts): Promise<Finding[]> {
   await facts.engine('native')
   if (await facts.isRunning().catch(() => false)) return verdict([], 'the server runs')
   const missing = (await missingPackages()).join(', ')
-  const mend = async () => {
-    await installPackages()
-    return `installed ${missing}`
-  }
+  if (!missing) return verdict([], 'Postfix and Dovecot')
+  const mend = () => installPackages().then(() => `installed ${missing}`)
   const question = `Install ${missing} by apt?`
-  const problem = warning(`not installed: ${missing}; npm start installs them`, MEND, { mend, question })
-  return verdict(missing ? [problem] : [], 'Postfix and Dovecot')
+  return [warning(`not installed: ${missing}; npm start installs them`, MEND, { mend, question })]
 }
 
 export async function root(facts: Facts): Promise<Finding[]> {

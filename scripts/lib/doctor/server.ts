@@ -22,19 +22,17 @@ export async function ports(facts: Facts): Promise<Finding[]> {
   const isUp = engine ? await facts.isRunning() : false
   if (!isUp && (await engine?.half())) throw new Skipped('half of the server runs, see "running"')
   const services = enabledServices(facts.environment())
-  const record = JSON.parse(readOr(`${stateDir}/started.json`) || '{}')
   // What it was started with it holds as long as it runs; to look at all processes of the machine takes long.
-  if (isUp && facts.isNative && record.addresses === JSON.stringify({ bindAddress, ports: taken, services }))
+  const started = isUp && facts.isNative ? readOr(`${stateDir}/started.json`) : ''
+  if (started.includes(JSON.stringify(JSON.stringify({ bindAddress, ports: taken, services }))))
     return verdict([], 'held by the server since its start')
   const holders = holdersOf(services.map((name) => taken[name]))
   const problems: Finding[] = []
   for (const name of services) {
     const [port, { variable, protocol }] = [taken[name], SERVICES[name]]
     const [holder, isClosed] = [holders.get(port), await isFree(bindAddress, port)]
-    if (isClosed && isUp)
-      problems.push(
-        failure(`nothing listens on ${port} (${protocol}): the server was started with other ports`, 'npm start'),
-      )
+    const other = `nothing listens on ${port} (${protocol}): the server was started with other ports`
+    if (isClosed && isUp) problems.push(failure(other, 'npm start'))
     if (isClosed || (isUp && (!holder || engine?.owns(holder) || !isRoot))) continue
     let free = 10_000 + (port % 10_000)
     while (Object.values(taken).includes(free) || !(await isFree(bindAddress, free))) free++
