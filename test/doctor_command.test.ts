@@ -49,17 +49,11 @@ test('--list names every check once, --only runs those that are named, --help sa
   assert.match(help, /--only NAME[\s\S]*results: \[\{check, title, level/)
 })
 
-for (const [args, said] of [
-  [['--only', 'nonsense'], /--only nonsense: no such check.*--list/],
-  [['--onyl', 'accounts'], /--onyl/],
-  [['accounts'], /accounts/],
-] as const) {
-  test(`${args.join(' ')} is a usage error`, async () => {
-    const { code, stdout, stderr } = await world.run([...args])
-    assert.deepEqual([code, stdout], ['usage', ''])
-    assert.match(stderr, said)
-  })
-}
+test('--only nonsense is a usage error', async () => {
+  const { code, stdout, stderr } = await world.run(['--only', 'nonsense'])
+  assert.deepEqual([code, stdout], ['usage', ''])
+  assert.match(stderr, /--only nonsense: no such check.*--list/)
+})
 
 test('without the packages, that is the one thing it says', async () => {
   const link = project.path('node_modules')
