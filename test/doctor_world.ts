@@ -13,13 +13,11 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs'
-import { PassThrough } from 'node:stream'
-import { pathToFileURL } from 'node:url'
-import { Failure, ioOf, type Main } from '../scripts/lib/cli.ts'
 import type { Result } from '../scripts/lib/doctor/check.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
 import type { Broken } from './broken_setups.ts'
 import { Project, processesOf } from './harness.ts'
+import { load, runIn } from './here.ts'
 
 /** What is not right. */
 export const bad = (results: Result[]) => results.filter(({ level }) => level === 'failure' || level === 'warning')
@@ -30,45 +28,25 @@ const FILES = ['bin', 'docker-data', 'docker-compose.yml', OVERRIDE, 'developmen
 
 export class DoctorWorld {
   readonly project: Project
-  readonly #doctor: Main
   #madeTls = ''
 
-  private constructor(project: Project, doctor: Main) {
+  private constructor(project: Project) {
     this.project = project
-    this.#doctor = doctor
+    project.env.PATH = `${project.path('bin')}:${project.env.PATH}`
+    Object.assign(process.env, project.env)
   }
 
   static async create(): Promise<DoctorWorld> {
-    const project = await Project.create()
-    // The scripts read PATH once.
-    Object.assign(process.env, project.env, { PATH: `${project.path('bin')}:${project.env.PATH}` })
-    const { main } = await import(pathToFileURL(scriptOf(project, 'doctor')).href)
-    return new DoctorWorld(project, main)
+    return new DoctorWorld(await Project.create())
   }
 
   /** Runs the doctor in this process, with other variables where some are given. */
-  async run(
-    args: string[],
-    env: Record<string, string> = {},
-  ): Promise<{ code: string; stdout: string; stderr: string }> {
-    const [stdout, stderr] = [new PassThrough(), new PassThrough()]
-    const before = { ...process.env }
-    Object.assign(process.env, env)
-    const outcome = this.#doctor(args, ioOf({ stdin: new PassThrough(), stdout, stderr }))
-    const code = await outcome.catch((error) => {
-      if (!(error instanceof Failure) && error.name !== 'Failure') throw error
-      stderr.write(error.message)
-      return error.exit
-    })
-    for (const name of Object.keys(env)) {
-      if (before[name] === undefined) delete process.env[name]
-      else process.env[name] = before[name]
-    }
-    return { code: code ?? 'ok', stdout: String(stdout.read() ?? ''), stderr: String(stderr.read() ?? '') }
+  run(args: string[], env: Record<string, string> = {}) {
+    return runIn(this.project, { env }, 'doctor', ...args)
   }
 
   /** What its `--json` says. */
-  async ask(args: string[], env?: Record<string, string>): Promise<{ results: Result[]; mended: string[] }> {
+  async ask(args: string[], env: Record<string, string> = {}): Promise<{ results: Result[]; mended: string[] }> {
     return JSON.parse((await this.run(['--json', ...args], env)).stdout)
   }
 
@@ -100,8 +78,8 @@ export class DoctorWorld {
 
   /** What `npm start` does to a server that runs: changes of the files take effect. */
   async takeEffect(): Promise<void> {
-    const { NativeEngine } = await import(pathToFileURL(scriptOf(this.project, 'lib/server/native')).href)
-    const { readSettings } = await import(pathToFileURL(scriptOf(this.project, 'lib/settings')).href)
+    const { NativeEngine } = await load(this.project, 'lib/server/native')
+    const { readSettings } = await load(this.project, 'lib/settings')
     await new NativeEngine(readSettings()).start()
   }
 
@@ -202,8 +180,4 @@ function textsOf(path: string): string {
   return readdirSync(path)
     .map((name) => `${name}\n${textsOf(`${path}/${name}`)}`)
     .join('\n')
-}
-
-function scriptOf(project: Project, name: string): string {
-  return ['js', 'ts'].map((extension) => project.path(`scripts/${name}.${extension}`)).find(existsSync) ?? ''
 }
