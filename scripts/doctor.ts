@@ -4,19 +4,8 @@ import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline/promises'
 import { fileURLToPath } from 'node:url'
-import {
-  type ExitName,
-  explainExitCodes,
-  Failure,
-  type Io,
-  messageOf,
-  parse,
-  run,
-  step,
-  style,
-  table,
-} from './lib/cli.ts'
-import type { Level, Result } from './lib/doctor/check.ts'
+import * as cli from './lib/cli.ts'
+import type { Result } from './lib/doctor/check.ts'
 
 const HELP = `Usage: npm run doctor [-- --fix] [-- --only NAME ...] [-- --verbose] [-- --json]
        npx tsx scripts/doctor.ts [--fix] [--only NAME ...] [--verbose] [--json]
@@ -35,15 +24,15 @@ failure with what was seen and, where the cause is certain, the fix.
                 results: [{check, title, level: ok|warning|failure|skipped, evidence, fix: text or null, milliseconds}]}
 
 Exit codes:
-${explainExitCodes('ok', 'failed', 'usage')}
+${cli.explainExitCodes('ok', 'failed', 'usage')}
   A failure is exit code 1; warnings alone are 0.`
 
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)))
 const COLOURS = { ok: 'green', warning: 'yellow', failure: 'red', skipped: 'dim' } as const
 const WIDTH = 80
 
-export async function main(args: string[], io: Io): Promise<ExitName | undefined> {
-  const { values } = parse(args, {
+export async function main(args: string[], io: cli.Io): Promise<cli.ExitName | undefined> {
+  const { values } = cli.parse(args, {
     json: { type: 'boolean' },
     fix: { type: 'boolean' },
     yes: { type: 'boolean', short: 'y' },
@@ -54,11 +43,20 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   if (values.help) return void io.print(HELP)
   const begin = performance.now()
   const mended: string[] = []
-  const report = (results: Result[]): ExitName => {
+  const report = (results: Result[]): cli.ExitName => {
+    const count = (level: Result['level']) => results.filter((result) => result.level === level).length
+    const counts = {
+      ok: count('ok'),
+      warnings: count('warning'),
+      failures: count('failure'),
+      skipped: count('skipped'),
+    }
     const milliseconds = Math.round(performance.now() - begin)
-    if (values.json) io.print(JSON.stringify(toJson(results, mended, milliseconds)))
-    else io.print(toText(results, values.verbose ?? false, io))
-    return results.some(({ level }) => level === 'failure') ? 'failed' : 'ok'
+    // What mends is a function, which JSON leaves out.
+    const plain = results.map(({ question, ...result }) => ({ ...result, fix: result.fix ?? null }))
+    if (values.json) io.print(JSON.stringify({ ...counts, milliseconds, mended, results: plain }))
+    else io.print(toText(results, counts, values.verbose ?? false, io))
+    return counts.failures > 0 ? 'failed' : 'ok'
   }
   const mend = async (result: Result) => {
     if (!result.mend || (result.question && !values.yes && !(await ask(result.question, io)))) return
@@ -66,7 +64,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
       mended.push(await result.mend())
       io.say(`mended: ${mended.at(-1)}`)
     } catch (error) {
-      io.say(`not mended: ${messageOf(error)}`)
+      io.say(`not mended: ${cli.messageOf(error)}`)
     }
   }
 
@@ -75,14 +73,16 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   if (packages && values.fix) await mend(packages)
   if (packages && nodePackages()) return report([packages])
 
+  // zx takes a stack for each program that it runs, and leading it back to TypeScript takes longer than the program.
+  process.setSourceMapsEnabled(false)
   const { CHECKS, runChecks } = await import('./lib/doctor/all.ts')
-  if (values.list) return void io.print(table(CHECKS.map(({ name, title }) => [name, title])))
+  if (values.list) return void io.print(cli.table(CHECKS.map(({ name, title }) => [name, title])))
   const unknown = values.only?.find((name) => !CHECKS.some((check) => check.name === name))
   if (unknown !== undefined)
-    throw new Failure('usage', `--only ${unknown}: no such check. Their names: npm run doctor -- --list`)
+    throw new cli.Failure('usage', `--only ${unknown}: no such check. Their names: npm run doctor -- --list`)
   const checks = CHECKS.filter(({ name }) => values.only?.includes(name) ?? true)
   await becomeRootForNative()
-  let results = await (process.stderr.isTTY ? step('Checking', () => runChecks(checks)) : runChecks(checks))
+  let results = await (process.stderr.isTTY ? cli.step('Checking', () => runChecks(checks)) : runChecks(checks))
   // One thing mended may set others right or wrong: each time the whole list again, until nothing is left to mend.
   for (const done = new Set<string>(); values.fix; ) {
     const next = results.find((result) => result.mend && !done.has(`${result.check} ${result.evidence}`))
@@ -115,17 +115,17 @@ function nodePackages(): Result | undefined {
 /** Only root may ask the native engine: where sudo lets it, the script runs again as root, from here. */
 async function becomeRootForNative(): Promise<void> {
   if (process.getuid?.() === 0) return
-  const [{ runningNativeEngine }, { becomeRoot }, { readSettings }] = await Promise.all([
-    import('./lib/server/choose.ts'),
-    import('./lib/server/root.ts'),
-    import('./lib/settings.ts'),
-  ])
-  // The check "root" says what is in the way; what needs no root is checked all the same.
-  const isNative = async () => (await runningNativeEngine(readSettings())) !== undefined
-  if (await isNative().catch(() => false)) await becomeRoot().catch(() => {})
+  const { runningNativeEngine } = await import('./lib/server/choose.ts')
+  const { becomeRoot } = await import('./lib/server/root.ts')
+  const { readSettings } = await import('./lib/settings.ts')
+  try {
+    if (await runningNativeEngine(readSettings())) await becomeRoot()
+  } catch {
+    // The checks "settings" and "root" say what is in the way; what needs no root is checked all the same.
+  }
 }
 
-async function ask(question: string, io: Io): Promise<boolean> {
+async function ask(question: string, io: cli.Io): Promise<boolean> {
   if (!io.stdin.isTTY) {
     io.say(`${question} No terminal to ask on; to say yes: npm run doctor -- --fix --yes`)
     return false
@@ -138,22 +138,18 @@ async function ask(question: string, io: Io): Promise<boolean> {
   }
 }
 
-const count = (results: Result[], level: Level) => results.filter((result) => result.level === level).length
-
-function toText(results: Result[], verbose: boolean, io: Io): string {
+function toText(results: Result[], counts: Record<string, number>, verbose: boolean, io: cli.Io): string {
   const bad = results.filter(({ level }) => level === 'failure' || level === 'warning')
   const blocks = (verbose ? results : bad).map(({ check, level, evidence, fix }) => {
-    const title = `${style(COLOURS[level], level, io.stdout)}  ${style('bold', check, io.stdout)}`
+    const title = `${cli.style(COLOURS[level], level, io.stdout)}  ${cli.style('bold', check, io.stdout)}`
     // What has to be typed stands alone, whole.
-    const [, how, typed] = /^(Write .*?:) (.*)$/s.exec(fix ?? '') ?? []
-    const last = how ? `\n  fix: ${how}\n    ${typed}` : fix ? `\n  fix: ${fix}` : ''
+    const last = fix ? `\n  fix: ${fix.replace(/^(Write .*?:) /s, '$1\n    ')}` : ''
     return `${title}\n${wrap(evidence)}${last}`
   })
-  const plural = (number: number, word: string) => `${number} ${word}${number === 1 ? '' : 's'}`
+  const plural = (number = 0, word = '') => `${number} ${word}${number === 1 ? '' : 's'}`
   const checks = plural(new Set(results.map(({ check }) => check)).size, 'check')
-  const [failures, warnings] = [count(results, 'failure'), count(results, 'warning')]
-  const skipped = count(results, 'skipped') > 0 ? `, ${count(results, 'skipped')} skipped` : ''
-  const sum = `${checks}: ${plural(failures, 'failure')}, ${plural(warnings, 'warning')}${skipped}`
+  const skipped = counts.skipped ? `, ${counts.skipped} skipped` : ''
+  const sum = `${checks}: ${plural(counts.failures, 'failure')}, ${plural(counts.warnings, 'warning')}${skipped}`
   return [...blocks, ...(blocks.length > 0 ? [''] : []), bad.length === 0 ? `${checks}, all ok` : sum].join('\n')
 }
 
@@ -163,17 +159,4 @@ function wrap(text: string): string {
   return text.replace(fit, (_, line, word) => `  ${line ?? word}\n`).trimEnd()
 }
 
-function toJson(results: Result[], mended: string[], milliseconds: number) {
-  return {
-    ok: count(results, 'ok'),
-    warnings: count(results, 'warning'),
-    failures: count(results, 'failure'),
-    skipped: count(results, 'skipped'),
-    milliseconds,
-    mended,
-    // What mends is a function, which JSON leaves out.
-    results: results.map(({ question, ...result }) => ({ ...result, fix: result.fix ?? null })),
-  }
-}
-
-await run(import.meta.url, main)
+await cli.run(import.meta.url, main)

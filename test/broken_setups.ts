@@ -14,13 +14,20 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
+import { basename } from 'node:path'
 import { BAR, CATCHALL, FOO } from '../scripts/lib/accounts/accounts.ts'
 import type { Project } from './harness.ts'
 import { pidsOf } from './instance.ts'
 
 type Level = 'warning' | 'failure'
-/** What is broken, by what, the one check that says so, its level, words of its evidence. */
-export type Broken = [what: string, breaks: (project: Project) => void, check: string, level: Level, said: RegExp]
+/** What is broken, by what, the one check that says so, its level, words of its evidence: of several findings several. */
+export type Broken = [
+  what: string,
+  breaks: (project: Project) => void,
+  check: string,
+  level: Level,
+  said: RegExp | RegExp[],
+]
 
 const inConfig = (name: string) => `docker-data/mail-server/config/${name}`
 export const COMPOSE = 'docker-compose.yml'
@@ -36,6 +43,7 @@ const ALIASES = inConfig('postfix-aliases.cf')
 const QUOTAS = inConfig('dovecot-quotas.cf')
 const DOVECOT = inConfig('dovecot.cf')
 const MASTER_USERS = inConfig('dovecot-master-users')
+const TEXTS = [ENV, MASTER, DOVECOT, ACCOUNTS, VIRTUAL, CAUGHT, MAP, QUOTAS, MAIN, COMPOSE]
 
 /** "catchall" as a SHA512-CRYPT hash. */
 const HASH =
@@ -98,13 +106,15 @@ export const BROKEN_FILES: Broken[] = [
   ['quotas that are a folder', folder(QUOTAS), 'files', 'failure', /dovecot-quotas\.cf is a folder/],
   ['accounts in UTF-16', write(ACCOUNTS, Buffer.from(`${user('foo')}|${HASH}\n`, 'utf16le')), 'files', 'failure', /UTF-16/],
   ['no Compose file', remove(COMPOSE), 'files', 'warning', /docker-compose\.yml is not there/],
+  ["no main.cf of the native engine's", remove('docker-data/native/main.cf'), 'files', 'failure', /native\/main\.cf is not there/],
+  ["no Dovecot settings of the native engine's", remove('docker-data/native/dovecot-2.3.conf'), 'files', 'failure', /dovecot-2\.3\.conf is not there/],
 
   // Line ends and marks
   ['CRLF', change(MAIN, /\n/g, '\r\n'), 'line-ends', 'failure', /postfix-main\.cf line 1 ends with CRLF/],
   ['one CRLF among many LF', change(ACCOUNTS, /(bar@.*)\n/, '$1\r\n'), 'line-ends', 'failure', /postfix-accounts\.cf line 8/],
   ['no last line end', change(VIRTUAL, /\n$/, ''), 'line-ends', 'warning', /postfix-virtual\.cf has no line end/],
-  ['a BOM in front of the environment file', (project) => change(ENV, /^/, '\ufeffPOSTFIX_DAGENT=\n')(project), 'line-ends', 'failure', /begins with a BOM/],
-  ['a BOM in postfix-main.cf', change(MAIN, /^# /, '\ufeff# '), 'line-ends', 'failure', /begins with a BOM/],
+  ...TEXTS.map((file): Broken => [`a BOM in ${basename(file)}`, change(file, /^/, '\ufeff'), 'line-ends', 'failure', new RegExp(`${basename(file)} begins with a BOM`)]),
+  ...TEXTS.map((file): Broken => [`CR alone in ${basename(file)}`, change(file, /\n/g, '\r'), 'line-ends', 'failure', new RegExp(`${basename(file)} line 1 ends with CRLF or CR`)]),
 
   // development-mail-server.env
   ['a misspelt name', add(ENV, 'ENABLE_SPAMASASSIN=1'), 'environment-names', 'warning', /line \d+: ENABLE_SPAMASASSIN/],
@@ -112,7 +122,7 @@ export const BROKEN_FILES: Broken[] = [
   ['a name like no other', add(ENV, 'COLOUR_OF_THE_SKY=blue'), 'environment-names', 'warning', /COLOUR_OF_THE_SKY/],
   ['a name of another release', add(ENV, 'ENABLE_LDAP=1'), 'environment-names', 'warning', /ENABLE_LDAP is not known to release/],
   ['a colon in place of =', add(ENV, 'POSTGREY_DELAY: 3'), 'environment-names', 'warning', /not NAME=value/],
-  ['SMTP_ONLY=1', change(ENV, 'SMTP_ONLY=0', 'SMTP_ONLY=1'), 'environment', 'failure', /no mailbox can be read/],
+  ['SMTP_ONLY=1', change(ENV, 'SMTP_ONLY=0', 'SMTP_ONLY=1'), 'environment', 'warning', /POP3, IMAP and logins are off/],
   ['POP3 off', change(ENV, 'ENABLE_POP3=1', 'ENABLE_POP3=0'), 'environment', 'warning', /POP3 is off/],
   ['POP3 not mentioned', change(ENV, 'ENABLE_POP3=1\n', ''), 'environment', 'warning', /not set: POP3 is off/],
   ['POP3 turned on by a word', change(ENV, 'ENABLE_POP3=1', 'ENABLE_POP3=yes'), 'environment', 'warning', /ENABLE_POP3=yes/],
@@ -128,7 +138,15 @@ export const BROKEN_FILES: Broken[] = [
   ['DKIM on', change(ENV, 'ENABLE_OPENDKIM=0', 'ENABLE_OPENDKIM=1'), 'environment', 'warning', /DKIM asks the DNS/],
   ['DMARC not mentioned, which is on', change(ENV, 'ENABLE_OPENDMARC=0\n', ''), 'environment', 'warning', /ENABLE_OPENDMARC is not set/],
   ['greylisting', change(ENV, 'ENABLE_POSTGREY=0', 'ENABLE_POSTGREY=1'), 'environment', 'warning', /five minutes/],
-  ['a certificate that is not there', change(ENV, 'SSL_TYPE=snakeoil', 'SSL_TYPE=manual\nSSL_CERT_PATH=/etc/ssl/x.pem\nSSL_KEY_PATH=/etc/ssl/x.key'), 'environment', 'failure', /SSL_CERT_PATH/],
+  ['passwords by saslauthd', add(ENV, 'ENABLE_SASLAUTHD=1'), 'environment', 'failure', /saslauthd/],
+  ['logins by OAuth2', add(ENV, 'ENABLE_OAUTH2=1'), 'environment', 'warning', /another server about each login/],
+  ['a switch that is a word', add(ENV, 'ENABLE_MANAGESIEVE=yes'), 'environment', 'warning', /neither 0 nor 1/],
+  ['the name of a virtual domain', add(ENV, 'OVERRIDE_HOSTNAME=development-virtual.example.com'), 'environment', 'failure', /is a virtual mailbox domain/],
+  ['SSL_TYPE=custom without its file', change(ENV, 'SSL_TYPE=snakeoil', 'SSL_TYPE=custom'), 'environment', 'failure', /-full\.pem is not there/],
+  ['SSL_TYPE=self-signed without its files', change(ENV, 'SSL_TYPE=snakeoil', 'SSL_TYPE=self-signed'), 'environment', 'failure', /-cert\.pem is not there/],
+  ['SSL_TYPE=manual without its files', change(ENV, 'SSL_TYPE=snakeoil', 'SSL_TYPE=manual\nSSL_CERT_PATH=/tmp/docker-mailserver/x.pem\nSSL_KEY_PATH=/tmp/docker-mailserver/x.key'), 'environment', 'failure', /x\.pem is not there/],
+  ['a certificate that is not there', change(ENV, 'SSL_TYPE=snakeoil', 'SSL_TYPE=manual\nSSL_CERT_PATH=/etc/ssl/x.pem\nSSL_KEY_PATH=/etc/ssl/x.key'), 'environment', 'failure', /x\.pem is not there/],
+  ['SSL_TYPE=manual without its paths', change(ENV, 'SSL_TYPE=snakeoil', 'SSL_TYPE=manual'), 'environment', 'failure', /SSL_CERT_PATH or SSL_KEY_PATH is not set/],
   ['double bounces for nobody', change(ENV, /POSTMASTER_ADDRESS=.*/, `POSTMASTER_ADDRESS=${user('admin')}`), 'environment', 'warning', /is no account/],
 
   // Accounts and quotas
@@ -136,7 +154,7 @@ export const BROKEN_FILES: Broken[] = [
   ['a colon in place of the |', add(ACCOUNTS, `${user('alice')}:{PLAIN}my-secret`), 'accounts', 'failure', /alice@.* is no address with a/],
   ['an account without a password', add(ACCOUNTS, `${user('alice')}|{SHA512-CRYPT}`), 'accounts', 'failure', /no hash/],
   ['a rule that takes one account', addFirst(CAUGHT, `/^bar@/ ${CATCHALL}`), 'tables', 'failure', /mail to bar@.* goes to catchall/],
-  ['a way out for one account', addFirst(MAP, '/^bar@/ smtp:[x.example]'), 'tables', 'failure', /line 1 sends bar@/],
+  ['a way out for one account', addFirst(MAP, '/^bar@/ smtp:[x.example]'), 'tables', 'failure', /line 1: .* sends mail to smtp:/],
   ['a line with a password and no hash', add(ACCOUNTS, `${user('alice')}|my-secret`), 'accounts', 'failure', /the password of alice@.* is no hash/],
   ['an account twice', add(ACCOUNTS, `${user('foo')}|${HASH}`), 'accounts', 'failure', /stands twice/],
   ['an interrupted deletion', addFirst(MAP, '/@shop\\.example$/ :'), 'remains', 'warning', /shop\.example has no account/],
@@ -144,7 +162,7 @@ export const BROKEN_FILES: Broken[] = [
   ['an unknown scheme', add(ACCOUNTS, `${user('alice')}|{ROT13}frperg`), 'accounts', 'failure', /\{ROT13\}/],
   ['a hash cut off', add(ACCOUNTS, `${user('alice')}|${HASH.slice(0, -3)}`), 'accounts', 'failure', /no whole \{SHA512-CRYPT\} hash/],
   ['no catchall account', change(ACCOUNTS, /catchall@.*\n/, ''), 'accounts', 'failure', /no account catchall@/],
-  ['no account at all', write(ACCOUNTS, '# nobody\n'), 'accounts', 'failure', /has no account, and/],
+  ['no account at all', write(ACCOUNTS, '# nobody\n'), 'accounts', 'failure', /has no account at all/],
   ['a domain with a slip', both(add(ACCOUNTS, `alice@development-virtal.example.com|${HASH}`), addFirst(MAP, '/@development-virtal\\.example\\.com$/ :'), addFirst(CAUGHT, 'if !/@development-virtal\\.example\\.com$/'), add(CAUGHT, 'endif')), 'accounts', 'warning', /a slip\?/],
   ['a quota for nobody', add(QUOTAS, `${user('nobody')}:10M`), 'remains', 'warning', /nobody@.* has a quota and is no account/],
   ['a quota that is no size', add(QUOTAS, `${user('bar')}:much`), 'quotas', 'failure', /"much" is no size/],
@@ -163,11 +181,11 @@ export const BROKEN_FILES: Broken[] = [
   // The pattern tables
   ['a domain that neither table knows', add(ACCOUNTS, `alice@shop.example|${HASH}`), 'tables', 'failure', /alice@shop\.example goes to catchall@/],
   ['a domain that the map does not know', both(add(ACCOUNTS, `alice@shop.example|${HASH}`), addFirst(CAUGHT, 'if !/@shop\\.example$/'), add(CAUGHT, 'endif')), 'tables', 'failure', /alice@shop\.example goes to local/],
-  ['a domain by SMTP', addFirst(MAP, '/@gmail\\.com$/ smtp:'), 'tables', 'failure', /line 1 sends someone@gmail\.com to smtp:/],
-  ['a domain to a smart host', addFirst(MAP, '/@(corp|shop)\\.example\\.net$/ relay:[mx.example.net]:587'), 'tables', 'failure', /@corp\.example\.net to relay:/],
+  ['a domain by SMTP', addFirst(MAP, '/@gmail\\.com$/ smtp:'), 'tables', 'failure', /line 1: .* sends mail to smtp:/],
+  ['a domain to a smart host', addFirst(MAP, '/@(corp|shop)\\.example\\.net$/ relay:[mx.example.net]:587'), 'tables', 'failure', /sends mail to relay:/],
   ['everything by SMTP', change(MAP, /\/\^\/ +local:/, '/^/ smtp:'), 'tables', 'failure', /smtp:/],
-  ['mail given away', addFirst(MAP, '/^abuse@/ discard:'), 'tables', 'failure', /abuse@.* to discard:/],
-  ['no catch-all line', change(MAP, /\n\/\^\/ +local:\n/, '\n'), 'tables', 'failure', /has no line/],
+  ['mail given away', addFirst(MAP, '/^abuse@/ discard:'), 'tables', 'failure', /abuse@.* sends mail to discard:/],
+  ['no catch-all line', change(MAP, /\n\/\^\/ +local:\n/, '\n'), 'tables', 'failure', /no line keeps mail/],
   ['a line that is no rule', addFirst(MAP, 'development-virtual.example.com :'), 'tables', 'warning', /line 1: Postfix skips it/],
   ['a dot that is any letter', change(CAUGHT, '\\.example\\.com', '.example.com'), 'tables', 'warning', /is not caught/],
   ['caught mail for somebody else', change(CAUGHT, /\/\^\/ +catchall.*/, `/^/ ${BAR}`), 'tables', 'failure', /goes to bar@/],
@@ -190,6 +208,19 @@ export const BROKEN_FILES: Broken[] = [
   ['senders looked up in the DNS', change(MAIN, /smtpd_sender_restrictions =.*/, 'smtpd_sender_restrictions = reject_unknown_sender_domain'), 'main-cf', 'failure', /asks the DNS/],
   ['clients looked up in a block list', add(MAIN, 'smtpd_client_restrictions = permit_mynetworks, reject_rbl_client zen.example.org'), 'main-cf', 'failure', /asks the DNS/],
   ['everybody refused', add(MAIN, 'smtpd_client_restrictions = reject'), 'main-cf', 'failure', /refuses everybody/],
+  ['everybody refused by a table', change(MAIN, /smtpd_sender_restrictions =.*/, 'smtpd_sender_restrictions = check_sender_access static:REJECT'), 'main-cf', 'failure', /refuses everybody/],
+  ['everybody refused by a table with a text', add(MAIN, 'smtpd_client_restrictions = check_client_access static:{554 5.7.1 closed}'), 'main-cf', 'failure', /refuses everybody/],
+  ['this machine taken out', add(MAIN, 'mynetworks = !127.0.0.1, 127.0.0.0/8'), 'main-cf', 'failure', /have to log in/],
+  ['a misspelt restriction', add(MAIN, 'smtpd_client_restrictions = permit_mynetwork, reject'), 'main-cf', 'failure', /no restriction permit_mynetwork/],
+  ['a misspelt restriction among others', change(MAIN, 'reject_unlisted_recipient, permit_mynetworks', 'reject_unlisted_recipient, permit_mynetworks, reject_unath_destination'), 'main-cf', 'failure', /no restriction reject_unath_destination/],
+  ['no passwords as they are', add(MAIN, 'smtpd_sasl_security_options = noanonymous, noplaintext'), 'main-cf', 'failure', /passwords as they are/],
+  ['a virtual domain that is a relay domain', add(MAIN, 'relay_domains = development-virtual.example.com'), 'main-cf', 'failure', /relay domain as well/],
+  ['the host name of a virtual domain', add(MAIN, 'myhostname = development-virtual.example.com'), 'main-cf', 'failure', /is a virtual mailbox domain/],
+  ['a certificate that is not there', add(MAIN, 'smtpd_tls_cert_file = /tmp/docker-mailserver/gone.pem'), 'main-cf', 'failure', /gone\.pem is not there/],
+  ['a key elsewhere that is not there', add(MAIN, 'smtpd_tls_key_file = /etc/ssl/gone.key'), 'main-cf', 'failure', /gone\.key is not there/],
+  ['a chain that is not there', add(MAIN, 'smtpd_tls_chain_files = /tmp/docker-mailserver/gone.pem'), 'main-cf', 'failure', /gone\.pem is not there/],
+  ['aliases that are not there', add(MAIN, 'alias_maps = hash:/etc/gone'), 'main-cf', 'failure', /\/etc\/gone is not there/],
+  ['a name that nothing sets', add(MAIN, 'smtpd_timeout = $smtpd_timout'), 'main-cf-names', 'warning', /nothing sets \$smtpd_timout.*smtpd_timeout/],
   ['nobody may log in', change(MAIN, 'smtpd_sasl_auth_enable = yes', 'smtpd_sasl_auth_enable = no'), 'main-cf', 'failure', /nobody can log in/],
   ['TLS for everybody', add(MAIN, 'smtpd_tls_security_level = encrypt'), 'main-cf', 'failure', /clients without TLS/],
   ['mail that waits for ever', add(MAIN, 'defer_transports = lmtp'), 'main-cf', 'failure', /waits in the queue/],
@@ -207,6 +238,8 @@ export const BROKEN_FILES: Broken[] = [
   // dovecot.cf
   ['TLS for every login', change(DOVECOT, 'ssl = yes', 'ssl = required'), 'dovecot', 'failure', /logins without TLS/],
   ['no plain passwords', change(DOVECOT, 'disable_plaintext_auth = no', 'disable_plaintext_auth = yes'), 'dovecot', 'failure', /logins without TLS/],
+  ['plain passwords not mentioned', change(DOVECOT, 'disable_plaintext_auth = no\n', ''), 'dovecot', 'failure', /disable_plaintext_auth is not set/],
+  ['no plain passwords on 2.4', change(inConfig('dovecot-2.4.cf'), 'auth_allow_cleartext = yes', 'auth_allow_cleartext = no'), 'dovecot', 'failure', /logins without TLS/],
   ['an unknown setting', add(DOVECOT, 'nonsense = yes'), 'start', 'failure', /nonsense/],
   ['a Dovecot that sends by itself', add(DOVECOT, 'submission_host = smtp.example.net:587'), 'dovecot', 'failure', /submission_host/],
   ['another mail folder', add(DOVECOT, 'mail_location = maildir:/srv/mail/%d/%n'), 'dovecot', 'failure', /mail lies elsewhere/],
@@ -226,6 +259,9 @@ export const BROKEN_COMPOSE: Broken[] = [
   ['another user', write(OVERRIDE, 'services:\n  development-mail-server:\n    user: "1000"\n'), 'compose', 'failure', /user 1000/],
   ['a read-only container', write(OVERRIDE, 'services:\n  development-mail-server:\n    read_only: true\n'), 'compose', 'failure', /read-only/],
   ['no replica', write(OVERRIDE, 'services:\n  development-mail-server:\n    deploy:\n      replicas: 0\n'), 'compose', 'failure', /no container/],
+  ['mail in memory', write(OVERRIDE, 'services:\n  development-mail-server:\n    tmpfs: /var/mail\n'), 'compose', 'failure', /tmpfs/],
+  ['no rights', write(OVERRIDE, 'services:\n  development-mail-server:\n    cap_drop: [ALL]\n'), 'compose', 'failure', /cap_drop/],
+  ['an internal network', write(OVERRIDE, 'networks:\n  default:\n    internal: true\n'), 'compose', 'failure', /internal/],
   ['a bind mount of the state', change(COMPOSE, '- mail-state:/var/mail-state/', '- ./docker-data/mail-state/:/var/mail-state/'), 'compose', 'warning', /bind mount/],
   ['no grace period', change(COMPOSE, / {4}stop_grace_period: 60s\n/, ''), 'compose', 'warning', /10s, by default/],
   ['a short grace period', change(COMPOSE, 'stop_grace_period: 60s', 'stop_grace_period: 5s'), 'compose', 'warning', /5s.*kills/],
@@ -286,49 +322,38 @@ function stop(project: Project, name: string, signal: NodeJS.Signals = 'SIGSTOP'
 }
 
 // biome-ignore format: one set-up a line
-export const BROKEN_SERVER: BrokenServer[] = [
-  // The running server is older than the files
-  ['an account added by hand', add(ACCOUNTS, `${user('alice')}|{PLAIN}secret`), 'live', 'failure', /postfix-accounts\.cf: changed since/],
-  ['a password changed by hand', change(ACCOUNTS, /(bar@[^|]*\|).*/, `$1${HASH}`), 'live', 'failure', /postfix-accounts\.cf: changed/],
-  ['a setting that is not live', add(MAIN, 'smtpd_timeout = 200s'), 'live', 'failure', /postfix-main\.cf: changed/],
-  ['an alias that is not live', add(VIRTUAL, `${user('sales')} ${BAR}`), 'live', 'failure', /postfix-virtual\.cf: changed/],
-  ['an environment that is not live', change(ENV, /MESSAGE_SIZE_LIMIT=.*/, 'MESSAGE_SIZE_LIMIT=20480000'), 'live', 'failure', /message_size_limit/],
-  ['a pattern that is not live', add(CAUGHT, '/x@y$/ z'), 'live', 'failure', /postfix-regexp\.cf: changed/],
-  ['a way out past the files', postconf('-e', 'default_transport=smtp'), 'live', 'failure', /default_transport = smtp/],
-  ['an SMTP client past the files', postconf('-M', 'smtp/unix=smtp unix - - n - - smtp'), 'live', 'failure', /master\.cf/],
+export const BROKEN_SERVER: Broken[] = [
   // Symptoms and their causes
   ['held mail', hold, 'queue', 'failure', /on hold/],
   ['Maildir of another owner', (project) => chownSync(`${project.stateDir}/mail/development-virtual.example.com/bar`, 0, 0), 'mailboxes', 'failure', /bar belongs to user 0/],
-  ['a mailbox of another account', (project) => chownSync(`${project.stateDir}/mail/development-virtual.example.com/foo`, 0, 0), 'mailboxes', 'failure', /foo belongs to user 0/],
   ['a mail folder without rights', (project) => chmodSync(`${project.stateDir}/mail/development-mail-server.example.com`, 0), 'mailboxes', 'failure', /may not enter/],
   ['a folder above that others cannot enter', (project) => chmodSync(project.dir, 0o700), 'folders', 'failure', /only its owner can enter/],
-  ['a stopped Postfix', (project) => stop(project, 'master'), 'processes', 'failure', /stopped by a signal.*master/],
-  ['a stopped queue manager', (project) => stop(project, 'qmgr'), 'processes', 'failure', /qmgr/],
-  ['a stopped Dovecot', (project) => stop(project, 'dovecot'), 'processes', 'failure', /dovecot/],
-  ['all daemons stopped', (project) => stop(project, ''), 'processes', 'failure', /stopped by a signal/],
+  ['a stopped queue manager', (project) => stop(project, 'qmgr'), 'processes', 'failure', /stopped by a signal.*qmgr/],
+  ['all daemons stopped', (project) => stop(project, ''), 'processes', 'failure', /master.*dovecot|dovecot.*master/],
   ['a Dovecot that was killed', (project) => kill(`${project.stateDir}/run/master.pid`), 'running', 'failure', /without Dovecot/],
   ['a Postfix that was killed', (project) => kill(`${project.stateDir}/queue/pid/master.pid`), 'running', 'failure', /without Postfix/],
   ['the key of another certificate', openssl('genpkey -algorithm EC -pkeyopt ec_paramgen_curve:prime256v1 -out key.pem'), 'certificate', 'failure', /that of another certificate/],
   ['no key', (project) => rmSync(`${project.stateDir}/tls/key.pem`), 'certificate', 'failure', /key\.pem is not there/],
   ['a certificate that ends soon', openssl('req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=x -keyout key.pem -out certificate.pem'), 'certificate', 'warning', /ends on/],
-  ['a full mailbox', (project) => { add(QUOTAS, `${user('baz')}:30k`)(project); deliver(project, user('baz'), 40_000) }, 'mailbox-quotas', 'failure', /baz@.*full/, 'live'],
-  // In effect, and told at its line
-  ['a content filter on this machine, where none is', add(MAIN, 'content_filter = smtp:[127.0.0.1]:10024'), 'main-cf', 'failure', /no SMTP client/, 'live'],
-  ['a milter that is not there', add(MAIN, 'smtpd_milters = inet:127.0.0.1:8891'), 'main-cf', 'failure', /nothing answers at 127\.0\.0\.1:8891/, 'live'],
-  ['everything deferred', add(MAIN, 'defer_transports = lmtp'), 'main-cf', 'failure', /waits in the queue/, 'live'],
-  ['senders looked up', change(MAIN, /smtpd_sender_restrictions =.*/, 'smtpd_sender_restrictions = reject_unknown_sender_domain'), 'main-cf', 'failure', /asks the DNS/, 'live'],
-  ['another network alone', add(MAIN, 'mynetworks = 192.168.0.0/24'), 'main-cf', 'failure', /have to log in/, 'live'],
-  ['small messages alone', add(MAIN, 'message_size_limit = 200'), 'main-cf', 'failure', /is larger/, 'live'],
-  ['another way to the mailboxes', change(ENV, /POSTFIX_DAGENT=.*/, 'POSTFIX_DAGENT=lmtp:unix:/var/run/dovecot/lmpt'), 'environment', 'failure', /not go to Dovecot/, 'live'],
-  ['an alias that takes bar', add(VIRTUAL, `${BAR} ${FOO}`), 'aliases', 'failure', /is an account/, 'live'],
-  ['TLS for every login', change(DOVECOT, 'ssl = yes', 'ssl = required'), 'dovecot', 'failure', /logins without TLS/, 'live'],
-  ['unknown users accepted', change(MAIN, /reject_unlisted_recipient, /, ''), 'main-cf', 'failure', /get no 550/, 'live'],
-  ['envelope recipients lost', add(MAIN, 'enable_original_recipient = no'), 'main-cf', 'failure', /envelope recipient is lost/, 'live'],
+  // The running server is older than the files
+  ['files changed by hand', both(change(ACCOUNTS, /(bar@[^|]*\|).*/, `$1${HASH}`), add(MAIN, 'smtpd_timeout = 200s'), add(VIRTUAL, `${user('sales')} ${BAR}`), add(CAUGHT, '/x@y$/ z')), 'live', 'failure', /^(?=.*accounts\.cf)(?=.*main\.cf)(?=.*virtual\.cf)(?=.*regexp\.cf).*: changed since/],
+  ['an environment that is not live', change(ENV, /MESSAGE_SIZE_LIMIT=.*/, 'MESSAGE_SIZE_LIMIT=20480000'), 'live', 'failure', /message_size_limit/],
+  ['a way out past the files', both(postconf('-e', 'default_transport=smtp'), postconf('-M', 'smtp/unix=smtp unix - - n - - smtp')), 'live', 'failure', /^(?=.*master\.cf).*default_transport = smtp/],
   ['a table that is gone past the files', (project) => rmSync(`${project.stateDir}/config/postfix-regexp.cf`), 'live', 'failure', /postfix-regexp\.cf/],
 ]
 
-/** A set-up that is only looked at when it is in effect: `live` brings it there first. */
-export type BrokenServer = [...Broken, live?: 'live']
+/** What is in effect: it is told at its lines. */
+// biome-ignore format: one set-up a line
+export const BROKEN_LIVE: Broken[] = [
+  ['a full mailbox', (project) => { add(QUOTAS, `${user('baz')}:30k`)(project); deliver(project, user('baz'), 40_000) }, 'mailbox-quotas', 'failure', /baz@.*full/],
+  ['mail is held up', both(add(MAIN, 'content_filter = smtp:[127.0.0.1]:10024\nsmtpd_milters = inet:127.0.0.1:8891\ndefer_transports = lmtp')), 'main-cf', 'failure', [/no SMTP client/, /nothing answers at 127\.0\.0\.1:8891/, /waits in the queue/]],
+  ['clients are shut out', both(change(MAIN, /smtpd_sender_restrictions =.*/, 'smtpd_sender_restrictions = reject_unknown_sender_domain'), add(MAIN, 'mynetworks = 192.168.0.0/24\nmessage_size_limit = 200')), 'main-cf', 'failure', [/asks the DNS/, /have to log in/, /is larger/]],
+  ['mail goes astray', both(change(MAIN, /reject_unlisted_recipient, /, ''), add(MAIN, 'enable_original_recipient = no')), 'main-cf', 'failure', [/get no 550/, /envelope recipient is lost/]],
+  ['another way to the mailboxes', change(ENV, /POSTFIX_DAGENT=.*/, 'POSTFIX_DAGENT=lmtp:unix:/var/run/dovecot/lmpt'), 'environment', 'failure', /not go to Dovecot/],
+  ['an alias that takes bar', add(VIRTUAL, `${BAR} ${FOO}`), 'aliases', 'failure', /is an account/],
+  ['TLS for every login', change(DOVECOT, 'ssl = yes', 'ssl = required'), 'dovecot', 'failure', /logins without TLS/],
+  ['Postfix alone', change(ENV, 'SMTP_ONLY=0', 'SMTP_ONLY=1'), 'environment', 'warning', /POP3, IMAP and logins are off/],
+]
 
 // biome-ignore format: one set-up a line
 export const FINE: [what: string, breaks: Break][] = [
@@ -350,4 +375,13 @@ export const FINE: [what: string, breaks: Break][] = [
   ['no TLS', change(ENV, 'SSL_TYPE=snakeoil', 'SSL_TYPE=')],
   ['a restriction of the own network', add(MAIN, 'smtpd_client_restrictions = permit_mynetworks, permit_sasl_authenticated, reject')],
   ['a parameter on two lines', add(MAIN, 'smtpd_helo_restrictions =\n  permit_mynetworks,\n  permit')],
+  ['a class of restrictions', add(MAIN, 'smtpd_restriction_classes = greylisted, flaky, by_chance, mine\nmine = permit_mynetworks\nsmtpd_client_restrictions = mine, check_client_access static:OK, sleep 1, permit')],
+  ['a table of refusals behind those who may', add(MAIN, 'smtpd_client_restrictions = permit_mynetworks, permit_sasl_authenticated, check_client_access static:REJECT')],
+  ['one address that is not trusted', add(MAIN, 'mynetworks = !127.0.0.5, 127.0.0.0/8, [::1]/128')],
+  ['a domain that is relayed, and caught', add(MAIN, 'relay_domains = partner.example')],
+  ["the server's own name", both(add(MAIN, 'myhostname = development-mail-server.example.com'), add(ENV, 'OVERRIDE_HOSTNAME=development-mail-server.example.com'))],
+  ['another name', add(ENV, 'OVERRIDE_HOSTNAME=mail.shop.example')],
+  ['a name of its own in main.cf', add(MAIN, 'mine = permit\nsmtpd_helo_restrictions = $mine')],
+  ["Debian's aliases", add(MAIN, 'alias_maps = hash:/etc/aliases\nsmtpd_sasl_security_options = noanonymous')],
+  ['an own certificate', both((project) => mkdirSync(project.config('ssl')), ...['cert', 'key'].map((part) => write(inConfig(`ssl/${part}.pem`), 'PEM\n')), change(ENV, 'SSL_TYPE=snakeoil', 'SSL_TYPE=manual\nSSL_CERT_PATH=/tmp/docker-mailserver/ssl/cert.pem\nSSL_KEY_PATH=/tmp/docker-mailserver/ssl/key.pem'), add(MAIN, 'smtpd_tls_CAfile = /tmp/docker-mailserver/ssl/cert.pem'))],
 ]

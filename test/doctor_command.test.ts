@@ -9,7 +9,7 @@ import { after, afterEach, before, test } from 'node:test'
 import { CHECKS } from '../scripts/lib/doctor/all.ts'
 import type { Result } from '../scripts/lib/doctor/check.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
-import { DoctorWorld } from './doctor_world.ts'
+import { bad, DoctorWorld } from './doctor_world.ts'
 import { type Project, until } from './harness.ts'
 
 let world: DoctorWorld
@@ -21,7 +21,6 @@ before(async () => {
 after(() => project?.remove())
 afterEach(() => world.restore())
 
-const bad = (results: Result[]) => results.filter(({ level }) => level === 'failure' || level === 'warning')
 const names = (results: Result[]) => results.map(({ check }) => check)
 
 test('says that the server is not running, and nothing else is wrong', async () => {
@@ -43,24 +42,18 @@ test('--list names every check once, --only runs those that are named, --help sa
   )
   assert.equal(new Set(CHECKS.map(({ name }) => name)).size, CHECKS.length)
   const some = await world.run(['--only', 'accounts', '--only', 'main-cf'])
-  assert.deepEqual([some.code, some.stdout], ['ok', '2 checks, all ok\n'])
+  assert.deepEqual([some.code, some.stdout], [0, '2 checks, all ok\n'])
   const verbose = await world.run(['--only', 'accounts', '--only', 'main-cf', '--verbose'])
   assert.match(verbose.stdout, /^ok {2}accounts\n {2}4 accounts\nok {2}main-cf\n {2}.*\n\n2 checks, all ok\n$/)
   const { stdout: help } = await world.run(['--help'])
   assert.match(help, /--only NAME[\s\S]*results: \[\{check, title, level/)
 })
 
-for (const [args, said] of [
-  [['--only', 'nonsense'], /--only nonsense: no such check.*--list/],
-  [['--onyl', 'accounts'], /--onyl/],
-  [['accounts'], /accounts/],
-] as const) {
-  test(`${args.join(' ')} is a usage error`, async () => {
-    const { code, stdout, stderr } = await world.run([...args])
-    assert.deepEqual([code, stdout], ['usage', ''])
-    assert.match(stderr, said)
-  })
-}
+test('--only nonsense is a usage error', async () => {
+  const { code, stdout, stderr } = await world.run(['--only', 'nonsense'])
+  assert.deepEqual([code, stdout], [2, ''])
+  assert.match(stderr, /--only nonsense: no such check.*--list/)
+})
 
 test('without the packages, that is the one thing it says', async () => {
   const link = project.path('node_modules')
@@ -108,14 +101,9 @@ test('a port of somebody else is named with its holder', async () => {
 
 test('a Docker that hangs is named, and the rest is judged all the same', async () => {
   world.docker('trap "" TERM\nsleep 60')
-  for (const [engine, failing] of [
-    ['docker', ['engine']],
-    ['auto', ['engine', 'running']],
-  ] as const) {
-    const { results } = await world.ask([], { MAIL_SERVER_ENGINE: engine })
-    assert.deepEqual(names(bad(results)), failing)
-    assert.match(bad(results)[0]?.evidence ?? '', /silent for 4 s.*Restart it/)
-  }
+  const { results } = await world.ask([], { MAIL_SERVER_ENGINE: 'auto' })
+  assert.deepEqual(names(bad(results)), ['engine', 'running'])
+  assert.match(bad(results)[0]?.evidence ?? '', /silent for 4 s.*Restart it/)
 })
 
 for (const [what, script, said, fix] of [
@@ -126,7 +114,7 @@ for (const [what, script, said, fix] of [
   test(`a Docker with ${what} is named where Docker is asked for`, async () => {
     world.docker(script)
     const { code, stdout } = await world.run(['--only', 'engine'], { MAIL_SERVER_ENGINE: 'docker' })
-    assert.equal(code, 'failed')
+    assert.equal(code, 1)
     assert.match(stdout, said)
     assert.match(stdout, fix)
   })

@@ -1,15 +1,26 @@
 /** A project whose doctor runs in this process, so that many set-ups can be asked about; and hands that type what it says. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { appendFileSync, chmodSync, cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { PassThrough } from 'node:stream'
-import { test } from 'node:test'
-import { pathToFileURL } from 'node:url'
-import { Failure, ioOf, type Main } from '../scripts/lib/cli.ts'
+import {
+  appendFileSync,
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import type { Result } from '../scripts/lib/doctor/check.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
-import type { BrokenServer } from './broken_setups.ts'
+import type { Broken } from './broken_setups.ts'
 import { Project, processesOf } from './harness.ts'
+import { load, runIn } from './here.ts'
+
+/** What is not right. */
+export const bad = (results: Result[]) => results.filter(({ level }) => level === 'failure' || level === 'warning')
 
 /** What a set-up may change. */
 const OVERRIDE = 'docker-compose.override.yml'
@@ -17,52 +28,32 @@ const FILES = ['bin', 'docker-data', 'docker-compose.yml', OVERRIDE, 'developmen
 
 export class DoctorWorld {
   readonly project: Project
-  readonly #doctor: Main
   #madeTls = ''
 
-  private constructor(project: Project, doctor: Main) {
+  private constructor(project: Project) {
     this.project = project
-    this.#doctor = doctor
+    project.env.PATH = `${project.path('bin')}:${project.env.PATH}`
+    Object.assign(process.env, project.env)
   }
 
   static async create(): Promise<DoctorWorld> {
-    const project = await Project.create()
-    // The scripts read PATH once.
-    Object.assign(process.env, project.env, { PATH: `${project.path('bin')}:${project.env.PATH}` })
-    const { main } = await import(pathToFileURL(scriptOf(project, 'doctor')).href)
-    return new DoctorWorld(project, main)
+    return new DoctorWorld(await Project.create())
   }
 
   /** Runs the doctor in this process, with other variables where some are given. */
-  async run(
-    args: string[],
-    env: Record<string, string> = {},
-  ): Promise<{ code: string; stdout: string; stderr: string }> {
-    const [stdout, stderr] = [new PassThrough(), new PassThrough()]
-    const before = { ...process.env }
-    Object.assign(process.env, env)
-    const outcome = this.#doctor(args, ioOf({ stdin: new PassThrough(), stdout, stderr }))
-    const code = await outcome.catch((error) => {
-      if (!(error instanceof Failure) && error.name !== 'Failure') throw error
-      stderr.write(error.message)
-      return error.exit
-    })
-    for (const name of Object.keys(env)) {
-      if (before[name] === undefined) delete process.env[name]
-      else process.env[name] = before[name]
-    }
-    return { code: code ?? 'ok', stdout: String(stdout.read() ?? ''), stderr: String(stderr.read() ?? '') }
+  run(args: string[], env: Record<string, string> = {}) {
+    return runIn(this.project, { env }, 'doctor', ...args)
   }
 
   /** What its `--json` says. */
-  async ask(args: string[], env?: Record<string, string>): Promise<{ results: Result[]; mended: string[] }> {
+  async ask(args: string[], env: Record<string, string> = {}): Promise<{ results: Result[]; mended: string[] }> {
     return JSON.parse((await this.run(['--json', ...args], env)).stdout)
   }
 
-  /** What is not right, of all checks or of those that are named, but for what `but` names. */
-  async troubles({ only = [], but = [] }: { only?: string[]; but?: string[] } = {}): Promise<Result[]> {
+  /** What is not right, of all checks or of those that are named. */
+  async troubles({ only = [] }: { only?: string[] } = {}): Promise<Result[]> {
     const { results } = await this.ask(only.flatMap((name) => ['--only', name]))
-    return results.filter(({ check, level }) => (level === 'warning' || level === 'failure') && !but.includes(check))
+    return bad(results)
   }
 
   /** Puts a `docker` that does what the script says in front of the real one, until `restore`. */
@@ -71,28 +62,34 @@ export class DoctorWorld {
     writeFileSync(this.project.path('bin/docker'), `#!/bin/sh\n${script}\n`, { mode: 0o755 })
   }
 
-  /** Puts all files back that a set-up may have changed. */
-  restore(): void {
-    for (const name of FILES) {
+  /** Puts the files back that a set-up has changed, and gives whether there were any. The others keep their times. */
+  restore(): boolean {
+    const changed = FILES.filter((name) => {
+      const own = name === '.env' ? '' : `${ROOT}/${name}`
+      return textsOf(this.project.path(name)) !== textsOf(own)
+    })
+    for (const name of changed) {
       rmSync(this.project.path(name), { recursive: true, force: true })
       if (existsSync(`${ROOT}/${name}`) && name !== '.env')
         cpSync(`${ROOT}/${name}`, this.project.path(name), { recursive: true })
     }
+    return changed.length > 0
   }
 
   /** What `npm start` does to a server that runs: changes of the files take effect. */
   async takeEffect(): Promise<void> {
-    const { NativeEngine } = await import(pathToFileURL(scriptOf(this.project, 'lib/server/native')).href)
-    const { readSettings } = await import(pathToFileURL(scriptOf(this.project, 'lib/settings')).href)
+    const { NativeEngine } = await load(this.project, 'lib/server/native')
+    const { readSettings } = await load(this.project, 'lib/settings')
     await new NativeEngine(readSettings()).start()
   }
 
-  /** Back to a healthy server, whatever a set-up did to it. */
-  async heal(): Promise<void> {
+  /** Back to a healthy server, whatever a set-up did to it; `isHealed`: what it said to type has healed it. */
+  async heal(isHealed: boolean): Promise<void> {
     const { project } = this
-    this.restore()
+    if (!this.restore() && isHealed) return
     chmodSync(project.dir, 0o755)
-    for (const [, pid] of processesOf(project).matchAll(/\/proc\/(\d+)\//g)) process.kill(Number(pid), 'SIGCONT')
+    const pids = [...processesOf(project).matchAll(/\/proc\/(\d+)\//g)].map(([, pid]) => Number(pid))
+    for (const pid of pids) process.kill(pid, 'SIGCONT')
     const mail = `${project.stateDir}/mail`
     execFileSync('sh', ['-c', `chown -R 5000:5000 ${mail}; chmod -R u+rwX ${mail}`])
     if (this.#tls() !== this.#madeTls) {
@@ -109,8 +106,43 @@ export class DoctorWorld {
     return paths.map((path) => (existsSync(path) ? readFileSync(path, 'utf8') : '')).join()
   }
 
-  /** Does what a fix says, as a reader would. */
-  async type(fix: string): Promise<void> {
+  /**
+   * Breaks the project in all of these ways, asks, and compares: each is told by its check at its level, and nothing else is
+   * said. Then does what the fixes say, and nothing is left to say; gives whether there were fixes for all. `only`: the
+   * checks to ask; `live`: changes take effect.
+   */
+  async assertTold(rows: readonly Broken[], { only = [], live = false }: { only?: string[]; live?: boolean } = {}) {
+    const takeEffect = async () => live && (await this.takeEffect())
+    for (const [, breaks] of rows) breaks(this.project)
+    await takeEffect()
+    const found = await this.troubles({ only })
+    const told = JSON.stringify(found, undefined, 1)
+    const said = rows.flatMap(([, , , , said]) => said)
+    assert.equal(found.length, said.length, told)
+    for (const [what, , check, level, said] of rows) {
+      for (const words of [said].flat()) {
+        const one = found.find(({ evidence }) => words.test(evidence))
+        assert.equal(`${one?.check} ${one?.level}`, `${check} ${level}`, `${what}: ${told}`)
+      }
+    }
+    assert.doesNotMatch(found.map(({ evidence, fix }) => evidence + fix).join(), /\n|\$6\$|my-secret/)
+    const lineOf = ({ fix }: Result) => Number(/lines? (\d+)/.exec(fix ?? '')?.[1] ?? 0)
+    // The last line first: the others keep their numbers.
+    const fixes = new Set(found.sort((a, b) => lineOf(b) - lineOf(a)).map(({ fix }) => fix))
+    if (found.some(({ fix }) => !fix)) return false
+    const checks = [...new Set(rows.map(([, , check]) => check)), ...(only.length > 0 ? [] : ['live', 'mail-virtual'])]
+    for (const fix of fixes) await this.type(fix ?? '', only.length > 0 ? checks : [])
+    await takeEffect()
+    // What waited is on its way for a moment.
+    for (let tries = 0; ; tries++) {
+      const left = await this.troubles({ only: checks })
+      if (left.length === 0) return true
+      if (only.length > 0 || tries === 5) assert.deepEqual(left, [], `typed: ${[...fixes].join('; ')}`)
+    }
+  }
+
+  /** Does what a fix says, as a reader would; the doctor mends what these checks find. */
+  async type(fix: string, only: string[]): Promise<void> {
     const { project } = this
     const [, line, end = line, file = '', text] =
       /^(?:Delete|Write) lines? (\d+)(?:-(\d+))? of (\S+)(?: as: (.*))?$/s.exec(fix) ?? []
@@ -120,10 +152,10 @@ export class DoctorWorld {
       lines.splice(Number(line) - 1, Number(end) - Number(line) + 1, ...(text === undefined ? [] : [text]))
       writeFileSync(project.path(file), lines.join('\n'))
     } else if (where) appendFileSync(project.path(where), `${added}\n`)
-    else for (const command of fix.split(' && ')) await this.#type(command)
+    else for (const command of fix.split(' && ')) await this.#type(command, only)
   }
 
-  async #type(command: string): Promise<void> {
+  async #type(command: string, only: string[]): Promise<void> {
     const { project } = this
     const [, file] = /^git checkout -- (\S+)$/.exec(command) ?? []
     if (file) return cpSync(`${ROOT}/${file}`, project.path(file), { recursive: true })
@@ -131,7 +163,7 @@ export class DoctorWorld {
     if (script === undefined)
       return void execFileSync('sh', ['-c', command], { cwd: project.dir, env: project.env, stdio: 'pipe' })
     const words = args.split(' ').filter((word) => word !== '')
-    if (script === 'doctor') return void (await this.run(words))
+    if (script === 'doctor') return void (await this.run([...words, ...only.flatMap((name) => ['--only', name])]))
     if (script === 'start' && processesOf(project) !== '') return this.takeEffect()
     const password = words.includes('--update') ? ['--password-stdin'] : []
     const name = script.replaceAll('-', '_')
@@ -141,34 +173,11 @@ export class DoctorWorld {
   }
 }
 
-/** A test for each: it is told once, at its cause, and the fix heals it. */
-export function brokenOnce(getWorld: () => DoctorWorld, table: BrokenServer[]): void {
-  for (const [what, breaks, check, level, said, live] of table) {
-    test(`told once: ${what}`, async () => {
-      const world = getWorld()
-      try {
-        breaks(world.project)
-        if (live) await world.takeEffect()
-        const [first, ...others] = await world.troubles()
-        assert.ok(first, 'nothing was found')
-        assert.deepEqual(others, [])
-        assert.equal(`${first.check} ${first.level}`, `${check} ${level}`, first.evidence)
-        assert.match(first.evidence, said)
-        if (!first.fix) return
-        await world.type(first.fix)
-        if (live) await world.takeEffect()
-        // What waited is on its way for a moment.
-        const again = () => world.troubles({ only: [check, 'live', 'mail-virtual'] })
-        let left = await again()
-        for (let tries = 0; left.length > 0 && tries < 5; tries++) left = await again()
-        assert.deepEqual(left, [], `typed: ${first.fix}`)
-      } finally {
-        await world.heal()
-      }
-    })
-  }
-}
-
-function scriptOf(project: Project, name: string): string {
-  return ['js', 'ts'].map((extension) => project.path(`scripts/${name}.${extension}`)).find(existsSync) ?? ''
+/** All names and texts at and below a path; nothing where it is not there. */
+function textsOf(path: string): string {
+  const found = statSync(path, { throwIfNoEntry: false })
+  if (!found?.isDirectory()) return found?.isFile() ? readFileSync(path, 'latin1') : String(found?.mode ?? '')
+  return readdirSync(path)
+    .map((name) => `${name}\n${textsOf(`${path}/${name}`)}`)
+    .join('\n')
 }

@@ -1,11 +1,12 @@
 /** Accounts, quotas, the master user, aliases, and the pattern tables, each line held against rules. To add a rule, add a row. */
 import { CATCHALL } from '../accounts/accounts.ts'
+import { domainOf } from '../accounts/changes.ts'
 import { anyAt, type Entry, entriesOf } from '../accounts/tables.ts'
 import { nearestOf } from '../cli.ts'
-import { type Finding, failure, MEND, verdict, warning } from './check.ts'
-import { ACCOUNTS, CAUGHT, deleteLine, type Facts, inConfig, MAP, placeOf, VIRTUAL, writeLine } from './facts.ts'
+import { deleteLine, type Finding, failure, MEND, placeOf, verdict, warning, writeLine } from './check.ts'
+import { ACCOUNTS, CAUGHT, type Facts, inConfig, MAP, VIRTUAL } from './facts.ts'
 import { edit, repair } from './files.ts'
-import { addressesOf, domainsOf } from './rules.ts'
+import { addressesOf, domainsOf } from './values.ts'
 
 /** The first row that says something about a line is the one that counts. */
 interface Row<T extends Entry> {
@@ -28,18 +29,12 @@ function judge<T extends Entry>(file: string, entries: T[], rows: Row<T>[]): Fin
   })
 }
 
-const domainOf = (address: string) => address.replace(/.*@/, '')
 const isBefore = (one: Entry, other: Entry) => (one.lines[0] ?? 0) < (other.lines[0] ?? 0)
 
-/** The password schemes of Dovecot (`doveadm pw -l`), and what the value of the usual ones looks like. */
+/** The password schemes of Dovecot (`doveadm pw -l`), and what a whole value of the usual ones looks like. */
 const SCHEMES =
   /^(PLAIN|CLEAR(TEXT)?|PLAIN-TRUNC|PLAIN-MD[45]|(CRAM-|DIGEST-|LDAP-|HMAC-|S)?MD5|S?SHA(1|256|512)?|SCRAM-SHA-(1|256)|(MD5-|DES-|BLF-|SHA256-|SHA512-)?CRYPT|ARGON2I?D?|PBKDF2|OTP|SKEY|RPA|LANMAN|NTLM)$/
-const HASHES: Record<string, RegExp> = {
-  'SHA512-CRYPT': /^\$6\$(rounds=\d+\$)?[^$:\s]{0,16}\$[./0-9A-Za-z]{86}$/,
-  'SHA256-CRYPT': /^\$5\$(rounds=\d+\$)?[^$:\s]{0,16}\$[./0-9A-Za-z]{43}$/,
-  'MD5-CRYPT': /^\$1\$[^$:\s]{0,8}\$[./0-9A-Za-z]{22}$/,
-  'BLF-CRYPT': /^\$2[abxy]\$\d\d\$[./0-9A-Za-z]{53}$/,
-}
+const CRYPT = /^\$[56]\$(rounds=\d+\$)?[^$:\s]{0,16}\$([./0-9A-Za-z]{43}){1,2}$/
 
 type Account = Entry & { address: string; hash: string }
 const update = ({ address }: Account) => `npm run add-account -- --update ${address}`
@@ -57,12 +52,12 @@ const ACCOUNT_ROWS: Row<Account>[] = [
   { wrong: ({ address }, all) => { const near = slip(domainOf(address), all.map((other) => domainOf(other.address))); return address !== CATCHALL && near && `the domain of ${address} is one letter or two from ${near}; a slip?` }, level: 'warning', fix: null },
 ]
 
-function badHash(address: string, hash: string): string | false | undefined {
+function badHash(address: string, hash: string): string | false {
   const [, scheme = 'SHA512-CRYPT', value = ''] = /^(?:\{([^}]*)\})?(.*)$/.exec(hash) ?? []
   const name = scheme.toUpperCase().replace(/\.(B64|BASE64|HEX)$/, '')
   if (!SCHEMES.test(name)) return `the password of ${address} has the scheme {${scheme}}, which Dovecot does not know`
-  const isWhole = name !== scheme.toUpperCase() || HASHES[name]?.test(value)
-  return isWhole === false && `the password of ${address} is no whole {${scheme}} hash`
+  const isCut = /^SHA(256|512)-CRYPT$/i.test(scheme) && !CRYPT.test(value)
+  return isCut && `the password of ${address} is no whole {${scheme}} hash`
 }
 
 /** A domain of one account that is nearly one of several: a slip makes a typo a real domain. */
@@ -71,8 +66,9 @@ function slip(domain: string, all: string[]): string | undefined {
   const usual = all.filter((other) => count(other) > 1)
   const near = count(domain) === 1 ? nearestOf(domain, usual, 2) : undefined
   // dev1 and dev2, and a domain with its subdomain, are meant as they are.
-  const isMeant = near?.replace(/\d/g, '') === domain.replace(/\d/g, '') || `.${domain}`.endsWith(`.${near}`)
-  return isMeant || near?.endsWith(`.${domain}`) ? undefined : near
+  const isMeant = (one = '', other = '') =>
+    one.replace(/\d/g, '') === other.replace(/\d/g, '') || one.endsWith(`.${other}`)
+  return isMeant(near, domain) || isMeant(domain, near) ? undefined : near
 }
 
 export function accounts(facts: Facts): Finding[] {
@@ -84,16 +80,9 @@ export function accounts(facts: Facts): Finding[] {
     return /^\s*(#|$)/.test(text) ? [] : [{ text, lines: [index + 1], address, hash }]
   })
   const problems = judge(ACCOUNTS, all, ACCOUNT_ROWS)
-  if (!addressesOf(facts).includes(CATCHALL)) {
-    const what =
-      all.length === 0 ? 'no account, and docker-mailserver does not start without one' : `no account ${CATCHALL}`
-    problems.push(
-      failure(
-        `${ACCOUNTS} has ${what}, and foreign mail has nowhere to go`,
-        `npm run add-account -- ${CATCHALL} catchall`,
-      ),
-    )
-  }
+  const lacks = `${ACCOUNTS} has no account ${all.length === 0 ? 'at all' : CATCHALL}, and foreign mail has nowhere to go`
+  if (!addressesOf(facts).includes(CATCHALL))
+    problems.push(failure(lacks, `npm run add-account -- ${CATCHALL} catchall`))
   return verdict(problems, `${all.length} accounts`)
 }
 
@@ -175,6 +164,21 @@ export function aliases(facts: Facts): Finding[] {
 /** Foreign addresses that both tables have to catch, whatever the domains of the accounts are called. */
 const FOREIGN =
   'someone@foreign.example|root@gmail.com|news@sub.example.co.jp|"a b"@foreign.example|x@localhost.example'.split('|')
+/** What leaves mail to the mailboxes, to local(8), or to nobody. */
+const STAYS = /^(:|local:|error:|retry:|virtual:|lmtp:unix:)/
+
+/** Lines of the transport map that lead out: those above the one that catches everything, outside every "if". */
+function waysOut(facts: Facts): (Entry & { result: string })[] {
+  let depth = 0
+  let isCaught = false
+  return facts.entries(MAP).flatMap((entry) => {
+    depth += /^if\b/i.test(entry.text) ? 1 : /^endif\b/i.test(entry.text) ? -1 : 0
+    const [, pattern, result = ''] = /^(!?\/(?:\\.|[^/])*\/\w*)\s+(.*)$/.exec(entry.text) ?? []
+    const isReached = pattern && depth === 0 && !isCaught
+    isCaught ||= ['/^/', '/./', '!/^$/'].includes(pattern ?? '')
+    return isReached && !STAYS.test(result) ? [{ ...entry, result }] : []
+  })
+}
 
 /** What Postfix itself answers by the two tables, for foreign addresses, for those that look like our own, and for our own. */
 export async function tables(facts: Facts): Promise<Finding[]> {
@@ -185,68 +189,44 @@ export async function tables(facts: Facts): Promise<Finding[]> {
     return [`x@sub.${domain}`, `x@not${domain}`, `x@${domain}.example`, `x@${noDot}`, `x@${noLastDot}`]
   })
   const foreign = [...FOREIGN, ...alike].filter((address) => !domains.includes(domainOf(address)))
-  const witnesses = witnessesOf(facts)
   const keys = [...own, ...domains.map(anyAt), ...foreign]
-  const [caught, routed] = await Promise.all([
-    facts.lookUp(CAUGHT, keys),
-    facts.lookUp(MAP, [...keys, ...witnesses.map(({ address }) => address)]),
-  ])
-  const problems = [caught, routed].flatMap(({ said }, index) =>
-    [...said.matchAll(/warning: pcre map \S+, line (\d+): (.*)/g)].map(([, line, text]) =>
-      warning(`${index === 0 ? CAUGHT : MAP} line ${line}: Postfix skips it: ${text}`),
-    ),
+  const { answers, said } = await facts.lookUp([CAUGHT, MAP], keys)
+  const caught = (address: string) => answers[0]?.get(address)
+  const goes = (address: string) => answers[1]?.get(address) ?? 'default_transport'
+  const skipped = said.matchAll(/warning: pcre map \S+\/(\S+), line (\d+): (.*)/g)
+  const problems = [...skipped].map(([, file = '', line, text]) =>
+    warning(`${inConfig(file)} line ${line}: Postfix skips it: ${text}`),
   )
-  const goes = (address: string) => routed.answers.get(address)
-  const leaving = witnesses.find(({ address, result }) => goes(address) === result)
-  if (leaving) {
-    const isOurs = own.some((address) => goes(address) === leaving.result)
-    const local = writeLine(MAP, leaving, leaving.text.replace(leaving.result, 'local:'))
-    const fix = isOurs ? deleteLine(MAP, leaving) : local
-    problems.push(failure(`${placeOf(MAP, leaving)} sends ${leaving.address} to ${leaving.result}`, fix))
+  const leaving = waysOut(facts)
+  for (const way of leaving) {
+    // Mail of our own takes the next line that matches it.
+    const isOurs = own.some((address) => goes(address) === way.result)
+    const fix = isOurs ? deleteLine(MAP, way) : writeLine(MAP, way, way.text.replace(way.result, 'local:'))
+    problems.push(failure(`${placeOf(MAP, way)}: ${way.text}: it sends mail to ${way.result}`, fix))
   }
-  const missing = foreign.filter((address) => caught.answers.get(address) !== CATCHALL)
+  const missing = foreign.filter((address) => caught(address) !== CATCHALL)
   if (missing[0]) {
-    const to = caught.answers.get(missing[0])
+    const to = caught(missing[0])
     const fact = `mail to ${missing[0]} ${to ? `goes to ${to}` : 'is not caught'} (${missing.length} of ${foreign.length} addresses)`
     // Only what looks like an account's domain: a pattern without its dots.
     problems.push((missing.some((address) => FOREIGN.includes(address)) ? failure : warning)(`${CAUGHT}: ${fact}`))
   }
-  const out = foreign.find((address) => !/^(local|error|retry):/.test(goes(address) ?? ''))
-  if (out && !leaving) {
+  const out = foreign.find((address) => !/^(local|error|retry):/.test(goes(address)))
+  if (out && leaving.length === 0) {
     const fix = /^\/\^\/\s+local:/m.test(facts.read(MAP)) ? undefined : `Write as the last line of ${MAP}: /^/ local:`
-    const way = goes(out) ? `goes to ${goes(out)}` : 'has no line'
-    problems.push(failure(`${MAP}: mail to ${out} ${way}; only default_transport keeps it here`, fix))
+    problems.push(failure(`${MAP}: no line keeps mail to ${out} here: it goes to ${goes(out)}`, fix))
   }
   const bad = (address: string) => {
-    const [taken, route] = [caught.answers.get(address) ?? address, goes(address) ?? 'default_transport']
+    const taken = caught(address) ?? address
     if (taken !== address) return `${CAUGHT}: mail to ${address} goes to ${taken}`
-    return /^(:|lmtp:|virtual:)/.test(route)
-      ? undefined
-      : `${MAP}: mail to ${address} goes to ${route}, not to its mailbox`
+    const isKept = /^(:|lmtp:|virtual:)/.test(goes(address))
+    return isKept ? undefined : `${MAP}: mail to ${address} goes to ${goes(address)}, not to its mailbox`
   }
-  for (const domain of leaving ? [] : domains) {
+  for (const domain of leaving.length > 0 ? [] : domains) {
     const taken = own.find((address) => domainOf(address) === domain && bad(address))
     // What is so for all of a domain is its missing line; what is so for one account is somebody's own.
     const isMissing = bad(anyAt(domain)) !== undefined
     if (taken) problems.push(failure(bad(taken) ?? '', isMissing ? MEND : undefined, isMissing ? { mend: repair } : {}))
   }
   return verdict(problems, `postmap answers for ${own.length + foreign.length} addresses in both tables`)
-}
-
-/** Lines of the transport map that lead out, each with an address that its pattern is made for. */
-function witnessesOf(facts: Facts): (Entry & { address: string; result: string })[] {
-  return facts.entries(MAP).flatMap((entry) => {
-    const [, pattern = '', result = ''] = /^\/((?:\\.|[^/])+)\/\w*\s+(.*)$/.exec(entry.text) ?? []
-    if (result === '' || /^(:|local:|error:|retry:|virtual:|lmtp:unix:)/.test(result)) return []
-    // The shortest word that the pattern may mean: of alternatives the first, of what may be missing nothing.
-    const word = pattern
-      .replace(/\(\?[:=!<]+[^)]*\)/g, '')
-      .replace(/\(([^)|]*)[^)]*\)/g, '$1')
-      .replace(/\\([.@+-])/g, '\x00$1')
-      .replace(/(?<!\x00)\.[*+?]?|\[[^\]]*\][*+?]?|\\[wd][*+?]?/g, 'x')
-      .replace(/[\^$*+?]/g, '')
-      .replaceAll('\x00', '')
-    const [local, domain] = word.includes('@') ? word.split('@') : ['', `x${word}`]
-    return [{ ...entry, result, address: `${local || 'someone'}@${domain || 'foreign.example'}` }]
-  })
 }

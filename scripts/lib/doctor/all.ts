@@ -1,14 +1,13 @@
 /** All checks of the doctor, in the order that they are shown, running them, and what they say about a start that failed. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, messageOf } from '../cli.ts'
 import { accounts, aliases, masterUser, quotas, tables } from './accounts.ts'
-import { type Finding, failure, type Result, Skipped, settle, shorten, warning } from './check.ts'
-import { logins } from './clients.ts'
+import { type Finding, failure, type Result, Skipped, warning } from './check.ts'
 import { compose } from './compose.ts'
 import { Facts } from './facts.ts'
 import { files, gluedLines, leftovers, lineEnds, remains } from './files.ts'
-import { log, queue } from './log.ts'
-import { engine, image, packages, root, settings } from './machine.ts'
-import { mailForeign, mailUnknown, mailVirtual } from './mail.ts'
+import { disk, engine, image, packages, root, settings } from './machine.ts'
+import { logins, mailForeign, mailUnknown, mailVirtual } from './mail.ts'
 import * as server from './server.ts'
 import { dovecot, environment, environmentNames, mainCf, mainCfNames, wayOut } from './settings.ts'
 
@@ -23,7 +22,7 @@ export interface Check {
 }
 
 /** Mail is refused or does not arrive; nobody answers, or not as he should; npm start refuses the files, and nothing of them is live. */
-const MAIL = ['mail-virtual', 'mail-foreign', 'mail-unknown', 'queue', 'log']
+const MAIL = ['mail-virtual', 'mail-foreign', 'mail-unknown', 'queue']
 const ANSWERS = ['logins', 'live', ...MAIL]
 const START = ['start', ...ANSWERS]
 
@@ -38,7 +37,7 @@ export const CHECKS: readonly Check[] = ([
   ['environment', 'The environment file turns on what this server needs, and nothing else', environment, START],
   ['environment-names', 'Every name in the environment file is known to docker-mailserver', environmentNames, []],
   ['files', 'Every file that belongs to the project is there and can be read', files, ['compose', 'tables', 'dovecot', 'remains', ...START]],
-  ['line-ends', 'Configuration files are UTF-8 without a mark, have LF line ends and end with one', lineEnds, START],
+  ['line-ends', 'Configuration files are UTF-8 without a mark, have LF line ends and end with one', lineEnds, ['compose', 'tables', 'main-cf-names', 'remains', ...START]],
   ['glued-lines', 'No entry begins with a space, which makes it part of the one above', gluedLines, ['main-cf', 'main-cf-names', 'aliases', 'tables', 'remains', ...START]],
   ['remains', 'Accounts, aliases, quotas and the lines of their domains fit together', remains, ['tables', ...START]],
   ['accounts', 'Every line of postfix-accounts.cf is an account, and the catchall is among them', accounts, ['tables', 'aliases', 'quotas', 'remains', ...START]],
@@ -53,21 +52,20 @@ export const CHECKS: readonly Check[] = ([
   ['start', 'npm start takes the files as they are', server.start, ['live']],
   ['running', 'The server is running', server.running, ['live', 'ports']],
   ['processes', 'No daemon of the server is stopped', server.processes, ANSWERS],
-  ['folders', 'The daemons may walk to their folders', server.folders, ['mailboxes', ...ANSWERS]],
+  ['folders', 'The daemons may walk to their folders', server.folders, ['mailboxes', 'running', ...ANSWERS]],
   ['live', 'The running server is the one that the files describe', server.live, ['way-out', ...ANSWERS]],
   ['way-out', 'The running Postfix has no SMTP client, and nothing that leads out', wayOut, MAIL],
   ['certificate', 'Key and certificate belong together', server.certificate, ANSWERS],
   ['mailboxes', 'Dovecot may enter and write every mailbox', server.mailboxes, ['logins', ...MAIL]],
   ['mailbox-quotas', 'No mailbox is full', server.mailboxQuotas, MAIL],
-  ['disk', 'There is room for mail', server.disk, MAIL],
+  ['disk', 'There is room for mail', disk, MAIL],
   ['leftovers', 'No dead process left a lock or a half-written file', leftovers, []],
   ['logins', 'Every port lets an account log in, with TLS where it should, and POP3 all of them', logins, MAIL],
   // What stops a mail from foo to bar stops the other one as well.
-  ['mail-virtual', 'A mail from foo to bar arrives and is read over POP3 and IMAP', mailVirtual, ['mail-foreign', 'queue', 'log']],
-  ['mail-foreign', 'A mail to a foreign address, without a login, ends in catchall with its envelope recipient', mailForeign, ['queue', 'log']],
+  ['mail-virtual', 'A mail from foo to bar arrives and is read over POP3 and IMAP', mailVirtual, ['mail-foreign', 'queue']],
+  ['mail-foreign', 'A mail to a foreign address, without a login, ends in catchall with its envelope recipient', mailForeign, ['queue']],
   ['mail-unknown', 'An unknown user of a virtual mailbox domain gets 550', mailUnknown, []],
-  ['queue', 'No mail is stuck in the queue', queue, []],
-  ['log', 'The log says nothing that would explain a trouble', log, []],
+  ['queue', 'No mail is stuck in the queue', server.queue, []],
 ] as [string, string, Check['run'], string[]][]).map(([name, title, run, explains]) => ({ name, title, run, explains }))
 
 /** Milliseconds until a check is given up. A loaded machine takes its time, so this is long, and no failure. */
@@ -78,19 +76,14 @@ export async function runChecks(checks: readonly Check[], limit = LIMIT): Promis
   const facts = new Facts()
   const runOne = async (check: Check): Promise<Result[]> => {
     const begin = performance.now()
-    let timer: NodeJS.Timeout | undefined
-    const late = new Promise<Finding[]>((resolve) => {
-      const said = `slow: no result within ${limit / 1000} s; this machine or what the check asks is busy`
-      timer = setTimeout(() => resolve([warning(said)]), limit)
-    })
+    const said = `slow: no result within ${limit / 1000} s; this machine or what the check asks is busy`
+    const late = sleep(limit, [warning(said)], { ref: false })
     const findings = await Promise.race([attempt(check, facts), late])
-    clearTimeout(timer)
     const about = { check: check.name, title: check.title, milliseconds: Math.round(performance.now() - begin) }
     return shorten(findings).map((finding) => ({ ...about, ...finding }))
   }
   try {
-    const results = (await Promise.all(checks.map(runOne))).flat()
-    return settle(results, (name) => CHECKS.find((check) => check.name === name)?.explains ?? [])
+    return settle((await Promise.all(checks.map(runOne))).flat())
   } finally {
     facts.forget()
   }
@@ -107,21 +100,54 @@ async function attempt(check: Check, facts: Facts): Promise<Finding[]> {
   }
 }
 
+const explains = (name: string) => CHECKS.find((check) => check.name === name)?.explains ?? []
+
+/** Symptoms step back behind the failure that explains them, and what several checks say in the same words is said once. */
+function settle(results: Result[]): Result[] {
+  const causes = [...new Set(results.filter(({ level }) => level === 'failure').map(({ check }) => check))]
+  return results.map((result) => {
+    const { check, title, level, evidence, milliseconds } = result
+    const twin = level === 'failure' && results.find((other) => other.evidence === evidence)?.check
+    const cause = causes.find((other) => explains(other).includes(check) || (other === twin && other !== check))
+    // Two causes that explain each other both stay: neither is the other's symptom.
+    const isSymptom = cause && !explains(check).includes(cause) && (level === 'failure' || level === 'warning')
+    const follows = {
+      check,
+      title,
+      milliseconds,
+      level: 'skipped',
+      evidence: `follows from "${cause}": ${evidence}`,
+    } as const
+    return isSymptom ? follows : result
+  })
+}
+
+/** Findings of one check that are shown; a thousand bad lines are one problem. */
+const SHOWN = 5
+
+function shorten(findings: Finding[]): Finding[] {
+  const more = findings.length > SHOWN ? ` (and ${findings.length - SHOWN} more of the kind)` : ''
+  const lines = findings.map((finding) => ({ ...finding, evidence: oneLine(finding.evidence) })).slice(0, SHOWN)
+  return lines.map((line, index) => (index === SHOWN - 1 ? { ...line, evidence: line.evidence + more } : line))
+}
+
+/** One printable line: log lines and server replies may hold anything, terminal escape sequences included. */
+function oneLine(text: string): string {
+  const line = text.trim().replace(/\s*[\r\n]+\s*/g, ' | ')
+  const visible = line.replace(/[\p{Cc}\p{Cf}]/gu, (c) => `\\x${(c.codePointAt(0) ?? 0).toString(16).padStart(2, '0')}`)
+  return visible.length > 400 ? `${visible.slice(0, 399)}…` : visible
+}
+
 /** Milliseconds that explaining may take. */
 const EXPLANATION = 10_000
 
 /** An error of a start, with what the checks of all that a start needs say about it. Words that the error has already are not repeated. */
 export async function explain(error: unknown): Promise<unknown> {
   if (!(error instanceof Failure) || error.exit !== 'failed') return error
-  const needed = CHECKS.slice(
-    0,
-    CHECKS.findIndex(({ name }) => name === 'start'),
-  )
-  const results = await runChecks(needed, EXPLANATION)
-  const lines = results
+  const end = CHECKS.findIndex(({ name }) => name === 'start')
+  const lines = (await runChecks(CHECKS.slice(0, end), EXPLANATION))
     .filter(({ level, evidence }) => level === 'failure' && !error.message.includes(evidence))
     .map(({ check, evidence, fix }) => `${check}: ${evidence}${fix ? `\n  fix: ${fix}` : ''}`)
-  return lines.length === 0
-    ? error
-    : new Failure('failed', [error.message, 'npm run doctor says:', ...lines].join('\n'))
+  if (lines.length === 0) return error
+  return new Failure('failed', [error.message, 'npm run doctor says:', ...lines].join('\n'))
 }

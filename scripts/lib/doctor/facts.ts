@@ -1,17 +1,5 @@
 /** What the checks look at: the project's files, and what the daemons say. Each is read or asked once for all checks. */
-import {
-  cpSync,
-  existsSync,
-  lstatSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  utimesSync,
-  writeFileSync,
-} from 'node:fs'
+import * as fs from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parse } from 'dotenv'
@@ -31,32 +19,39 @@ export const IN_CONTAINER = '/tmp/docker-mailserver'
 export const inConfig = (name: string) => `${CONFIG}/${name}`
 export const ENV_FILE = 'development-mail-server.env'
 export const COMPOSE_FILE = 'docker-compose.yml'
-export const ACCOUNTS = inConfig('postfix-accounts.cf')
-export const MAIN_CF = inConfig('postfix-main.cf')
-export const MASTER_CF = inConfig('postfix-master.cf')
-export const VIRTUAL = inConfig('postfix-virtual.cf')
-export const CAUGHT = inConfig('postfix-regexp.cf')
-export const MAP = inConfig('postfix-transport_maps')
-
+export const [ACCOUNTS, VIRTUAL, CAUGHT, MAP, MAIN_CF, MASTER_CF] = [
+  inConfig('postfix-accounts.cf'),
+  inConfig('postfix-virtual.cf'),
+  inConfig('postfix-regexp.cf'),
+  inConfig('postfix-transport_maps'),
+  inConfig('postfix-main.cf'),
+  inConfig('postfix-master.cf'),
+] as const
+/** The files that come with the project, of the configuration folder. */
+const OWN = `postfix-main.cf postfix-master.cf postfix-accounts.cf postfix-virtual.cf postfix-regexp.cf postfix-transport_maps
+  postfix-failures.pcre postfix-failures-data.pcre dovecot.cf dovecot-2.4.cf dovecot-master-users user-patches.sh`
+export const OWN_FILES = OWN.split(/\s+/).map(inConfig)
 /** Debian's own master.cf. */
 const MASTER_DIST = '/usr/share/postfix/master.cf.dist'
 
-/** Milliseconds for one question to a program. */
-export const ANSWER = 10_000
-/** Milliseconds for Docker to answer; one that is wedged never does. */
-export const DOCKER = 4_000
+/** Looks the keys of stdin up in one table after the other; the options stand in the place of the name. */
+const LOOK_UP = 'keys=$(cat); for table; do printf "%s\\n" "$keys" | postmap $0 -q - "$table"; echo =; done'
 
-/** A setting with its value and, where a file sets it, the entry there. */
+/** Milliseconds for one question to a program, and for Docker to answer; one that is wedged never does. */
+export const [ANSWER, DOCKER] = [10_000, 4_000]
+
+/** A setting with its value and the entry of the file that sets it. */
 export interface Setting {
   name: string
   value: string
-  at?: Entry
+  at: Entry
 }
 
 export class Facts {
-  readonly platform = process.platform
   readonly #once = new Map<string, unknown>()
   #scratch: string | undefined
+  /** Whether the native engine is the one to be used; known when `choice` was asked. */
+  isNative = false
 
   /** A file's text by its path from the project's root, less what "line-ends" reports; empty where it cannot be read. */
   read(name: string): string {
@@ -66,7 +61,7 @@ export class Facts {
   }
 
   raw(name: string): string {
-    return this.once(`read ${name}`, () => (this.problem(name) ? '' : readFileSync(join(ROOT, name), 'utf8')))
+    return this.once(`read ${name}`, () => (this.problem(name) ? '' : fs.readFileSync(join(ROOT, name), 'utf8')))
   }
 
   /** Throws `Skipped` where one of these files cannot be read. */
@@ -80,15 +75,15 @@ export class Facts {
     const path = join(ROOT, name)
     const back = `git checkout -- ${name}`
     try {
-      const found = statSync(path)
+      const found = fs.statSync(path)
       if (found.isDirectory()) return ['is a folder and not a file', `rm -r ${name} && ${back}`]
       if (!found.isFile()) return ['is no regular file', `rm ${name} && ${back}`]
-      return readFileSync(path).includes(0) ? ['is UTF-16 or binary; it has to be UTF-8', back] : undefined
+      return fs.readFileSync(path).includes(0) ? ['is UTF-16 or binary; it has to be UTF-8', back] : undefined
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException
-      if (code === 'ENOTDIR') return ['is below a file', back]
       if (code === 'EACCES') return ['cannot be read by this user', `sudo chmod a+r ${name}`]
-      const isDangling = lstatSync(path, { throwIfNoEntry: false }) !== undefined
+      if (code === 'ENOTDIR') return ['is below a file', back]
+      const isDangling = fs.lstatSync(path, { throwIfNoEntry: false }) !== undefined
       return isDangling ? ['is a link to nothing', `rm ${name} && ${back}`] : ['is not there', back]
     }
   }
@@ -98,7 +93,7 @@ export class Facts {
     return this.once(`entries ${name}`, () => entriesOf(this.read(name)))
   }
 
-  /** The `name = value` lines of a file by their names; of several the last one counts. */
+  /** The `name = value` lines of a file of Postfix's by their names; of several the last one counts. */
   settingsOf(name: string): Map<string, Setting> {
     return this.once(`settings ${name}`, () => {
       const found = this.entries(name).map((at) => ({ at, pair: /^([^=\s]+)\s*=\s*(.*)$/s.exec(at.text) ?? [] }))
@@ -121,7 +116,11 @@ export class Facts {
   }
 
   choice(): Promise<EngineChoice> {
-    return this.once('choice', async () => explainEngine(this.settings(), DOCKER))
+    return this.once('choice', async () => {
+      const choice = await explainEngine(this.settings(), DOCKER)
+      this.isNative = choice.engine?.name === 'native'
+      return choice
+    })
   }
 
   /** The engine that is to be used, running or not. Throws `Skipped` where there is none, or another than `wanted`. */
@@ -160,27 +159,27 @@ export class Facts {
     return true
   }
 
-  /** What Postfix answers for keys in one of the project's PCRE tables, and what it says against the table. */
-  async lookUp(name: string, keys: string[]): Promise<{ answers: Map<string, string>; said: string }> {
+  /** What Postfix answers for keys in each of the project's PCRE tables, and what it says against the tables. */
+  async lookUp(names: string[], keys: string[]): Promise<{ answers: Map<string, string>[]; said: string }> {
     const asked = { ...input(`${keys.join('\n')}\n`), timeout: ANSWER }
-    const [here, there] = [join(ROOT, name), name.replace(CONFIG, IN_CONTAINER)]
-    const { stdout, stderr, exitCode } = (await this.isInContainer())
-      ? await (await this.engine()).exec(['postmap', '-q', '-', `pcre:${there}`], asked)
-      : await $(asked)`postmap -c ${this.postfix('empty', '')} -q - ${`pcre:${here}`}`
-    if (exitCode === 127) throw new Skipped('Postfix is not installed yet')
-    return { answers: new Map(stdout.split('\n').map((line) => line.split('\t') as [string, string])), said: stderr }
+    const tablesIn = (folder: string) => names.map((name) => `pcre:${name.replace(CONFIG, folder)}`)
+    const { stdout, stderr } = (await this.isInContainer())
+      ? await (await this.engine()).exec(['sh', '-c', LOOK_UP, '', ...tablesIn(IN_CONTAINER)], asked)
+      : await $(asked)`sh -c ${LOOK_UP} ${`-c ${this.postfix('empty', '')}`} ${tablesIn(join(ROOT, CONFIG))}`
+    if (/postmap: (command )?not found/.test(stderr)) throw new Skipped('Postfix is not installed yet')
+    const answersOf = (text: string) => new Map(text.split('\n').map((line) => line.split('\t') as [string, string]))
+    return { answers: stdout.split(/^=\n/m).map(answersOf), said: stderr }
   }
 
   /** A configuration folder of Postfix with this main.cf and Debian's own master.cf, for its programs that want one. */
   postfix(name: string, main: string): string {
     return this.once(`postfix ${name}`, () => {
       const folder = join(this.#scratchFolder(), name)
-      mkdirSync(folder)
-      writeFileSync(join(folder, 'main.cf'), main)
-      if (existsSync(MASTER_DIST)) cpSync(MASTER_DIST, join(folder, 'master.cf'))
+      fs.mkdirSync(folder)
+      fs.writeFileSync(join(folder, 'main.cf'), main)
+      if (fs.existsSync(MASTER_DIST)) fs.cpSync(MASTER_DIST, join(folder, 'master.cf'))
       // Programs wait until main.cf is two seconds old, lest they read half a file.
-      const past = new Date(Date.now() - 10_000)
-      utimesSync(join(folder, 'main.cf'), past, past)
+      fs.utimesSync(join(folder, 'main.cf'), 0, Date.now() / 1000 - 10)
       return folder
     })
   }
@@ -213,10 +212,10 @@ export class Facts {
     return this.once('live', async () => {
       if (!(await this.isRunning().catch(() => false))) return false
       const { stateDir } = this.settings()
-      const ctimeOf = (path: string) => statSync(path, { throwIfNoEntry: false })?.ctimeMs ?? 0
-      const folders = [join(ROOT, CONFIG), join(ROOT, 'docker-data/native')]
+      const ctimeOf = (path: string) => fs.statSync(path, { throwIfNoEntry: false })?.ctimeMs ?? 0
       const made = ['config', 'postfix', 'dovecot'].map((part) => join(stateDir, part))
-      const below = [...folders, ...made].flatMap((dir) => [dir, ...filesIn(dir).map((name) => join(dir, name))])
+      const folders = [join(ROOT, CONFIG), join(ROOT, 'docker-data/native'), ...made]
+      const below = folders.flatMap((dir) => [dir, ...filesIn(dir).map((name) => join(dir, name))])
       const started = ctimeOf(join(stateDir, 'started.json'))
       return [join(ROOT, ENV_FILE), join(ROOT, '.env'), ...below].every((path) => ctimeOf(path) < started)
     })
@@ -224,12 +223,12 @@ export class Facts {
 
   /** A folder for files of this run alone. */
   #scratchFolder(): string {
-    this.#scratch ??= mkdtempSync(join(tmpdir(), 'doctor-'))
+    this.#scratch ??= fs.mkdtempSync(join(tmpdir(), 'doctor-'))
     return this.#scratch
   }
 
   forget(): void {
-    if (this.#scratch) rmSync(this.#scratch, { recursive: true, force: true })
+    if (this.#scratch) fs.rmSync(this.#scratch, { recursive: true, force: true })
   }
 
   /** Does the work for whoever asks first, and gives its result to all. */
@@ -241,18 +240,7 @@ export class Facts {
 
 /** The names of all files below a folder; none where it is not there. */
 export function filesIn(folder: string): string[] {
-  return statSync(folder, { throwIfNoEntry: false })?.isDirectory()
-    ? (readdirSync(folder, { recursive: true }) as string[])
+  return fs.statSync(folder, { throwIfNoEntry: false })?.isDirectory()
+    ? (fs.readdirSync(folder, { recursive: true }) as string[])
     : []
 }
-
-type At = Pick<Entry, 'lines'>
-const linesOf = ({ lines }: At) => (lines.length > 1 ? `lines ${lines[0]}-${lines.at(-1)}` : `line ${lines[0]}`)
-
-/** Where an entry stands, as a finding begins. */
-export const placeOf = (file: string, { lines }: At) => `${file} line ${lines[0]}`
-
-/** Fixes as they are printed: each can be typed as it stands. */
-export const deleteLine = (file: string, at: At) => `Delete ${linesOf(at)} of ${file}`
-export const writeLine = (file: string, at: At, text: string) => `Write ${linesOf(at)} of ${file} as: ${text}`
-export const addLine = (file: string, text: string) => `Write into ${file}: ${text}`

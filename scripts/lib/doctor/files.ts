@@ -1,4 +1,4 @@
-/** The files of the configuration folder: that they can be read, as text, and what dead processes left there. */
+/** The files of the project: that they can be read, as text, and what dead processes left in the configuration folder. */
 import { existsSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { remainsOf, repaired } from '../accounts/changes.ts'
@@ -12,7 +12,7 @@ import {
 } from '../accounts/configuration.ts'
 import { isLeftBehind, withLock } from '../accounts/lock.ts'
 import { CONFIG_DIR, ROOT } from '../settings.ts'
-import { type Finding, failure, MEND, verdict, warning } from './check.ts'
+import { type Finding, failure, MEND, verdict, warning, writeLine } from './check.ts'
 import {
   CAUGHT,
   COMPOSE_FILE,
@@ -23,63 +23,63 @@ import {
   inConfig,
   MAIN_CF,
   MAP,
+  OWN_FILES,
   VIRTUAL,
-  writeLine,
 } from './facts.ts'
 
-/** The files that come with the project, of the configuration folder. */
-const OWN = `postfix-main.cf postfix-master.cf postfix-accounts.cf postfix-virtual.cf postfix-regexp.cf postfix-transport_maps
-  postfix-failures.pcre postfix-failures-data.pcre dovecot.cf dovecot-2.4.cf dovecot-master-users user-patches.sh`
-export const OWN_FILES = OWN.split(/\s+/).map(inConfig)
-/** Two are only for the release that reads them, and one for Docker. */
-const SPARE = /dovecot-2\.4\.cf|user-patches\.sh|docker-compose/
+const NATIVE = ['main.cf', 'dovecot-2.3.conf', 'dovecot-2.4.conf'].map((name) => `docker-data/native/${name}`)
+const OPTIONAL = ['dovecot-quotas.cf', 'postfix-aliases.cf'].map(inConfig)
+/** Each is only for the release or the engine that reads it. */
+const SPARE = /2\.4\.c|user-patches\.sh|docker-compose/
 
-export function files(facts: Facts): Finding[] {
+export async function files(facts: Facts): Promise<Finding[]> {
   const back = `git checkout -- ${CONFIG}`
   if (!existsSync(CONFIG_DIR)) return [failure(`${CONFIG} is not there`, back)]
   if (!statSync(CONFIG_DIR).isDirectory())
     return [failure(`${CONFIG} is a file and not a folder`, `rm ${CONFIG} && ${back}`)]
-  const optional = ['dovecot-quotas.cf', 'postfix-aliases.cf']
-    .map(inConfig)
-    .filter((name) => existsSync(join(ROOT, name)))
-  const problems = [ENV_FILE, COMPOSE_FILE, ...OWN_FILES, ...optional].flatMap((name) => {
+  await facts.choice().catch(() => {})
+  const wanted = [ENV_FILE, COMPOSE_FILE, ...OWN_FILES, ...(facts.isNative ? NATIVE : [])]
+  const there = OPTIONAL.filter((name) => existsSync(join(ROOT, name)))
+  const problems = [...wanted, ...there].flatMap((name) => {
     const [fact, fix] = facts.problem(name) ?? []
     return fact ? [(SPARE.test(name) ? warning : failure)(`${name} ${fact}`, fix)] : []
   })
-  return verdict(problems, `${OWN_FILES.length + 2} files`)
+  return verdict(problems, `${wanted.length} files`)
 }
 
-/** Where a line that begins with a space goes on with the one above: what looks like an entry of its own, and what may go on. */
-const ENTRIES: [file: string, looks: RegExp, mayGoOn: RegExp][] = [
-  [MAIN_CF, /^\s+[a-z]\w+ *= /, /^$/],
-  [VIRTUAL, /^[ \t]+\S*@\S+[ \t]+\S*@\S+/, /,\s*$/],
-  [CAUGHT, /^\s+!?\/\S+\/\w*\s+\S/, /,\s*$/],
-  [MAP, /^\s+!?\/\S+\/\w*\s+\S/, /,\s*$/],
+/** Where a line that begins with a space goes on with the one above: what looks like an entry of its own there. */
+const ENTRIES: [file: string, looks: RegExp][] = [
+  [MAIN_CF, /^\s+[a-z]\w+ *= /],
+  [VIRTUAL, /^[ \t]+\S*@\S+[ \t]+\S*@\S+/],
+  [CAUGHT, /^\s+!?\/\S+\/\w*\s+\S/],
+  [MAP, /^\s+!?\/\S+\/\w*\s+\S/],
 ]
 
 export function lineEnds(facts: Facts): Finding[] {
   const inFolder = filesIn(CONFIG_DIR).filter((name) => !/\.(tmp|lock)$/.test(name))
   const names = [COMPOSE_FILE, ENV_FILE, ...inFolder.sort().map(inConfig)]
-  const problems = names.flatMap((name) => {
+  const problems = names.flatMap((name): Finding[] => {
     const text = facts.raw(name)
-    if (text === '' || withLineEnds(text) === text) return []
-    const mend = { mend: () => edit(name, withLineEnds) }
+    if (withLineEnds(text) === text) return []
+    const isMark = text.startsWith('\ufeff')
     const line = text.slice(0, text.indexOf('\r')).split('\n').length
-    if (text.startsWith('\ufeff'))
-      return [failure(`${name} begins with a BOM, which becomes part of its first line`, MEND, mend)]
-    if (text.includes('\r'))
-      return [failure(`${name} line ${line} ends with CRLF; a value may get the CR as its last character`, MEND, mend)]
-    return [warning(`${name} has no line end at its end; the next line added is glued to its last one`, MEND, mend)]
+    const [level, fact] = isMark
+      ? (['failure', 'begins with a BOM, which becomes part of its first line'] as const)
+      : text.includes('\r')
+        ? (['failure', `line ${line} ends with CRLF or CR; a value may get the CR as its last character`] as const)
+        : (['warning', 'has no line end at its end; the next line added is glued to its last one'] as const)
+    return [{ level, evidence: `${name} ${fact}`, fix: MEND, mend: () => edit(name, withLineEnds) }]
   })
   return verdict(problems, `${names.length} files`)
 }
 
 export function gluedLines(facts: Facts): Finding[] {
-  const problems = ENTRIES.flatMap(([file, looks, mayGoOn]) => {
+  const problems = ENTRIES.flatMap(([file, looks]) => {
     const lines = facts.read(file).split('\n')
     return lines.flatMap((text, index) => {
       const above = lines.slice(0, index).findLast((line) => !/^\s*(#|$)/.test(line)) ?? ''
-      if (!looks.test(text) || mayGoOn.test(above)) return []
+      // A list of targets may go on behind a comma.
+      if (!looks.test(text) || (file !== MAIN_CF && /,\s*$/.test(above))) return []
       const fact = `line ${index + 1} begins with a space and so belongs to the line above`
       const fix = writeLine(file, { lines: [index + 1] }, text.trim())
       return [failure(`${file} ${fact}: ${text.trim().slice(0, 80)}`, fix)]
@@ -118,18 +118,19 @@ export function remains(): Finding[] {
 export function leftovers(): Finding[] {
   const names = filesIn(CONFIG_DIR).filter((name) => /\.(tmp|lock)$/.test(name))
   const problems = names.flatMap((name) => {
-    const [path, isLock] = [join(CONFIG_DIR, name), name.endsWith('.lock')]
-    const holder = () => (existsSync(path) ? readFileSync(path, 'utf8') : '')
+    const path = join(CONFIG_DIR, name)
+    const textOf = () => (existsSync(path) ? readFileSync(path, 'utf8') : '')
     const ageOf = () => Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Date.now())
+    const isLock = name.endsWith('.lock')
     // A writer at work has a half-written file for some milliseconds.
-    const isLeft = () => (isLock ? existsSync(path) && isLeftBehind(path, holder()) : ageOf() > 60_000)
+    const isLeft = () => (isLock ? existsSync(path) && isLeftBehind(path, textOf()) : ageOf() > 60_000)
     const mend = () => {
       // Somebody may have taken it over since.
       if (!isLeft()) return `${inConfig(name)} is not left behind any more`
       rmSync(path, { force: true })
       return `removed ${inConfig(name)}`
     }
-    const how = isLock ? `was left by "${holder().trim()}", which is gone` : 'was left half-written'
+    const how = isLock ? `was left by "${textOf().trim()}", which is gone` : 'was left half-written'
     return isLeft() ? [warning(`${inConfig(name)} ${how}`, MEND, { mend })] : []
   })
   return verdict(problems, 'none')

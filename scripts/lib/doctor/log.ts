@@ -1,11 +1,7 @@
 /**
- * What the queue holds, and what replies of the server and lines of its log mean. They name the cause of a trouble that the
- * doctor has seen itself: a line whose trouble is over says nothing about today. To add a rule, add a row.
+ * What replies of the server and lines of its log mean. They name the cause of a trouble that the doctor has seen itself: a
+ * line whose trouble is over says nothing about today. To add a rule, add a row.
  */
-import { CONTAINER } from '../settings.ts'
-import { type Finding, failure, verdict, warning } from './check.ts'
-import { ANSWER, type Facts } from './facts.ts'
-import { answering } from './server.ts'
 
 // biome-ignore format: one rule a line
 const MEANINGS: [pattern: RegExp, meaning: string][] = [
@@ -51,51 +47,4 @@ export function causeIn(lines: readonly string[]): string | undefined {
   // What stands further up in the table says it better than "fatal:".
   const line = MEANINGS.map(([pattern]) => bad.findLast((text) => pattern.test(text))).find((found) => found)
   return line && explained(line)
-}
-
-interface Queued {
-  queue_name: string
-  queue_id: string
-  recipients: { address: string; delay_reason?: string }[]
-}
-
-export async function queueOf(facts: Facts): Promise<Queued[]> {
-  const { stdout, stderr, exitCode } = await (await facts.server()).exec(['postqueue', '-j'], { timeout: ANSWER })
-  if (exitCode !== 0) throw new Error(`postqueue -j: ${stderr.trim() || 'no answer'}`)
-  return stdout.split('\n').flatMap((line) => (line.startsWith('{') ? [JSON.parse(line)] : []))
-}
-
-export async function queue(facts: Facts): Promise<Finding[]> {
-  const engine = await answering(facts)
-  const where = engine.name === 'native' && `-c ${facts.settings().stateDir}/postfix `
-  const typed = (program: string, option: string) =>
-    where ? `${program} ${where}${option}` : `docker exec ${CONTAINER} ${program} ${option}`
-  const all = await queueOf(facts)
-  const stuck = all.filter(({ queue_name }) => queue_name === 'deferred' || queue_name === 'hold')
-  const reasonOf = ({ queue_name, recipients }: Queued) =>
-    queue_name === 'hold'
-      ? 'on hold'
-      : (recipients.flatMap(({ delay_reason }) => delay_reason ?? [])[0] ?? 'no reason given')
-  const problems = [...new Set(stuck.map(reasonOf))].map((reason) => {
-    const same = stuck.filter((mail) => reasonOf(mail) === reason)
-    const { queue_id, recipients = [] } = same[0] ?? {}
-    const which = same.length === 1 ? `${queue_id} to` : `${same.length} mails, the first to`
-    const is = `${which} ${recipients[0]?.address}`
-    const release = `${typed('postsuper', '-H ALL')} && ${typed('postqueue', '-f')}`
-    if (reason === 'on hold') return failure(`${is}: on hold, which nothing but this ends`, release)
-    // Where mail does not flow, and another try does not help, this is a symptom.
-    return failure(`waits: ${is}: ${explained(reason)}`, typed('postqueue', '-f'))
-  })
-  return verdict(problems, all.length === 0 ? 'empty' : `${all.length} on their way`)
-}
-
-export async function log(facts: Facts): Promise<Finding[]> {
-  const engine = await facts.engine()
-  // What mail proves wrong is over, and what it does not, the other checks look up themselves.
-  if (await facts.isRunning()) return verdict([], 'the checks that fail look into it')
-  const lines = await engine.logged()
-  // A mail that was refused says nothing about a server that does not run.
-  const cause = causeIn(lines.filter((line) => !/\breject: |\bstatus=/.test(line)))
-  const problems = cause ? [warning(`the log of the last start: ${cause}`)] : []
-  return verdict(problems, `${lines.length} lines since the last start`)
 }

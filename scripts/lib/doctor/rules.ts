@@ -1,33 +1,35 @@
 /** What the settings have to be: of the environment file, of Postfix, of Dovecot. To add a rule, add a row. */
-import { BlockList, isIP } from 'node:net'
+import { readFileSync } from 'node:fs'
 import { CATCHALL } from '../accounts/accounts.ts'
-import { ACCOUNTS, CONFIG, type Facts, IN_CONTAINER, inConfig, MAIN_CF } from './facts.ts'
-import { OWN_FILES } from './files.ts'
+import { domainOf } from '../accounts/changes.ts'
+import type { Finding } from './check.ts'
+import { type Facts, IN_CONTAINER } from './facts.ts'
+import * as values from './values.ts'
+import { actionsOf, domainsOf, isNoVirtual, isOwn, missing } from './values.ts'
+
+/** What a value has to be, or what says so of it. */
+type Right = RegExp | ((value: string, facts: Facts) => boolean)
+/** Words, or what makes them of the value. */
+type Words = string | ((value: string, facts: Facts) => string)
 
 export interface Rule {
+  level: Finding['level']
   /** The names that it is about: a pattern for the whole of a name, or plain names with "|" between. */
   names: string
   pattern: RegExp
-  right: RegExp | ((value: string, facts: Facts) => boolean)
-  why: string | ((value: string, facts: Facts) => string)
-  level: 'failure' | 'warning'
+  right: Right
+  why: Words
   /** The right value. Without one the line goes; null where only the reader knows it. */
-  write?: string | null | ((value: string) => string) | undefined
+  write?: Words | null | undefined
   /** Whether it is wrong too where nothing is set. */
   needed?: boolean
 }
 
-const rule =
-  (level: Rule['level']) =>
-  (names: string, right: Rule['right'], why: Rule['why'], write?: Rule['write']): Rule => ({
-    names,
-    pattern: new RegExp(`^(${names})$`),
-    right,
-    why,
-    level,
-    write,
-  })
-const [fail, warn] = [rule('failure'), rule('warning')]
+type Row = (names: string, right: Right, why: Words, write?: Words | null) => Rule
+const row =
+  (level: Rule['level']): Row =>
+  (names, right, why, write) => ({ level, names, pattern: new RegExp(`^(${names})$`), right, why, write })
+const [fail, warn] = [row('failure'), row('warning')]
 const need = (one: Rule): Rule => ({ ...one, needed: true })
 
 /** The first rule that a value breaks, with its words for this value; an undefined value is one that is not set. */
@@ -37,20 +39,20 @@ export function broken(rules: readonly Rule[], name: string, value: string | und
     if (value === undefined) return needed
     return right instanceof RegExp ? !right.test(value) : !right(value, facts)
   })
-  if (!found) return undefined
-  const { level, why, write } = found
-  const words = typeof why === 'function' ? why(value ?? '', facts) : why
-  return { level, why: words, write: typeof write === 'function' ? write(value ?? '') : write }
+  const say = (words?: Words | null) => (typeof words === 'function' ? words(value ?? '', facts) : words)
+  return found && { level: found.level, why: say(found.why), write: say(found.write) }
 }
 
 const EMPTY = /^$/
 const OFF = /^(0|0s|no)?$/
 const DELIVERY = 'lmtp:unix:/var/run/dovecot/lmtp'
+const ANOTHER_NAME =
+  'it is a virtual mailbox domain, so that names without a domain are unknown users of it and get 550'
 
 // biome-ignore format: one rule a line
 const ENVIRONMENT: Rule[] = [
   // What runs
-  fail('SMTP_ONLY', OFF, 'Postfix runs alone and no mailbox can be read', '0'),
+  warn('SMTP_ONLY', OFF, 'Postfix runs alone: POP3, IMAP and logins are off, and accepted mail waits in the queue', '0'),
   warn('ENABLE_POP3', /^1$/, 'POP3 is off', '1'),
   warn('ENABLE_IMAP', /^1?$/, 'IMAP is off', '1'),
   fail('ACCOUNT_PROVISIONER', /^(FILE)?$/, 'postfix-accounts.cf is not read', 'FILE'),
@@ -65,10 +67,13 @@ const ENVIRONMENT: Rule[] = [
   warn('POSTFIX_MAILBOX_SIZE_LIMIT', /^0?$|^\d{7,}$/, 'mailboxes are full after a mail or two', '0'),
   fail('DOVECOT_MAILBOX_FORMAT', /^(maildir|sdbox|mdbox)?$/, 'Dovecot has no such format', 'maildir'),
   fail('OVERRIDE_HOSTNAME', /^$|^(?!-)[\w-]+(\.[\w-]+)+$/, 'that is no host name with its domain'),
+  fail('OVERRIDE_HOSTNAME', isNoVirtual, ANOTHER_NAME),
   fail('SSL_TYPE', /^(snakeoil|self-signed|custom|manual|letsencrypt)?$/, 'there is no such type', 'snakeoil'),
-  fail('SSL_TYPE', (value, facts) => value !== 'manual' || hasCertificate(facts), 'SSL_CERT_PATH and SSL_KEY_PATH have to be files below /tmp/docker-mailserver/', null),
-  need(warn('POSTMASTER_ADDRESS', hasMailbox, 'that is no account, and a bounce that cannot be returned is lost', CATCHALL)),
+  fail('SSL_TYPE', (value, facts) => !values.missingCertificate(value, facts), (value, facts) => `${values.missingCertificate(value, facts)}, and TLS needs it`, null),
+  need(warn('POSTMASTER_ADDRESS', values.hasMailbox, 'that is no account, and a bounce that cannot be returned is lost', CATCHALL)),
   // Nothing leaves
+  fail('ENABLE_SASLAUTHD', OFF, 'passwords are asked of saslauthd, which knows none of the accounts', '0'),
+  warn('ENABLE_OAUTH2', OFF, 'it asks another server about each login', '0'),
   fail('RELAY_HOST|DEFAULT_RELAY_HOST', EMPTY, 'docker-mailserver hands mail to that server'),
   // Nothing asks the DNS or the network
   warn('ENABLE_OPENDKIM', /^0$/, 'DKIM asks the DNS for the keys of each signed mail', '0'),
@@ -87,36 +92,16 @@ const ENVIRONMENT: Rule[] = [
   warn('ENABLE_SRS', OFF, 'the senders of forwarded mail are rewritten', '0'),
   warn('ENABLE_FAIL2BAN', OFF, 'a client with a few wrong passwords is shut out', '0'),
   warn('SPOOF_PROTECTION', OFF, 'mail with another sender than its login is refused', '0'),
+  warn('ENABLE_\\w+', /^[01]?$/, 'that is neither 0 nor 1, and counts as 0', (value) => (/^(yes|true|on)$/i.test(value) ? '1' : '0')),
 ]
 export const ENVIRONMENT_RULES = ENVIRONMENT.map((one) =>
   one.right instanceof RegExp && !one.right.test('') ? need(one) : one,
 )
 
-const words = (text: string) => text.trim().split(/\s+/)
 /** The names of docker-mailserver's variables: of 10.5.0 alone, of 15.1.0 alone, of both. */
-export const VARIABLES = {
-  '10': words('DMS_DEBUG ENABLE_LDAP ONE_DIR POSTFIX REPORT_INTERVAL SASL_PASSWD SA_SPAM_SUBJECT'),
-  '15': words(`ACCOUNT_PROVISIONER CLAMAV_MESSAGE_SIZE_LIMIT DMS_CONFIG_POLL DMS_DOMAINNAME DMS_FQDN DMS_HOSTNAME DMS_VMAIL_GID DMS_VMAIL_UID
-    ENABLE_GETMAIL ENABLE_MTA_STS ENABLE_OAUTH2 ENABLE_OPENDKIM ENABLE_OPENDMARC ENABLE_POLICYD_SPF ENABLE_RSPAMD ENABLE_RSPAMD_REDIS GETMAIL_POLL
-    LOGROTATE_COUNT LOG_LEVEL MARK_SPAM_AS_READ OAUTH2_INTROSPECTION_URL POSTFIX_REJECT_UNKNOWN_CLIENT_HOSTNAME RSPAMD_CHECK_AUTHENTICATED
-    RSPAMD_GREYLISTING RSPAMD_HFILTER RSPAMD_HFILTER_HOSTNAME_UNKNOWN_SCORE RSPAMD_LEARN RSPAMD_NEURAL SPAM_SUBJECT TZ`),
-  // This project's own is the first; the next two one release does without, because it always does what they ask for.
-  both: words(`SMTP_ANY_LOGIN ENABLE_POSTFIX_VIRTUAL_TRANSPORT ENABLE_IMAP AMAVIS_LOGLEVEL DEFAULT_RELAY_HOST DOVECOT_AUTH_BIND DOVECOT_BASE
-    DOVECOT_DEFAULT_PASS_SCHEME DOVECOT_DN DOVECOT_DNPASS DOVECOT_INET_PROTOCOLS DOVECOT_LDAP_VERSION DOVECOT_MAILBOX_FORMAT DOVECOT_PASS_ATTRS
-    DOVECOT_PASS_FILTER DOVECOT_TLS DOVECOT_URIS DOVECOT_USER_ATTRS DOVECOT_USER_FILTER ENABLE_AMAVIS ENABLE_CLAMAV ENABLE_DNSBL ENABLE_FAIL2BAN
-    ENABLE_FETCHMAIL ENABLE_MANAGESIEVE ENABLE_POP3 ENABLE_POSTGREY ENABLE_QUOTAS ENABLE_SASLAUTHD ENABLE_SPAMASSASSIN ENABLE_SPAMASSASSIN_KAM
-    ENABLE_SRS ENABLE_UPDATE_CHECK FAIL2BAN_BLOCKTYPE FETCHMAIL_PARALLEL FETCHMAIL_POLL LDAP_BIND_DN LDAP_BIND_PW LDAP_QUERY_FILTER_ALIAS
-    LDAP_QUERY_FILTER_DOMAIN LDAP_QUERY_FILTER_GROUP LDAP_QUERY_FILTER_SENDERS LDAP_QUERY_FILTER_USER LDAP_SEARCH_BASE LDAP_SERVER_HOST
-    LDAP_START_TLS LOGROTATE_INTERVAL LOGWATCH_INTERVAL LOGWATCH_RECIPIENT LOGWATCH_SENDER MOVE_SPAM_TO_JUNK NETWORK_INTERFACE OVERRIDE_HOSTNAME
-    PERMIT_DOCKER PFLOGSUMM_RECIPIENT PFLOGSUMM_SENDER PFLOGSUMM_TRIGGER POSTFIX_DAGENT POSTFIX_INET_PROTOCOLS POSTFIX_MAILBOX_SIZE_LIMIT
-    POSTFIX_MESSAGE_SIZE_LIMIT POSTGREY_AUTO_WHITELIST_CLIENTS POSTGREY_DELAY POSTGREY_MAX_AGE POSTGREY_TEXT POSTMASTER_ADDRESS POSTSCREEN_ACTION
-    RELAY_HOST RELAY_PASSWORD RELAY_PORT RELAY_USER REPORT_RECIPIENT REPORT_SENDER SASLAUTHD_LDAP_AUTH_METHOD SASLAUTHD_LDAP_BIND_DN
-    SASLAUTHD_LDAP_FILTER SASLAUTHD_LDAP_MECH SASLAUTHD_LDAP_PASSWORD SASLAUTHD_LDAP_PASSWORD_ATTR SASLAUTHD_LDAP_SEARCH_BASE
-    SASLAUTHD_LDAP_SERVER SASLAUTHD_LDAP_START_TLS SASLAUTHD_LDAP_TLS_CACERT_DIR SASLAUTHD_LDAP_TLS_CACERT_FILE SASLAUTHD_LDAP_TLS_CHECK_PEER
-    SASLAUTHD_MECHANISMS SASLAUTHD_MECH_OPTIONS SA_KILL SA_SHORTCIRCUIT_BAYES_HAM SA_SHORTCIRCUIT_BAYES_SPAM SA_TAG SA_TAG2 SMTP_ONLY
-    SPAMASSASSIN_SPAM_TO_INBOX SPOOF_PROTECTION SRS_DOMAINNAME SRS_EXCLUDE_DOMAINS SRS_SECRET SRS_SENDER_CLASSES SSL_ALT_CERT_PATH
-    SSL_ALT_KEY_PATH SSL_CERT_PATH SSL_KEY_PATH SSL_TYPE SUPERVISOR_LOGLEVEL TLS_LEVEL UPDATE_CHECK_INTERVAL VIRUSMAILS_DELETE_DELAY`),
-}
+const [, ...LISTS] = readFileSync(new URL('./variables.txt', import.meta.url), 'utf8').split(/^\[.*\]$/m)
+const [OF_10 = [], OF_15 = [], OF_BOTH = []] = LISTS.map((names) => names.trim().split(/\s+/))
+export const VARIABLES = { '10': OF_10, '15': OF_15, both: OF_BOTH }
 
 const LOOPBACK_HOST = '\\[?(127\\.\\d+\\.\\d+\\.\\d+|localhost|::1)\\]?'
 /** `inet:127.0.0.1:8891`, `smtp:[127.0.0.1]:10024`, `unix:/path`, several of them. */
@@ -125,8 +110,7 @@ const LOOPBACK = new RegExp(`^((inet:|smtp:|lmtp:|scan:)?${LOOPBACK_HOST}(:\\d+)
 const ASKS =
   /\breject_unknown_\w+|\breject_unverified_sender|\breject_rh?s?bl\w*|\bcheck_\w+_(mx|ns|a)_access|\bpermit_(dns|rhs)wl_client|\bpermit_mx_backup/
 const TABLE = `pcre:${IN_CONTAINER}/postfix-transport_maps`
-const RECIPIENTS =
-  'check_recipient_access pcre:/tmp/docker-mailserver/postfix-failures.pcre, reject_unlisted_recipient, permit_mynetworks, permit_sasl_authenticated, reject_unauth_destination'
+const RECIPIENTS = `check_recipient_access pcre:${IN_CONTAINER}/postfix-failures.pcre, reject_unlisted_recipient, permit_mynetworks, permit_sasl_authenticated, reject_unauth_destination`
 
 // biome-ignore format: one rule a line
 export const POSTFIX_RULES: Rule[] = [
@@ -138,14 +122,16 @@ export const POSTFIX_RULES: Rule[] = [
   fail('virtual_transport', /^lmtp:unix:\S*\/lmtp$/, 'mail for the mailboxes does not go to Dovecot'),
   fail('relayhost|sender_dependent_\\w+|\\w*fallback_relay|mailbox_command\\w*|mailbox_transport\\w*|fallback_transport\\w*', EMPTY, 'it leads mail out of this machine'),
   fail('content_filter|smtpd_proxy_filter|(non_)?smtpd_milters|milter_\\w+_milters', LOOPBACK, 'it hands mail to another machine'),
-  fail('always_bcc|\\w+_bcc_maps', (value, facts) => targetsOf(value, facts, true).every((target) => isOwn(target, facts)), 'it copies mail to an address outside'),
-  fail('\\w+_checks|smtpd_\\w+_restrictions', (value, facts) => !targetsOf(value, facts).some((target) => /^(FILTER|REDIRECT|BCC)\b/i.test(target) && !isOwn(target.split(/\s+/)[1] ?? '', facts)), 'its table redirects, copies or filters mail to somewhere else'),
+  fail('always_bcc|\\w+_bcc_maps', (value, facts) => values.resultsOf(value, facts).every((target) => isOwn(target, facts)), 'it copies mail to an address outside'),
+  fail('\\w+_checks|smtpd_\\w+_restrictions', (value, facts) => actionsOf(value, facts).every(([, action, to = '']) => !/FILTER|REDIRECT|BCC/i.test(action ?? '') || isOwn(to, facts)), 'its table redirects, copies or filters mail to somewhere else'),
   fail('content_filter', /^(?!smtp:|relay:)/, 'Postfix has no SMTP client here, and the mail waits'),
   // Everything is caught
   need(fail('virtual_alias_domains', EMPTY, 'every domain becomes an alias domain, and unknown users are accepted', '')),
   need(warn('local_recipient_maps', EMPTY, 'foreign recipients are refused', '')),
   need(warn('luser_relay', isOwn, 'what the tables miss is lost', CATCHALL)),
-  need(fail('mydestination', (value, facts) => !value.split(/[\s,]+/).some((name) => domainsOf(facts).includes(name.replace('$myhostname', CATCHALL.replace(/.*@/, '')))), 'a virtual mailbox domain is in mydestination as well, and its mail misses the mailboxes', 'localhost.$mydomain, localhost')),
+  need(fail('mydestination', (value, facts) => !value.split(/[\s,]+/).some((name) => domainsOf(facts).includes(name.replace('$myhostname', domainOf(CATCHALL)))), 'a virtual mailbox domain is in mydestination as well, and its mail misses the mailboxes', 'localhost.$mydomain, localhost')),
+  fail('relay_domains', isNoVirtual, 'a virtual mailbox domain is a relay domain as well, and its mail misses the mailboxes'),
+  fail('myhostname', isNoVirtual, ANOTHER_NAME),
   fail('virtual_(alias_maps|mailbox_maps|mailbox_domains)', /\$|postfix-regexp|vmailbox|vhost/, "docker-mailserver's own tables are not asked any more"),
   warn('recipient_delimiter', /^\+/, 'bar+tag@ is no address of bar', '+'),
   fail('enable_original_recipient|receive_override_options', /^(?!no$|.*no_address_mappings)/, 'mail is not caught, or its envelope recipient is lost'),
@@ -156,10 +142,12 @@ export const POSTFIX_RULES: Rule[] = [
   fail('smtpd_tls_security_level', /^(may|none)?$/, 'clients without TLS are refused', 'may'),
   fail('smtpd_enforce_tls|smtpd_tls_req_ccert', OFF, 'clients without TLS or certificate are refused'),
   fail('smtpd_tls_wrappermode', /^(no)?$/, 'port 25 speaks TLS at once, which no client expects'),
-  fail('mynetworks', (value, facts) => trusts(value, facts.settings().host), 'clients on this machine have to log in, or get 554'),
+  fail('mynetworks', (value, facts) => values.trusts(value, facts.settings().host), 'clients on this machine have to log in, or get 554'),
   fail('mynetworks_style', /^(subnet|host|class)$/, 'Postfix knows subnet, host and class'),
   fail('smtpd_\\w+_restrictions', (value) => !ASKS.test(value), 'it asks the DNS, and refuses what is not found there'),
   fail('smtpd_\\w+_restrictions', /^(?!(reject|defer)(,|\s|$))/, 'it refuses everybody'),
+  fail('smtpd_\\w+_restrictions', /^(?!((?!permit).)*check_\w+_access\s+static:\s*\{?\s*(REJECT|DEFER|[45]\d\d)\b)/i, 'it refuses everybody'),
+  fail('smtpd_\\w+_restrictions', (value, facts) => !values.oddWord(value, facts), (value, facts) => `Postfix has no restriction ${values.oddWord(value, facts)}, and answers 451 to everybody`, values.respelt),
   fail('smtpd_\\w+_restrictions', /^(?!.*check_policy_service\s+\{?\s*inet:(?!127\.|localhost))/, 'it asks another machine about each mail'),
   fail('smtpd_(relay|recipient)_restrictions', /^$|permit_mynetworks|permit_sasl_authenticated|\bpermit\b|static:|^(?!.*(\breject\b|reject_unauth_destination|\bdefer\b))/, 'no client may send to foreign addresses'),
   need(fail('smtpd_recipient_restrictions', /\breject_unlisted_recipient\b/, 'unknown users of the virtual mailbox domains get no 550, and the mail bounces later', RECIPIENTS)),
@@ -173,27 +161,33 @@ export const POSTFIX_RULES: Rule[] = [
   warn('postscreen_access_list', /static:permit|^permit$|static:all/, 'clients wait six seconds on port 25 in docker-mailserver', 'static:permit'),
   fail('smtpd_sasl_type', /^dovecot$/, 'Postfix asks somebody else about passwords', 'dovecot'),
   fail('smtpd_sasl_path', /auth(\.sock)?$/, 'Postfix asks nobody about passwords'),
+  fail('smtpd_sasl_(tls_)?security_options', /^(?!.*noplaintext)/, 'passwords as they are, which all clients send, are refused'),
   // What is accepted arrives, at once
   fail('defer_transports|hold_\\w+', EMPTY, 'mail waits in the queue until somebody sends it on'),
   fail('soft_bounce', OFF, 'what should be refused or bounced is tried again for days'),
   fail('message_size_limit', /^(0|\d{6,})$/, 'nearly every mail is larger, and refused', '10240000'),
-  fail('(mailbox|virtual_mailbox)_size_limit|virtual_mailbox_limit', (value, facts) => value === '0' || Number(value) >= messageLimit(facts), 'it is smaller than message_size_limit, and Postfix refuses to deliver', '0'),
+  fail('(mailbox|virtual_mailbox)_size_limit|virtual_mailbox_limit', (value, facts) => value === '0' || Number(value) >= values.messageLimit(facts), 'it is smaller than message_size_limit, and Postfix refuses to deliver', '0'),
   need(warn('mailbox_size_limit', /./, "Postfix's default may be smaller than a message, and docker-mailserver's is", '0')),
   fail('queue_minfree', /^\d{0,8}$/, 'Postfix wants more free space than a disk may have'),
   warn('\\w+_(rate|transport)_delay', OFF, 'each mail waits'),
   warn('minimal_backoff_time|queue_run_delay|in_flow_delay', /^\d{1,3}s?$|^\d{1,2}m$/, 'mail waits'),
   warn('(maximal|bounce)_queue_lifetime', /^(?!0)\d+/, 'mail that has to wait a moment bounces at once'),
   warn('(sender_|recipient_)?canonical_maps|(relocated|virtual_alias_recursion|smtp_generic)_maps|masquerade_domains', EMPTY, 'addresses are rewritten on the way'),
-  warn('(header|body|mime_header|nested_header)_checks|smtpd_\\w+_restrictions', (value, facts) => !targetsOf(value, facts).some((target) => /^(HOLD|DISCARD)\b/i.test(target)), 'its table holds or discards mail'),
-  // Whatever it is
-  fail('\\w+', (value, facts) => !badTable(value, facts), (value, facts) => `${badTable(value, facts)}, and Postfix defers mail`, null),
+  warn('\\w+_checks|smtpd_\\w+_restrictions', (value, facts) => actionsOf(value, facts).every(([, action]) => !/HOLD|DISCARD/i.test(action ?? '')), 'its table holds or discards mail'),
+  // Files
+  fail('smtpd_tls_\\w*files?', (value, facts) => !missing(values.PATHS, value, facts), (value, facts) => `${missing(values.PATHS, value, facts)}, and TLS needs it`),
+  fail('\\w+', (value, facts) => !missing(values.TABLES, value, facts), (value, facts) => `${missing(values.TABLES, value, facts)}, and Postfix defers mail`, null),
 ]
 
+/** What the two files say in different words: 2.3 refuses passwords without TLS unless told otherwise, and so does 2.4. */
+const CLEARTEXT = 'logins without TLS are refused'
+export const DOVECOT_FILES: Record<string, Rule> = {
+  'dovecot.cf': need(fail('disable_plaintext_auth', /^no$/, CLEARTEXT, 'no')),
+  'dovecot-2.4.cf': need(fail('auth_allow_cleartext', /^yes$/, CLEARTEXT, 'yes')),
+}
 // biome-ignore format: one rule a line
 export const DOVECOT_RULES: Rule[] = [
-  fail('ssl', /^(yes|no)$/, 'logins without TLS are refused'),
-  fail('disable_plaintext_auth', /^no$/, 'logins without TLS are refused'),
-  fail('auth_allow_cleartext', /^yes$/, 'logins without TLS are refused'),
+  fail('ssl', /^(yes|no)$/, CLEARTEXT),
   fail('auth_mechanisms', /\bplain\b/i, 'nobody can log in with a password as it is'),
   fail('auth_master_user_separator', /^\*$/, 'the scripts log in as the master user by it'),
   fail('submission_host', /^$|^(127\.|localhost|\[?::1)/, 'Dovecot hands mail to another machine'),
@@ -205,73 +199,3 @@ export const DOVECOT_RULES: Rule[] = [
   fail('listen', EMPTY, 'Dovecot does not listen where the ports lead'),
   fail('quota_rule|quota_storage_size|quota_max_mail_size|quota_mail_size', /^(?!\D*\d{1,4}[bk]?$)/i, 'mailboxes are full after a mail or two'),
 ]
-
-/** A table in a value that cannot be read, and why. Those that come with the project are the matter of "files". */
-function badTable(value: string, facts: Facts): string | undefined {
-  const tables = value.match(/(?<=\b[a-z]+:\/tmp\/docker-mailserver\/)[^\s,}]+/g) ?? []
-  const bad = tables.map(inConfig).find((name) => !OWN_FILES.includes(name) && facts.problem(name))
-  return bad && `${bad} ${facts.problem(bad)?.[0]}`
-}
-
-/** All that the tables in a value can answer; `whole`: words that are no table count as answers. */
-function targetsOf(value: string, facts: Facts, whole = false): string[] {
-  return value.split(/,(?![^{]*\})|\s+(?![^{]*\})/).flatMap((word) => {
-    const [, type = '', rest = ''] = /^([a-z]+):(.*)$/s.exec(word) ?? []
-    if (type === 'static') return [rest.replace(/[{}]/g, '').trim()]
-    if (type === 'inline') return [...rest.matchAll(/=\s*([^,}]+)/g)].map(([, result = '']) => result.trim())
-    if (rest.startsWith('{')) return [...rest.matchAll(/\/\w*\s+([^{}]+)\}/g)].map(([, result = '']) => result)
-    const pair = /pcre|regexp/.test(type) ? /^!?(.)(?:\\.|(?!\1).)+\1\w*\s+(.*)$/ : /^(\S+)\s+(.*)$/
-    if (rest.startsWith(IN_CONTAINER)) {
-      return facts.entries(rest.replace(IN_CONTAINER, CONFIG)).flatMap(({ text }) => pair.exec(text)?.[2] ?? [])
-    }
-    // Somebody else's table may answer anything.
-    return whole && word ? [type ? 'unknown@elsewhere.invalid' : word] : []
-  })
-}
-
-/** Whether mail for a name or address ends in a mailbox here, by way of the catchall too unless it is copied past it. */
-function isOwn(target: string, facts: Facts): boolean {
-  if (!target.includes('@')) return !/[:/]/.test(target)
-  return domainsOf(facts).includes(target.replace(/.*@/, '').toLowerCase())
-}
-
-/** The addresses of the accounts, in lower case. A line that is none may be a password, and is the matter of "accounts". */
-export function addressesOf(facts: Facts): string[] {
-  const found = facts.read(ACCOUNTS).matchAll(/^\s*([^\s@:|#]+@[^\s@:|]+)\|/gm)
-  return [...found].map(([, address = '']) => address.toLowerCase())
-}
-
-/** The domains of the accounts, the catchall's in any case: that it is there is the matter of "accounts". */
-export function domainsOf(facts: Facts): string[] {
-  return [...new Set([CATCHALL, ...addressesOf(facts)].map((address) => address.replace(/.*@/, '')))]
-}
-
-/** Whether an address has a mailbox, or the catchall's where its domain has no account. That the catchall is there "accounts" says. */
-function hasMailbox(address: string, facts: Facts): boolean {
-  if (address === CATCHALL) return true
-  const [, domain] = address.toLowerCase().split('@')
-  return addressesOf(facts).includes(address.toLowerCase()) || (domain ? !domainsOf(facts).includes(domain) : false)
-}
-
-function hasCertificate(facts: Facts): boolean {
-  const { SSL_CERT_PATH = '', SSL_KEY_PATH = '' } = facts.environment()
-  return [SSL_CERT_PATH, SSL_KEY_PATH].every(
-    (path) => path.startsWith(`${IN_CONTAINER}/`) && !facts.problem(path.replace(IN_CONTAINER, CONFIG)),
-  )
-}
-
-function trusts(value: string, host: string): boolean {
-  const list = new BlockList()
-  for (const word of value.split(/[\s,]+/)) {
-    const [, address = '', bits] = /^\[?([^\]/]+)\]?(?:\/(\d+))?$/.exec(word) ?? []
-    const family = isIP(address) === 6 ? 'ipv6' : 'ipv4'
-    if (isIP(address)) list.addSubnet(address, Number(bits ?? (family === 'ipv6' ? 128 : 32)), family)
-  }
-  // Tables and $names are the running server's to judge.
-  return /[:$](?!:|\d)/.test(value.replace(/\[[^\]]*\]/g, '')) || list.check(host, isIP(host) === 6 ? 'ipv6' : 'ipv4')
-}
-
-function messageLimit(facts: Facts): number {
-  const { value } = facts.settingsOf(MAIN_CF).get('message_size_limit') ?? {}
-  return Number(value ?? facts.environment().POSTFIX_MESSAGE_SIZE_LIMIT ?? 0)
-}

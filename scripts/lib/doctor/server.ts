@@ -1,33 +1,38 @@
 /** The running server: that it may start, runs, holds its ports, is what the files describe, and has room for mail. */
 import { createPrivateKey, X509Certificate } from 'node:crypto'
-import { existsSync, lstatSync, readdirSync, readFileSync, type Stats, statfsSync, statSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { lstatSync, readdirSync, type Stats } from 'node:fs'
+import { join } from 'node:path'
 import { CATCHALL, parseAccounts } from '../accounts/accounts.ts'
-import { messageOf } from '../cli.ts'
+import { Failure, messageOf } from '../cli.ts'
 import type { Engine } from '../server/engine.ts'
+import { readOr, VMAIL_ID } from '../server/native_configuration.ts'
+import { checkStateDir } from '../server/native_files.ts'
 import { holdersOf, isFree } from '../server/ports.ts'
 import { processIds } from '../server/processes.ts'
 import { isRoot } from '../server/root.ts'
 import { $ } from '../server/shell.ts'
 import { CONTAINER, enabledServices, SERVICES } from '../settings.ts'
-import { type Finding, failure, Skipped, verdict, warning } from './check.ts'
-import { ACCOUNTS, addLine, CONFIG, DOCKER, deleteLine, type Facts, filesIn, inConfig, MAIN_CF } from './facts.ts'
+import { addLine, deleteLine, type Finding, failure, Skipped, verdict, warning } from './check.ts'
+import { ACCOUNTS, ANSWER, CONFIG, DOCKER, type Facts, filesIn, inConfig, MAIN_CF } from './facts.ts'
+import { causeIn, explained } from './log.ts'
 
 export async function ports(facts: Facts): Promise<Finding[]> {
-  const { bindAddress, ports: taken } = facts.settings()
+  const { bindAddress, ports: taken, stateDir } = facts.settings()
   const { engine } = await facts.choice()
   const isUp = engine ? await facts.isRunning() : false
   if (!isUp && (await engine?.half())) throw new Skipped('half of the server runs, see "running"')
   const services = enabledServices(facts.environment())
+  // What it was started with it holds as long as it runs; to look at all processes of the machine takes long.
+  const started = isUp && facts.isNative ? readOr(`${stateDir}/started.json`) : ''
+  if (started.includes(JSON.stringify(JSON.stringify({ bindAddress, ports: taken, services }))))
+    return verdict([], 'held by the server since its start')
   const holders = holdersOf(services.map((name) => taken[name]))
   const problems: Finding[] = []
   for (const name of services) {
     const [port, { variable, protocol }] = [taken[name], SERVICES[name]]
     const [holder, isClosed] = [holders.get(port), await isFree(bindAddress, port)]
-    if (isClosed && isUp)
-      problems.push(
-        failure(`nothing listens on ${port} (${protocol}): the server was started with other ports`, 'npm start'),
-      )
+    const other = `nothing listens on ${port} (${protocol}): the server was started with other ports`
+    if (isClosed && isUp) problems.push(failure(other, 'npm start'))
     if (isClosed || (isUp && (!holder || engine?.owns(holder) || !isRoot))) continue
     let free = 10_000 + (port % 10_000)
     while (Object.values(taken).includes(free) || !(await isFree(bindAddress, free))) free++
@@ -51,35 +56,38 @@ export async function running(facts: Facts): Promise<Finding[]> {
   const engine = await facts.engine()
   if (await facts.isRunning()) return verdict([], `engine: ${engine.name}`)
   const evidence = (await engine.half()) ?? 'the server is not running'
-  const refused = isRoot && (await facts.refusal())
-  return [refused ? failure(`${evidence}; npm start refuses the files`) : failure(evidence, 'npm start')]
+  if (isRoot && (await facts.refusal())) return [failure(`${evidence}; npm start refuses the files`)]
+  // A mail that was refused says nothing about a server that does not run.
+  const cause = causeIn((await engine.logged()).filter((line) => !/\breject: |\bstatus=/.test(line)))
+  return [failure(cause ? `${evidence}; the log of its last start: ${cause}` : evidence, 'npm start')]
 }
 
 export async function processes(facts: Facts): Promise<Finding[]> {
   const engine = await facts.server()
   if (engine.name === 'docker') {
     const isPaused = (await inspected('{{.State.Paused}}')).trim() === 'true'
-    return verdict(
-      isPaused ? [failure('the container is paused', `docker unpause ${CONTAINER}`)] : [],
-      'all of them run',
-    )
+    const problem = failure('the container is paused', `docker unpause ${CONTAINER}`)
+    return verdict(isPaused ? [problem] : [], 'all of them run')
   }
   /** A process's name and state. */
-  const statOf = (pid: number) => /\((.*)\) (\S)/s.exec(textOf(`/proc/${pid}/stat`)) ?? []
+  const statOf = (pid: number) => /\((.*)\) (\S)/s.exec(readOr(`/proc/${pid}/stat`)) ?? []
   const stopped = processIds().filter((pid) => statOf(pid)[2] === 'T' && engine.owns({ pid, name: '' }))
   const names = [...new Set(stopped.map((pid) => statOf(pid)[1]))].join(', ')
-  const what = `stopped by a signal (SIGSTOP): ${names}`
-  return verdict(stopped.length > 0 ? [failure(what, `kill -CONT ${stopped.join(' ')}`)] : [], 'all of them run')
+  const problem = failure(`stopped by a signal (SIGSTOP): ${names}`, `kill -CONT ${stopped.join(' ')}`)
+  return verdict(stopped.length > 0 ? [problem] : [], 'all of them run')
 }
 
 export async function folders(facts: Facts): Promise<Finding[]> {
-  if ((await facts.server()).name === 'docker') throw new Skipped('in the container all can')
+  if ((await facts.engine()).name === 'docker') throw new Skipped('in the container all can')
   const { stateDir } = facts.settings()
-  for (let folder = stateDir; folder !== dirname(folder); folder = dirname(folder)) {
-    if (!((statSync(folder, { throwIfNoEntry: false })?.mode ?? 1) & 1))
-      return [failure(`${folder}: only its owner can enter it, and Dovecot has to`, `chmod o+x ${folder}`)]
+  try {
+    checkStateDir(stateDir)
+    return verdict([], stateDir)
+  } catch (error) {
+    const [, folder] = /(\/\S+): only its owner can enter it/.exec(messageOf(error)) ?? []
+    if (error instanceof Failure) return [failure(error.message, folder && `chmod o+x ${folder}`)]
+    throw error
   }
-  return verdict([], stateDir)
 }
 
 /** The server, up and able to answer: what keeps it from that keeps everybody waiting. */
@@ -102,26 +110,25 @@ async function liveNative(facts: Facts): Promise<Finding[]> {
   const { folder, refusal } = await facts.made()
   if (refusal) throw new Skipped('npm start refuses the files, see "start"')
   const { stateDir } = facts.settings()
-  const names = [folder, stateDir].flatMap((dir) => filesIn(join(dir, 'config')).map((name) => `config/${name}`))
-  const made = ['postfix', 'dovecot'].flatMap((part) => filesIn(join(folder, part)).map((name) => `${part}/${name}`))
+  const namesIn = (dir: string, part: string) => filesIn(join(dir, part)).map((name) => `${part}/${name}`)
+  const names = [...namesIn(folder, 'config'), ...namesIn(stateDir, 'config')]
+  const made = ['postfix', 'dovecot'].flatMap((part) => namesIn(folder, part))
   // This machine's networks come and go.
-  const linesOf = (dir: string, name: string) =>
-    textOf(join(dir, name))
+  const linesOf = (path: string) =>
+    readOr(path)
       .replace(/^mynetworks =.*$/m, '')
       .split('\n')
   const changed = [...new Set([...names, ...made])].flatMap((name) => {
-    const [right, is] = [linesOf(folder, name), linesOf(stateDir, name)]
+    const [right, is] = [linesOf(join(folder, name)), linesOf(join(stateDir, name))]
+    if (/\.(tmp|lock)$/.test(name) || right.join() === is.join()) return []
     // A setting is told; what else differs may be a secret.
     const line = name === 'postfix/main.cf' ? is.find((one) => !right.includes(one)) : undefined
-    if (/\.(tmp|lock)$/.test(name) || right.join() === is.join()) return []
     return [name.replace(/^config/, CONFIG) + (line ? `: ${line}` : '')]
   })
   const own = changed.filter((name) => name.startsWith(CONFIG)).join(', ')
   const evidence = own ? `${own}: changed since the server read it` : `not as the files say: ${changed.join(', ')}`
-  return verdict(
-    changed.length > 0 ? [failure(evidence, 'npm start')] : [],
-    'all files are as npm start would make them',
-  )
+  const problems = changed.length > 0 ? [failure(evidence, 'npm start')] : []
+  return verdict(problems, 'all files are as npm start would make them')
 }
 
 async function liveDocker(facts: Facts): Promise<Finding[]> {
@@ -139,11 +146,11 @@ async function liveDocker(facts: Facts): Promise<Finding[]> {
   const fact = `the running server has another password for ${other?.address}, or no such account, than ${ACCOUNTS}`
   if (other) problems.push(failure(fact, 'npm stop && npm start'))
   const made = await inspected('{{json .Config.Env}}')
-  const set = Object.entries(facts.environment()).find(
-    ([name, value]) => made.includes(`"${name}=`) && !made.includes(JSON.stringify(`${name}=${value}`)),
-  )
-  if (set)
-    problems.push(failure(`the container was made with another ${set[0]} than ${set.join('=')} now`, 'npm start'))
+  const isOther = ([name, value]: [string, string]) =>
+    made.includes(`"${name}=`) && !made.includes(JSON.stringify(`${name}=${value}`))
+  const set = Object.entries(facts.environment()).find(isOther)
+  const is = `the container was made with another ${set?.[0]} than ${set?.join('=')} now`
+  if (set) problems.push(failure(is, 'npm start'))
   return verdict(problems, 'its parameters, accounts and environment are those of the files')
 }
 
@@ -165,20 +172,18 @@ export async function certificate(facts: Facts): Promise<Finding[]> {
   try {
     const [key = ''] = /-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]+-----END [A-Z ]*PRIVATE KEY-----/.exec(text) ?? []
     const found = new X509Certificate(text.slice(text.indexOf('-----BEGIN CERTIFICATE')))
-    const [begin, end] = [Date.parse(found.validFrom), Date.parse(found.validTo)]
+    const left = Date.parse(found.validTo) - Date.now()
     if (!found.checkPrivateKey(createPrivateKey(key)))
       return [failure(`the key of ${paths.join(' and ')} is that of another certificate`, fix)]
-    if (begin > Date.now()) return [failure(`the certificate begins on ${found.validFrom}; is the clock right?`, fix)]
-    if (end < Date.now()) return [failure(`the certificate ended on ${found.validTo}`, fix)]
-    const isSoon = end < Date.now() + EXPIRES_SOON
-    return verdict(isSoon ? [warning(`the certificate ends on ${found.validTo}`, fix)] : [], `until ${found.validTo}`)
+    if (Date.parse(found.validFrom) > Date.now())
+      return [failure(`the certificate begins on ${found.validFrom}; is the clock right?`, fix)]
+    if (left < 0) return [failure(`the certificate ended on ${found.validTo}`, fix)]
+    const problems = left < EXPIRES_SOON ? [warning(`the certificate ends on ${found.validTo}`, fix)] : []
+    return verdict(problems, `until ${found.validTo}`)
   } catch (error) {
     return [failure(`${paths.join(', ')}: this is no key with its certificate: ${messageOf(error)}`, fix)]
   }
 }
-
-/** The owner of all mail, in docker-mailserver and natively. */
-const OWNER = 5000
 
 /** A path and all below it, so many folders deep. What goes away meanwhile is left out. */
 function below(path: string, depth: number): { path: string; found: Stats }[] {
@@ -188,30 +193,22 @@ function below(path: string, depth: number): { path: string; found: Stats }[] {
 }
 
 export async function mailboxes(facts: Facts): Promise<Finding[]> {
+  const chown = `chown -R ${VMAIL_ID}:${VMAIL_ID}`
   // A domain, a mailbox in it, and what lies there.
   if ((await facts.server()).name === 'docker') {
-    const { stdout } = await facts.ask(
-      'find',
-      '/var/mail',
-      '-maxdepth',
-      '3',
-      '!',
-      '-uid',
-      `${OWNER}`,
-      '-print',
-      '-quit',
-    )
-    const fix = `docker exec ${CONTAINER} chown -R ${OWNER}:${OWNER} ${stdout.trim()}`
-    return verdict(stdout ? [failure(`${stdout.trim()} belongs to another user than Dovecot's`, fix)] : [], '/var/mail')
+    const find = `find /var/mail -maxdepth 3 ! -uid ${VMAIL_ID} -print -quit`.split(' ')
+    const path = (await facts.ask(...find)).stdout.trim()
+    const evidence = `${path} belongs to another user than Dovecot's`
+    return verdict(path ? [failure(evidence, `docker exec ${CONTAINER} ${chown} ${path}`)] : [], '/var/mail')
   }
   const paths = below(join(facts.settings().stateDir, 'mail'), 3)
   for (const { path, found } of paths) {
-    const { uid, mode } = found
-    const is = `${path} belongs to user ${uid}, and Dovecot writes as ${OWNER}`
-    if (uid !== OWNER) return [failure(is, `chown -R ${OWNER}:${OWNER} ${path}`)]
+    const is = `${path} belongs to user ${found.uid}, and Dovecot writes as ${VMAIL_ID}`
+    if (found.uid !== VMAIL_ID) return [failure(is, `${chown} ${path}`)]
     // Dovecot makes files that nobody may write.
     const [needed, right, verb] = found.isDirectory() ? [0o700, 'u+rwx', 'enter'] : [0o400, 'u+r', 'read']
-    if ((mode & needed) !== needed) return [failure(`${path}: its owner may not ${verb} it`, `chmod ${right} ${path}`)]
+    if ((found.mode & needed) !== needed)
+      return [failure(`${path}: its owner may not ${verb} it`, `chmod ${right} ${path}`)]
   }
   return verdict([], `${paths.length} files and folders belong to Dovecot`)
 }
@@ -231,44 +228,53 @@ export async function mailboxQuotas(facts: Facts): Promise<Finding[]> {
   const rows = [...stdout.matchAll(/^.*\tSTORAGE\t.*$/gm)].map(([line]) => line.split('\t'))
   const problems = rows.flatMap(([user = '', , , value, limit, percent]) => {
     if (limit === '-' || Number(percent) < NEARLY_FULL) return []
-    const fix = `npm run add-account -- ${user} --quota ${user === CATCHALL ? '0' : `${Math.ceil((Number(limit) * 2) / 1_024)}M`}`
-    const evidence = `${user}: ${value} of ${limit} kB (${percent} %)`
-    if (Number(percent) < 100) return [warning(`${evidence}: nearly full`, fix)]
-    return [failure(`${evidence}: full; its mail bounces`, fix)]
+    const quota = user === CATCHALL ? '0' : `${Math.ceil((Number(limit) * 2) / 1_024)}M`
+    const [find, fact] = Number(percent) < 100 ? [warning, 'nearly full'] : [failure, 'full; its mail bounces']
+    const evidence = `${user}: ${value} of ${limit} kB (${percent} %): ${fact}`
+    return [find(evidence, `npm run add-account -- ${user} --quota ${quota}`)]
   })
   return verdict(problems, `${rows.length} mailboxes`)
 }
 
-/** Bytes of free space below which there is a warning. */
-const LITTLE_SPACE = 500_000_000
+interface Queued {
+  queue_name: string
+  queue_id: string
+  recipients: { address: string; delay_reason?: string }[]
+}
 
-export async function disk(facts: Facts): Promise<Finding[]> {
-  let [folder, free, inodes] = ['/var/mail', 0, 1]
-  if ((await facts.engine()).name === 'docker') {
-    const { stdout } = await facts.ask('df', '-Pk', folder)
-    free = Number(stdout.trim().split('\n').at(-1)?.split(/\s+/)[3]) * 1_024
-  } else {
-    for (folder = facts.settings().stateDir; !existsSync(folder); ) folder = dirname(folder)
-    const { bavail, bsize, files, ffree } = statfsSync(folder)
-    ;[free, inodes] = [bavail * bsize, files === 0 ? 1 : ffree]
-  }
-  const megabytes = `${Math.floor(free / 1_000_000)} MB free in ${folder}`
-  // Postfix's own rule (queue_minfree).
-  if (free < 1.5 * Number(facts.environment().POSTFIX_MESSAGE_SIZE_LIMIT || 10_240_000))
-    return [failure(`${megabytes}: Postfix refuses mail with 452; npm run reset deletes all mail`)]
-  if (inodes === 0) return [failure(`no inode is free in ${folder}: no file can be made`)]
-  return verdict(free < LITTLE_SPACE ? [warning(megabytes)] : [], megabytes)
+/** The mails in the queue, as postqueue(1) tells them. */
+export async function queueOf(facts: Facts): Promise<Queued[]> {
+  const { stdout, stderr, exitCode } = await (await facts.server()).exec(['postqueue', '-j'], { timeout: ANSWER })
+  if (exitCode !== 0) throw new Error(`postqueue -j: ${stderr.trim() || 'no answer'}`)
+  return stdout.split('\n').flatMap((line) => (line.startsWith('{') ? [JSON.parse(line)] : []))
+}
+
+export async function queue(facts: Facts): Promise<Finding[]> {
+  const engine = await answering(facts)
+  if (facts.environment().SMTP_ONLY === '1') throw new Skipped('SMTP_ONLY=1: accepted mail waits')
+  const typed = (program: string, option: string) =>
+    engine.name === 'native'
+      ? `${program} -c ${facts.settings().stateDir}/postfix ${option}`
+      : `docker exec ${CONTAINER} ${program} ${option}`
+  const all = await queueOf(facts)
+  const stuck = all.filter(({ queue_name }) => queue_name === 'deferred' || queue_name === 'hold')
+  const reasonOf = ({ queue_name, recipients }: Queued) =>
+    queue_name === 'hold'
+      ? 'on hold'
+      : (recipients.flatMap(({ delay_reason }) => delay_reason ?? [])[0] ?? 'no reason given')
+  const problems = [...new Set(stuck.map(reasonOf))].map((reason) => {
+    const [first, ...others] = stuck.filter((mail) => reasonOf(mail) === reason)
+    const which = others.length === 0 ? `${first?.queue_id} to` : `${others.length + 1} mails, the first to`
+    const is = `${which} ${first?.recipients[0]?.address}`
+    const release = `${typed('postsuper', '-H ALL')} && ${typed('postqueue', '-f')}`
+    if (reason === 'on hold') return failure(`${is}: on hold, which nothing but this ends`, release)
+    // Where mail does not flow, and another try does not help, this is a symptom.
+    return failure(`waits: ${is}: ${explained(reason)}`, typed('postqueue', '-f'))
+  })
+  return verdict(problems, all.length === 0 ? 'empty' : `${all.length} on their way`)
 }
 
 /** What `docker container inspect` says about the container; an empty text where there is none. */
 async function inspected(format: string): Promise<string> {
   return (await $({ timeout: DOCKER })`docker container inspect --format ${format} ${CONTAINER}`).stdout
-}
-
-function textOf(path: string): string {
-  try {
-    return readFileSync(path, 'utf8')
-  } catch {
-    return ''
-  }
 }
