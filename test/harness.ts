@@ -117,9 +117,7 @@ export class Project {
 
   /** The command line of a script. */
   command(script: string, ...args: string[]): string[] {
-    const file = join('scripts', script)
-    const node = fs.existsSync(this.path(`${file}.js`)) ? [`${file}.js`] : ['--import', 'tsx', `${file}.ts`]
-    return [...this.runner, process.execPath, ...node, ...args]
+    return [...this.runner, process.execPath, ...programOf(join('scripts', script), this.dir), ...args]
   }
 
   runWith({ input, env, timeout = 60_000 }: RunOptions, script: string, ...args: string[]): Promise<Result> {
@@ -230,6 +228,12 @@ export async function makeTemplate(folder: string): Promise<void> {
   // Whole at once: tests that begin meanwhile see it or do not.
   fs.writeFileSync(join(dir, TEMPLATE), JSON.stringify(template))
   fs.renameSync(join(dir, TEMPLATE), join(folder, TEMPLATE))
+}
+
+/** What Node runs for a program of the project, named without its extension: JavaScript where `npm test` has made it. */
+export function programOf(name: string, root = ROOT): string[] {
+  const path = join(root, name)
+  return fs.existsSync(`${path}.js`) ? [`${path}.js`] : ['--import', import.meta.resolve('tsx'), `${path}.ts`]
 }
 
 /** Polls until `condition` gives something true and gives that; throws after `patience` milliseconds. */

@@ -17,7 +17,16 @@ import { ROOT } from '../scripts/lib/settings.ts'
 /** The others take a few seconds each. */
 const LONGEST = [
   ...['doctor_server', 'inbox_service', 'life_cycle', 'add_account', 'doctor_live', 'inbox_wait', 'doctor_files'],
-  ...['all_or_nothing', 'readme', 'hostile', 'pop_email', 'pop_email_wait', 'configuration_files', 'mail', 'send_email'],
+  ...[
+    'all_or_nothing',
+    'readme',
+    'hostile',
+    'pop_email',
+    'pop_email_wait',
+    'configuration_files',
+    'mail',
+    'send_email',
+  ],
 ]
 const COUNTS = ['tests', 'pass', 'fail', 'skipped']
 /** Bytes for the mail of all tests that run at the same time, several times over. */

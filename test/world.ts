@@ -7,7 +7,7 @@ import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface, type Interface } from 'node:readline'
-import { ROOT } from '../scripts/lib/settings.ts'
+import { programOf } from './harness.ts'
 import type { Counts } from './trap.ts'
 
 /** Where `ip netns exec` looks for what to put over /etc. */
@@ -122,18 +122,8 @@ export class World {
   }
 
   async #startTrap(): Promise<void> {
-    const node = [
-      process.execPath,
-      '--import',
-      'tsx',
-      join(ROOT, 'test', 'trap.ts'),
-      DNS.trap,
-      HAS_IPV6 ? '::' : '0.0.0.0',
-    ]
-    this.#program = spawn('ip', ['netns', 'exec', this.#trap, ...node], {
-      cwd: ROOT,
-      stdio: ['pipe', 'pipe', 'inherit'],
-    })
+    const trap = [process.execPath, ...programOf('test/trap'), DNS.trap, HAS_IPV6 ? '::' : '0.0.0.0']
+    this.#program = spawn('ip', ['netns', 'exec', this.#trap, ...trap], { stdio: ['pipe', 'pipe', 'inherit'] })
     this.#program.stdin?.on('error', () => {})
     this.#lines = createInterface({ input: this.#program.stdout as NodeJS.ReadableStream })
     const line = await this.#line()
