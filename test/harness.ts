@@ -59,6 +59,8 @@ export class Project {
   readonly dir: string
   readonly stateDir: string
   readonly ports = {} as Record<ServiceName, number>
+  /** Free for an inbox; INBOX_PORT turns it off unless a test asks for it. */
+  inboxPort = 0
   env: Record<string, string> = {}
   /** What a script is run by: nothing, or `ip netns exec NAME`. */
   runner: string[] = []
@@ -93,6 +95,7 @@ export class Project {
       INBOX_PORT: '0',
     }
     const ports = await freePorts()
+    this.inboxPort = ports.at(-1) as number
     for (const [index, name] of SERVICE_NAMES.entries()) {
       this.ports[name] = ports[index] as number
       this.env[SERVICES[name].variable] = String(ports[index])
@@ -271,7 +274,7 @@ async function freePorts(): Promise<number[]> {
     const guard = await listenOn(first)
     if (!guard) continue
     guards.push(guard)
-    const ports = SERVICE_NAMES.map((_, index) => first + 1 + index)
+    const ports = Array.from({ length: BLOCK - 1 }, (_, index) => first + 1 + index)
     // A server may outlive the test that started it.
     const probes = await Promise.all(ports.map(listenOn))
     for (const probe of probes) probe?.close()
