@@ -41,8 +41,8 @@ export interface RunOptions {
 const COPIED = ['package.json', 'scripts', 'docker-data', 'docker-compose.yml', 'development-mail-server.env']
 const CONFIGURATION = ['docker-data', 'development-mail-server.env']
 
-/** Ports come in blocks of ten. */
-const BLOCK = 10
+/** Ports come in blocks; behind each port of a server is one that nobody has. */
+const BLOCK = 20
 /** The first port of each block that is this process's: whoever holds it has the others, until the process ends. */
 const guards: Server[] = []
 
@@ -95,10 +95,11 @@ export class Project {
       INBOX_PORT: '0',
     }
     const ports = await freePorts()
-    this.inboxPort = ports.at(-1) as number
+    this.inboxPort = ports.at(-2) as number
     for (const [index, name] of SERVICE_NAMES.entries()) {
-      this.ports[name] = ports[index] as number
-      this.env[SERVICES[name].variable] = String(ports[index])
+      const port = ports[2 * index] as number
+      this.ports[name] = port
+      this.env[SERVICES[name].variable] = String(port)
     }
     this.#untouched = JSON.stringify(this.env)
   }
@@ -270,7 +271,7 @@ export function processesOf({ stateDir }: Project): string {
 async function freePorts(): Promise<number[]> {
   for (;;) {
     // Below the ports that the kernel gives to outgoing connections.
-    const first = 10_000 + BLOCK * Math.floor(Math.random() * 2_000)
+    const first = 10_000 + BLOCK * Math.floor(Math.random() * 1_000)
     const guard = await listenOn(first)
     if (!guard) continue
     guards.push(guard)
