@@ -60,7 +60,8 @@ export function isFolder(path: string): boolean {
   return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false
 }
 
-function readOr(path: string): string {
+/** A file's text; an empty one where it cannot be read. */
+export function readOr(path: string): string {
   try {
     return readFileSync(path, 'utf8')
   } catch {

@@ -47,7 +47,7 @@ const LOOKALIKES = [
 ]
 
 /** Choices that are the same for the same seed. */
-class Dice {
+export class Dice {
   #state: number
 
   constructor(seed: number) {

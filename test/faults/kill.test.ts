@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Project, startedProject } from '../harness.ts'
+import { Dice } from '../letters.ts'
 import {
   type Books,
   booksOf,
@@ -12,7 +13,6 @@ import {
   idsInQueue,
   kill,
   queueIsEmpty,
-  randomNumbers,
   sendersWithPause,
   signalAll,
   Traffic,
@@ -20,7 +20,7 @@ import {
 
 /** FAULTS_SEED repeats the choices of an earlier run; what they meet is never the same. */
 const seed = Number(process.env.FAULTS_SEED ?? Date.now() % 1_000_000)
-const random = randomNumbers(seed)
+const dice = new Dice(seed)
 /** Kills of all daemons at once, and of one of them. */
 const [ROUNDS, SINGLE_ROUNDS] = [30, 15]
 
@@ -49,7 +49,7 @@ test(`${ROUNDS} kills of all daemons: every accepted message is there, and twice
       // As much as the clients can send until the kill, so that it meets something; more would only pile up.
       const burst = new Traffic(project, `burst${round}`, sendersWithPause(0))
       traffics.push(burst)
-      await sleep(random() * 500)
+      await sleep(dice.below(500))
       await signalAll(project, 'SIGKILL')
       await burst.stop()
       for (const id of idsInQueue(project)) met.set(id, (met.get(id) ?? 0) + 1)
@@ -79,12 +79,12 @@ test(`${SINGLE_ROUNDS} kills of one daemon: the server goes on, or does so after
   try {
     await traffic.more(10)
     for (let round = 0; round < SINGLE_ROUNDS; round++) {
-      await sleep(random() * 300)
+      await sleep(dice.below(300))
       const daemons = daemonsOf(project)
       const names = [...new Set(daemons.map(({ name }) => name))].sort()
-      const name = names[Math.floor(random() * names.length)]
+      const name = dice.pick(names)
       const victims = daemons.filter((daemon) => daemon.name === name)
-      const victim = victims[Math.floor(random() * victims.length)]
+      const victim = dice.pick(victims)
       assert.ok(victim)
       const before = idsInQueue(project)
       kill(victim.pid, 'SIGKILL')

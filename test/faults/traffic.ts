@@ -8,13 +8,14 @@ import { BAR, CATCHALL, FOO, type Login, VIRTUAL_DOMAIN } from '../../scripts/li
 import { processIds } from '../../scripts/lib/server/processes.ts'
 import type { ServiceName } from '../../scripts/lib/settings.ts'
 import { messagesOf } from '../deliveries.ts'
-import { type Project, processesOf, until } from '../harness.ts'
-import { Probe } from './probe.ts'
+import { type Project, until } from '../harness.ts'
+import { pidsOf, readOr } from '../instance.ts'
+import { RawClient, REPLY } from '../raw_client.ts'
 
 /** Messages of one connection, after which a client opens another. */
 const MESSAGES_PER_CONNECTION = 20
-/** Milliseconds for one connection with all its messages; a server that takes longer hangs. */
-const CONNECTION_PATIENCE = 40_000
+/** Milliseconds for an answer; a server that takes longer hangs. */
+const PATIENCE = 40_000
 /** Milliseconds until a client knocks again where nobody listens. */
 const RECONNECT = 20
 
@@ -103,7 +104,7 @@ export class Traffic {
         await this.#connection(sender)
       } catch (error) {
         const { message } = error as Error
-        if (message.startsWith('no answer within')) this.silent.push(message)
+        if (/not within/.test(message)) this.silent.push(message)
         this.broken++
         await sleep(RECONNECT)
       }
@@ -112,56 +113,50 @@ export class Traffic {
 
   async #connection(sender: Sender): Promise<void> {
     const { port, login, pause } = sender
-    const server = { host: '127.0.0.1', port: this.#project.ports[port], implicit: false }
-    const client = await Probe.open({ ...server, timeout: CONNECTION_PATIENCE })
+    const client = await RawClient.open(this.#project.ports[port], REPLY.smtp, PATIENCE)
     try {
-      if (!(await this.#isPositive(client))) return
-      client.send('EHLO client.example')
+      client.write('EHLO client.example\r\n')
       if (!(await this.#isPositive(client))) return
       if (login) {
-        client.send(`AUTH PLAIN ${Buffer.from(`\0${login.user}\0${login.password}`).toString('base64')}`)
+        client.write(`AUTH PLAIN ${Buffer.from(`\0${login.user}\0${login.password}`).toString('base64')}\r\n`)
         if (!(await this.#isPositive(client))) return
       }
       for (let n = 0; n < MESSAGES_PER_CONNECTION && this.#flowing; n++) {
         await this.#message(client, sender)
         await sleep(pause)
       }
-      client.send('QUIT')
-      await client.reply()
+      await client.say('QUIT', REPLY.smtp)
     } finally {
       client.close()
     }
   }
 
-  async #message(client: Probe, { to, lines = 1 }: Sender): Promise<void> {
+  async #message(client: RawClient, { to, lines = 1 }: Sender): Promise<void> {
     const n = ++this.#count
     const id = `${this.#name}-${n}`
     const recipients = to(n)
     // RFC 2920: all of the envelope at once.
-    client.send(
-      ['MAIL FROM:<sender@traffic.example>', ...recipients.map((to) => `RCPT TO:<${to}>`), 'DATA'].join('\r\n'),
-    )
+    const envelope = ['MAIL FROM:<sender@traffic.example>', ...recipients.map((to) => `RCPT TO:<${to}>`), 'DATA']
+    client.write(envelope.map((line) => `${line}\r\n`).join(''))
     const isOpen = await this.#isPositive(client)
     const taken: string[] = []
     // Where MAIL or all RCPT were refused, the replies to what follows say nothing new.
     for (const recipient of recipients) if (await this.#isPositive(client, isOpen)) taken.push(recipient)
     if (!(await this.#isPositive(client, taken.length > 0))) {
-      client.send('RSET')
-      await client.reply()
+      await client.say('RSET', REPLY.smtp)
       return
     }
     // Until the answer is there, the server may have taken it or not.
     this.unknown.set(id, taken)
-    client.send(
-      `Subject: ${id}\r\nFrom: <sender@traffic.example>\r\n\r\n${`${'Hello. '.repeat(10)}\r\n`.repeat(lines)}.`,
-    )
+    const body = `${'Hello. '.repeat(10)}\r\n`.repeat(lines)
+    client.write(`Subject: ${id}\r\nFrom: <sender@traffic.example>\r\n\r\n${body}.\r\n`)
     if (await this.#isPositive(client)) this.accepted.set(id, taken)
     this.unknown.delete(id)
   }
 
   /** Reads a reply; writes it down where it refuses, unless it only follows from an earlier one. */
-  async #isPositive(client: Probe, isNews = true): Promise<boolean> {
-    const reply = (await client.reply()).join('\n')
+  async #isPositive(client: RawClient, isNews = true): Promise<boolean> {
+    const reply = await client.reply(PATIENCE)
     if (/^[23]/.test(reply)) return true
     if (isNews) this.refusals.push(reply)
     return false
@@ -228,15 +223,10 @@ export class Delivered {
 
 /** The instance's processes with their names; those of POP3 and IMAP sessions work elsewhere and are known as children. */
 export function daemonsOf(project: Project): { pid: number; name: string }[] {
-  const masters = new Set([...processesOf(project).matchAll(/\/proc\/(\d+)\/cwd/g)].map(([, pid]) => Number(pid)))
+  const own = new Set(pidsOf(project))
   return processIds().flatMap((pid) => {
-    try {
-      const [, name = '', parent] = /\((.*)\) \S (\d+)/s.exec(readFileSync(`/proc/${pid}/stat`, 'utf8')) ?? []
-      return masters.has(pid) || masters.has(Number(parent)) ? [{ pid, name }] : []
-    } catch {
-      // It has ended meanwhile.
-      return []
-    }
+    const [, name = '', parent] = /\((.*)\) \S (\d+)/s.exec(readOr(`/proc/${pid}/stat`)) ?? []
+    return own.has(pid) || own.has(Number(parent)) ? [{ pid, name }] : []
   })
 }
 
@@ -311,27 +301,10 @@ export async function queueIsEmpty(project: Project, patience = 30_000): Promise
  */
 export async function deliverAllWaiting(project: Project, patience = 60_000): Promise<void> {
   const deadline = Date.now() + patience
-  for (;;) {
+  let error: unknown
+  do {
     execFileSync('postqueue', ['-c', `${project.stateDir}/postfix`, '-f'])
-    const isEmpty = queueIsEmpty(project, 1_000)
-    if (Date.now() > deadline) return isEmpty
-    if (
-      await isEmpty.then(
-        () => true,
-        () => false,
-      )
-    )
-      return
-  }
-}
-
-/** Numbers from 0 up to 1, the same for the same seed (mulberry32). */
-export function randomNumbers(seed: number): () => number {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
-  }
+    error = await queueIsEmpty(project, 1_000).catch((reason) => reason)
+  } while (error && Date.now() < deadline)
+  if (error) throw error
 }
