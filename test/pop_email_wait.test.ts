@@ -20,7 +20,8 @@ const pop = (...args: string[]) => mailboxes.pop(...args)
 /** A process of its own, for what happens to processes. */
 function spawned(...args: string[]) {
   const { dir, env } = mailboxes.project
-  return spawn(process.execPath, ['scripts/pop_email.js', ...args], { cwd: dir, env })
+  const [program = '', ...command] = mailboxes.project.command('pop_email', ...args)
+  return spawn(program, command, { cwd: dir, env })
 }
 
 describe('--delete', () => {
