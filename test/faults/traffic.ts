@@ -7,7 +7,7 @@ import { promisify } from 'node:util'
 import { BAR, CATCHALL, FOO, type Login, VIRTUAL_DOMAIN } from '../../scripts/lib/accounts/accounts.ts'
 import { processIds } from '../../scripts/lib/server/processes.ts'
 import type { ServiceName } from '../../scripts/lib/settings.ts'
-import { messagesOf } from '../deliveries.ts'
+import { messagesOf, originalRecipient } from '../deliveries.ts'
 import { type Project, until } from '../harness.ts'
 import { pidsOf, readOr } from '../instance.ts'
 import { RawClient, REPLY } from '../raw_client.ts'
@@ -214,8 +214,7 @@ export class Delivered {
     const header = source.slice(0, source.indexOf('\r\n\r\n'))
     const subject = /^Subject: (.*)$/m.exec(header)?.[1]?.trim() ?? ''
     if (/^Return-Path: <>/m.test(header)) this.bounces.push(subject)
-    // The lowest field has the envelope recipient: those above it were added later, by forwarding to the catchall.
-    const recipient = [...header.matchAll(/^Delivered-To: (.*?)\r?$/gm)].at(-1)?.[1] ?? ''
+    const recipient = originalRecipient(header)
     const key = `${subject} ${recipient} ${account}`
     this.#copies.set(key, (this.#copies.get(key) ?? 0) + 1)
   }
