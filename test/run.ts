@@ -7,12 +7,14 @@
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync, readlinkSync, statfsSync, symlinkSync } from 'node:fs'
+import type { Socket } from 'node:net'
 import { availableParallelism, tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { type ExitName, run, say } from '../scripts/lib/cli.ts'
 import { installPackages } from '../scripts/lib/server/packages.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
+import { removeNamespaces } from './world.ts'
 
 /** The others take a few seconds each. */
 const LONGEST = [
@@ -38,6 +40,8 @@ const FOLDER = join(parentOf(), `${PREFIX}${process.pid}`)
 const COPY = join(FOLDER, 'project')
 /** tsc strips the types; nothing else of the scripts changes. */
 const STRIP = ['--noCheck', '--noEmit', 'false', '--sourceMap', '--rewriteRelativeImportExtensions']
+/** Followed by a folder: waits for the end of stdin. */
+const CLEAR = '--clear-in-the-end'
 const NOT_COPIED = ['.git', '.env', 'node_modules']
 
 const running = new Set<ChildProcess>()
@@ -45,6 +49,11 @@ const totals = new Map(COUNTS.map((name) => [name, 0]))
 const failures: string[] = []
 
 async function main(args: string[]): Promise<ExitName | undefined> {
+  if (args[0] === CLEAR) {
+    for await (const _ of process.stdin);
+    clear(args[1] as string)
+    return 'ok'
+  }
   if (process.getuid?.() !== 0) {
     say('The tests run Postfix and Dovecot of their own, which needs root: sudo npm test')
     return 'failed'
@@ -57,6 +66,7 @@ async function main(args: string[]): Promise<ExitName | undefined> {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, interrupted)
   process.once('exit', () => clear(FOLDER))
   makeCopy()
+  clearWhenGone()
 
   const rank = (file: string) => (LONGEST.indexOf(nameOf(file)) + LONGEST.length + 1) % (LONGEST.length + 1)
   const all = readdirSync(join(ROOT, 'test')).filter((name) => name.endsWith('.test.ts'))
@@ -103,7 +113,9 @@ async function runFile(file: string): Promise<void> {
   const count = (name: string) => Number(new RegExp(`^ℹ ${name} (\\d+)$`, 'm').exec(output)?.[1] ?? 0)
   for (const name of COUNTS) totals.set(name, (totals.get(name) ?? 0) + count(name))
   console.log(`${code === 0 ? '✔' : '✖'} ${nameOf(file)}: ${count('pass')} of ${count('tests')} in ${seconds(began)} s`)
-  for (const [, skipped] of output.matchAll(/^ *﹣ (.*# (?!SKIP$).*)$/gm)) console.log(`  skipped: ${skipped}`)
+  for (const [, skipped] of output.matchAll(/^ *﹣ (.*# (?!SKIP$).*)$/gm)) {
+    console.log(`  skipped: ${skipped?.replace(/ \([\d.]+ms\)/, '')}`)
+  }
   for (const [, note] of output.matchAll(/^ *ℹ (.*[^\d.\s])$/gm)) console.log(`  ${note}`)
   if (code === 0) return
   failures.push(`${file} ended with ${code}\n${output.split('✖ failing tests:').at(-1)?.trim()}`)
@@ -124,7 +136,15 @@ function parentOf(): string {
   return bavail * bsize > ROOM ? '/dev/shm' : tmpdir()
 }
 
-/** Kills what works below a run's folder, and removes that. */
+/** Clears up also where this process is killed: another one notices that the pipe to it has no writer any more. */
+function clearWhenGone(): void {
+  const args = [join(COPY, 'test', 'run.js'), CLEAR, FOLDER]
+  const child = spawn(process.execPath, args, { cwd: '/', stdio: ['pipe', 'ignore', 'ignore'], detached: true })
+  child.unref()
+  ;(child.stdin as Socket).unref()
+}
+
+/** Kills what works below a run's folder, and removes that and the run's namespaces. */
 function clear(folder: string): void {
   for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
     try {
@@ -134,6 +154,7 @@ function clear(folder: string): void {
     }
   }
   if (existsSync(folder)) execFileSync('rm', ['-rf', folder])
+  removeNamespaces(basename(folder))
 }
 
 const nameOf = (file: string) => file.replace(/^.*\/|\.test\.ts$/g, '')

@@ -5,7 +5,7 @@
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { createInterface, type Interface } from 'node:readline'
 import { programOf } from './harness.ts'
 import type { Counts } from './trap.ts'
@@ -57,7 +57,6 @@ export class World {
 
   /** Makes namespaces and cables and starts the trap. */
   static async create(): Promise<World> {
-    sweep()
     const world = new World()
     try {
       world.#connect()
@@ -147,18 +146,16 @@ export class World {
   }
 }
 
-/** Removes what a test process left that was killed. */
-function sweep(): void {
+/** Removes the namespaces of a run of `npm test` that is over. */
+export function removeNamespaces(run: string): void {
   const folder = '/run/netns'
-  for (const name of existsSync(folder) ? readdirSync(folder) : []) {
-    const [, pid] = /^mail-tests-(\d+)-\d+$/.exec(name) ?? []
-    if (pid && !existsSync(`/proc/${pid}`)) remove(name)
-  }
+  const names = existsSync(folder) ? readdirSync(folder) : []
+  for (const name of names.filter((name) => name.startsWith(`${run}-`))) remove(name)
 }
 
-/** Several test processes may have worlds at the same time, and one process several worlds. */
+/** Begins with the run's folder; several test processes may have worlds at the same time, and one process several worlds. */
 function nextName(): string {
-  return `mail-tests-${process.pid}-${++count}`
+  return `${basename(process.env.TESTS_FOLDER ?? 'mail-tests')}-${process.pid}-${++count}`
 }
 
 function ip(...args: string[]): void {
