@@ -23,7 +23,7 @@ const MB = 1_048_576
  * by default. Connections that guess; recipients and copies of one message.
  */
 const HALF_OPEN = QUICK ? 120 : 500
-const GUESSING = QUICK ? 8 : 34
+const GUESSING = QUICK ? 9 : 34
 const RECIPIENTS = QUICK ? 3_000 : 10_000
 const COPIES = QUICK ? 50 : 300
 

@@ -60,8 +60,7 @@ export function isFolder(path: string): boolean {
   return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false
 }
 
-/** A file's text; an empty one where it cannot be read. */
-export function readOr(path: string): string {
+function readOr(path: string): string {
   try {
     return readFileSync(path, 'utf8')
   } catch {

@@ -47,7 +47,7 @@ const LOOKALIKES = [
 ]
 
 /** Choices that are the same for the same seed. */
-export class Dice {
+class Dice {
   #state: number
 
   constructor(seed: number) {

@@ -120,8 +120,8 @@ describe('usage', () => {
     ]) {
       const { dir, env } = mailboxes.project
       const full = openSync('/dev/full', 'w')
-      const [program = '', ...args] = mailboxes.project.command('pop_email', '--account', 'foo', view, '--delete')
-      const child = spawn(program, args, { cwd: dir, env, stdio: ['ignore', full, 'pipe'] })
+      const args = ['scripts/pop_email.js', '--account', 'foo', view, '--delete']
+      const child = spawn(process.execPath, args, { cwd: dir, env, stdio: ['ignore', full, 'pipe'] })
       const code = await new Promise((resolve) => child.once('close', resolve))
       assert.equal(code, 1, view)
     }

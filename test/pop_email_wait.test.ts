@@ -20,8 +20,7 @@ const pop = (...args: string[]) => mailboxes.pop(...args)
 /** A process of its own, for what happens to processes. */
 function spawned(...args: string[]) {
   const { dir, env } = mailboxes.project
-  const [program = '', ...command] = mailboxes.project.command('pop_email', ...args)
-  return spawn(program, command, { cwd: dir, env })
+  return spawn(process.execPath, ['scripts/pop_email.js', ...args], { cwd: dir, env })
 }
 
 describe('--delete', () => {

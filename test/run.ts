@@ -18,7 +18,7 @@ import { removeNamespaces } from './world.ts'
 
 /** The others take a few seconds each. */
 const LONGEST = [
-  ...['doctor_server', 'inbox_service', 'life_cycle', 'add_account', 'doctor_live', 'inbox_wait', 'doctor_files'],
+  ...['doctor_server', 'inbox_service', 'life_cycle', 'add_account', 'inbox_wait', 'doctor_files'],
   ...[
     'all_or_nothing',
     'readme',
