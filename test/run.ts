@@ -18,17 +18,8 @@ import { removeNamespaces } from './world.ts'
 
 /** The others take a few seconds each. */
 const LONGEST = [
-  ...['doctor_server', 'inbox_service', 'life_cycle', 'add_account', 'inbox_wait', 'doctor_files'],
-  ...[
-    'all_or_nothing',
-    'readme',
-    'hostile',
-    'pop_email',
-    'pop_email_wait',
-    'configuration_files',
-    'mail',
-    'send_email',
-  ],
+  ...['doctor_server', 'inbox_service', 'readme', 'life_cycle', 'add_account', 'inbox_wait', 'doctor_files'],
+  ...['all_or_nothing', 'hostile', 'pop_email', 'pop_email_wait', 'configuration_files', 'mail', 'send_email'],
 ]
 const COUNTS = ['tests', 'pass', 'fail', 'skipped']
 /** Bytes for the mail of all tests that run at the same time, several times over. */
