@@ -1,3 +1,4 @@
+/** Failures on demand: what an address with "+fail-..." is answered, as a recipient and as the sender. */
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { BAR, CATCHALL, FOO, VIRTUAL_DOMAIN } from '../scripts/lib/accounts/accounts.ts'
@@ -6,8 +7,9 @@ import { ROWS, transaction } from './failures.ts'
 import { type Project, startedProject, until } from './harness.ts'
 
 const SENDER = 'app@shop.example'
-/** Names of nobody, in a foreign domain, the virtual mailbox domain and the server's own. */
-const DOMAINS = ['gmail.com', VIRTUAL_DOMAIN, 'development-mail-server.example.com']
+/** Somebody in a foreign domain, in the virtual mailbox domain, and in the server's own. */
+const SOMEONE = ['anything@gmail.com', `bar@${VIRTUAL_DOMAIN}`, 'anything@development-mail-server.example.com']
+const failing = (address: string, fail: string) => address.replace('@', `+fail-${fail}@`)
 
 let project: Project
 let where: Where
@@ -27,23 +29,17 @@ const inCatchall = (subject: string) =>
 // Most of them wait for nothing; the slow ones wait together.
 describe('an address with +fail-...', { concurrency: 8 }, () => {
   for (const { fail, recipient, message, closes = false, waits = 0 } of ROWS) {
-    // Nobody of the virtual mailbox domain would be refused as unknown where RCPT has to accept; bar is there.
-    const addresses = ['anything@gmail.com', `bar@${VIRTUAL_DOMAIN}`, 'anything@development-mail-server.example.com']
-    for (const address of addresses.map((each) => each.replace('@', `+fail-${fail}@`))) {
-      test(`${address} as a recipient`, async () => {
-        const dialogue = await transaction(where, SENDER, [address])
-        assert.match(String(dialogue.recipients[0]), recipient)
-        if (message) assert.match(String(dialogue.message), message)
-        assert.equal(dialogue.closed, closes)
-        assert.ok(dialogue.duration >= waits, `${dialogue.duration} ms`)
-      })
-    }
-    test(`anything+fail-${fail}@gmail.com as the sender`, async () => {
-      const dialogue = await transaction(where, `app+fail-${fail}@gmail.com`, [BAR])
-      assert.match(String(dialogue.recipients[0]), recipient)
-      if (message) assert.match(String(dialogue.message), message)
-      assert.equal(dialogue.closed, closes)
-      assert.ok(dialogue.duration >= waits, `${dialogue.duration} ms`)
+    test(`+fail-${fail}, in each domain as a recipient, and as the sender`, async () => {
+      const dialogues = await Promise.all([
+        ...SOMEONE.map((address) => transaction(where, SENDER, [failing(address, fail)])),
+        transaction(where, failing('app@gmail.com', fail), [BAR]),
+      ])
+      for (const { recipients, message: said, closed, duration } of dialogues) {
+        assert.match(String(recipients[0]), recipient)
+        if (message) assert.match(String(said), message)
+        assert.equal(closed, closes)
+        assert.ok(duration >= waits, `${duration} ms`)
+      }
     })
   }
 
@@ -54,13 +50,12 @@ describe('an address with +fail-...', { concurrency: 8 }, () => {
     }
   })
 
-  for (const domain of DOMAINS) {
-    for (const [fail, status] of [
-      ['bounce', '5.1.1'],
-      ['full', '5.2.2'],
-    ] as const) {
-      const address = `anything+fail-${fail}@${domain}`
-      test(`${address} is accepted and returned with ${status}`, async () => {
+  for (const [fail, status] of [
+    ['bounce', '5.1.1'],
+    ['full', '5.2.2'],
+  ] as const) {
+    test(`+fail-${fail} is accepted and returned with ${status}`, async () => {
+      for (const address of SOMEONE.map((someone) => failing(someone.replace('bar', 'anything'), fail))) {
         const { message, subject } = await transaction(where, SENDER, [address])
         assert.match(String(message), /^250 /)
         const report = await inCatchall(subject)
@@ -69,27 +64,24 @@ describe('an address with +fail-...', { concurrency: 8 }, () => {
         assert.match(report, new RegExp(`^Final-Recipient: rfc822; ${address.replace('+', '\\+')}\r$`, 'm'))
         assert.match(report, /^Action: failed\r$/m)
         assert.match(report, new RegExp(`^Status: ${status}\r$`, 'm'))
-      })
-    }
+      }
+    })
   }
 
-  test('+fail-greylist is deferred the first time, and accepted soon after', async () => {
-    const to = 'anything+fail-greylist@gmail.com'
-    assert.match(String((await transaction(where, SENDER, [to])).recipients[0]), /^451 4\..*greylisted on demand/)
-    const { subject } = await until('the second try', async () => {
-      const dialogue = await transaction(where, SENDER, [to])
-      return dialogue.message?.startsWith('250 ') ? dialogue : undefined
+  for (const [what, from, to] of [
+    ['a recipient', SENDER, 'anything+fail-greylist@gmail.com'],
+    ['the sender', 'app+fail-greylist@gmail.com', 'not-greylisted-yet@gmail.com'],
+  ] as const) {
+    test(`+fail-greylist as ${what} is deferred the first time, and accepted soon after`, async () => {
+      assert.match(String((await transaction(where, from, [to])).recipients[0]), /^451 4\..*greylisted on demand/)
+      const { subject } = await until('the second try', async () => {
+        const dialogue = await transaction(where, from, [to])
+        return dialogue.message?.startsWith('250 ') ? dialogue : undefined
+      })
+      await inCatchall(subject)
+      assert.match(String((await transaction(where, from, [to])).message), /^250 /)
     })
-    await inCatchall(subject)
-    assert.match(String((await transaction(where, SENDER, [to])).message), /^250 /)
-  })
-
-  test('+fail-greylist as the sender defers each recipient once', async () => {
-    const from = 'app+fail-greylist@gmail.com'
-    const to = 'not-greylisted-yet@gmail.com'
-    assert.match(String((await transaction(where, from, [to])).recipients[0]), /^451 4\./)
-    await until('the second try', async () => (await transaction(where, from, [to])).message?.startsWith('250 '))
-  })
+  }
 
   // All forty alike: once in 500,000,000,000 runs. A session becomes slow after ten errors.
   for (const [what, from, to] of [
@@ -110,10 +102,7 @@ describe('an address with +fail-...', { concurrency: 8 }, () => {
 test('the other recipients of a message go through', async () => {
   const to = ['a+fail-550@gmail.com', FOO, 'b+fail-451@gmail.com', 'c@gmail.com']
   const { recipients, message, subject } = await transaction(where, SENDER, to)
-  assert.deepEqual(
-    recipients.map((reply) => reply.slice(0, 3)),
-    ['550', '250', '451', '250'],
-  )
+  assert.equal(recipients.map((reply) => reply.slice(0, 3)).join(), '550,250,451,250')
   assert.match(String(message), /^250 /)
   assert.match(await inCatchall(subject), /^X-Original-To: c@gmail\.com\r$/m)
   await until('the mail for foo', async () => subjectsOf(await messagesOf(where, FOO)).includes(subject))

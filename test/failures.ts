@@ -53,9 +53,9 @@ export async function transaction({ ports }: Where, from: string, to: string[]):
   const client = await RawClient.open(ports.smtp, /^220 .*\r\n/m)
   const dialogue: Dialogue = { recipients: [], closed: false, duration: 0, subject: `failure ${randomUUID()}` }
   /** The reply; undefined where the server has hung up. */
-  const say = async (command: string) => {
+  const say = (command: string) => {
     client.write(`${command}\r\n`)
-    return (await client.reads(/^\d{3} .*\r\n/m).catch(() => undefined))?.trimEnd()
+    return client.reply().catch(() => undefined)
   }
   try {
     await say('EHLO client.example')

@@ -2,12 +2,13 @@
  * A project of the tests' own: a copy of this one with its own ports and state folder, so that a test may break and
  * change what it likes, and a real server that runs from it.
  */
-import { execFileSync, spawn } from 'node:child_process'
-import { createHash } from 'node:crypto'
-import { chmodSync, cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
+import { execFile, spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import * as fs from 'node:fs'
+import { createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { isFree } from '../scripts/lib/server/ports.ts'
+import { promisify } from 'node:util'
 import { ROOT, SERVICE_NAMES, SERVICES, type ServiceName } from '../scripts/lib/settings.ts'
 
 /** For setpriv: another user, who may read everything, since the packages may lie below somebody's closed home. */
@@ -15,22 +16,6 @@ export const AS_NOBODY = [
   ...['--reuid', 'nobody', '--clear-groups'],
   ...['--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search'],
 ]
-
-/**
- * Where `npm test` puts the scripts as JavaScript, by their contents: starting tsx takes three times as long as the rest
- * of a short script, and the tests start hundreds. `readme.test.ts` runs them as users do.
- */
-export const COMPILED = join(ROOT, 'node_modules', '.cache', 'development-mail-server', hashOf(join(ROOT, 'scripts')))
-
-function hashOf(dir: string): string {
-  const hash = createHash('sha256')
-  for (const name of (readdirSync(dir, { recursive: true }) as string[])
-    .filter((name) => name.endsWith('.ts'))
-    .sort()) {
-    hash.update(name).update(readFileSync(join(dir, name)))
-  }
-  return hash.digest('hex').slice(0, 16)
-}
 
 /** In `npm test`, what takes long has a smaller form; a command of its own does the whole. */
 export const QUICK = process.env.TESTS_QUICK === '1'
@@ -52,20 +37,37 @@ export interface RunOptions {
   timeout?: number
 }
 
-/** The ports of all projects of this process: a project may wait a while before its server takes them. */
-const chosen = new Set<number>()
+/** What a project copies, and what a server is made from. */
+const COPIED = ['package.json', 'scripts', 'docker-data', 'docker-compose.yml', 'development-mail-server.env']
+const CONFIGURATION = ['docker-data', 'development-mail-server.env']
+
+/** Ports come in blocks; behind each port of a server is one that nobody has. */
+const BLOCK = 20
+/** The first port of each block that is this process's: whoever holds it has the others, until the process ends. */
+const guards: Server[] = []
+
+/** A state folder as `npm start` leaves it, with what is other in each project. */
+interface Template {
+  dir: string
+  ports: Record<ServiceName, number>
+  addresses: string
+}
+const TEMPLATE = 'template.json'
 
 export class Project {
   /** The copy's folder. */
   readonly dir: string
   readonly stateDir: string
   readonly ports = {} as Record<ServiceName, number>
+  /** Free for an inbox; INBOX_PORT turns it off unless a test asks for it. */
+  inboxPort = 0
   env: Record<string, string> = {}
   /** What a script is run by: nothing, or `ip netns exec NAME`. */
   runner: string[] = []
+  #untouched = ''
 
   private constructor(parent: string) {
-    this.dir = mkdtempSync(join(parent, 'mail-'))
+    this.dir = fs.mkdtempSync(join(parent, 'mail-'))
     this.stateDir = join(this.dir, 'state')
   }
 
@@ -73,18 +75,9 @@ export class Project {
   static async create(parent = FOLDER): Promise<Project> {
     const project = new Project(parent)
     // Dovecot's mail processes have to walk to the state folder.
-    chmodSync(project.dir, 0o755)
-    for (const name of [
-      'package.json',
-      'scripts',
-      'docker-data',
-      'docker-compose.yml',
-      'development-mail-server.env',
-    ]) {
-      cpSync(join(ROOT, name), join(project.dir, name), { recursive: true })
-    }
-    if (existsSync(COMPILED)) cpSync(COMPILED, join(project.dir, 'scripts'), { recursive: true })
-    symlinkSync(join(ROOT, 'node_modules'), join(project.dir, 'node_modules'))
+    fs.chmodSync(project.dir, 0o755)
+    for (const name of COPIED) fs.cpSync(join(ROOT, name), join(project.dir, name), { recursive: true })
+    fs.symlinkSync(join(ROOT, 'node_modules'), join(project.dir, 'node_modules'))
     await project.takePorts()
     return project
   }
@@ -101,15 +94,14 @@ export class Project {
       MAIL_SERVER_STATE_DIR: this.stateDir,
       INBOX_PORT: '0',
     }
-    for (const name of SERVICE_NAMES) {
-      // Below the ports that the kernel gives to outgoing connections; other test files mostly choose elsewhere.
-      let port: number
-      do port = 10_000 + (process.pid % 20) * 1_000 + Math.floor(Math.random() * 1_000)
-      while (chosen.has(port) || !(await isFree('127.0.0.1', port)))
-      chosen.add(port)
+    const ports = await freePorts()
+    this.inboxPort = ports.at(-2) as number
+    for (const [index, name] of SERVICE_NAMES.entries()) {
+      const port = ports[2 * index] as number
       this.ports[name] = port
       this.env[SERVICES[name].variable] = String(port)
     }
+    this.#untouched = JSON.stringify(this.env)
   }
 
   /** A path in the copy. */
@@ -129,9 +121,7 @@ export class Project {
 
   /** The command line of a script. */
   command(script: string, ...args: string[]): string[] {
-    const file = join('scripts', script)
-    const node = existsSync(this.path(`${file}.js`)) ? [`${file}.js`] : ['--import', 'tsx', `${file}.ts`]
-    return [...this.runner, process.execPath, ...node, ...args]
+    return [...this.runner, process.execPath, ...programOf(join('scripts', script), this.dir), ...args]
   }
 
   runWith({ input, env, timeout = 60_000 }: RunOptions, script: string, ...args: string[]): Promise<Result> {
@@ -159,14 +149,59 @@ export class Project {
 
   /** Starts the server; throws with the script's words when it does not come up. */
   async start(): Promise<void> {
+    if (await this.#startCopy()) return
     const { code, stdout, stderr } = await this.run('start')
     if (code !== 0) throw new Error(`start ended with ${code}:\n${stdout}\n${stderr}`)
   }
 
-  /** Stops the server and removes everything. */
+  /**
+   * `npm start` of a project in which nothing was changed yet, in a third of its time: the state folder is a copy of one
+   * that `npm test` had npm start make, and only the daemons are started. False where there is none, as with one file.
+   */
+  async #startCopy(): Promise<boolean> {
+    const file = join(FOLDER, TEMPLATE)
+    if (fs.existsSync(this.stateDir) || !fs.existsSync(file) || !this.#isUntouched()) return false
+    const { dir, ports, addresses }: Template = JSON.parse(fs.readFileSync(file, 'utf8'))
+    const port = new RegExp(`\\b(${Object.values(ports).join('|')})\\b`, 'g')
+    const own = new Map(SERVICE_NAMES.map((name) => [`${ports[name]}`, `${this.ports[name]}`]))
+    const adapted = (text: string) => text.replaceAll(dir, this.dir).replace(port, (found) => own.get(found) ?? found)
+    await promisify(execFile)('cp', ['-a', join(dir, 'state'), this.stateDir])
+    for (const name of fs.readdirSync(this.stateDir, { recursive: true }) as string[]) {
+      const path = join(this.stateDir, name)
+      if (!/^(config|dovecot|postfix|state)\//.test(name) || fs.statSync(path).isDirectory()) continue
+      const { atime, mtime } = fs.statSync(path)
+      fs.writeFileSync(path, adapted(fs.readFileSync(path, 'latin1')), 'latin1')
+      // Postfix waits for files that are younger than two seconds.
+      fs.utimesSync(path, atime, mtime)
+    }
+    const daemons = [
+      ['postfix', '-c', join(this.stateDir, 'postfix'), 'start'],
+      ['dovecot', '-c', join(this.stateDir, 'dovecot', 'dovecot.conf')],
+    ]
+    for (const [program = '', ...args] of daemons) {
+      const child = spawn(`/usr/sbin/${program}`, args, { stdio: 'ignore', detached: true })
+      const [code] = await once(child, 'exit')
+      if (code !== 0) throw new Error(`${program}: ${fs.readFileSync(join(this.stateDir, 'log/mail.log'), 'utf8')}`)
+    }
+    const { NativeProcesses } = await import('../scripts/lib/server/native_processes.ts')
+    const processes = new NativeProcesses(this.stateDir)
+    await until('both daemons', () => processes.masters().length === daemons.length)
+    processes.keep(adapted(addresses))
+    return true
+  }
+
+  #isUntouched(): boolean {
+    if (JSON.stringify(this.env) !== this.#untouched || this.runner.length > 0) return false
+    return CONFIGURATION.every((name) => spawnSync('diff', ['-rq', join(ROOT, name), this.path(name)]).status === 0)
+  }
+
+  /** Ends the server's processes and removes everything. */
   async remove(): Promise<void> {
-    if (existsSync(this.stateDir)) await this.run('stop')
-    rmSync(this.dir, { recursive: true, force: true })
+    // The inbox is a process of its own.
+    if (fs.existsSync(this.stateDir) && this.env.INBOX_PORT !== '0') await this.run('stop')
+    const { NativeProcesses } = await import('../scripts/lib/server/native_processes.ts')
+    await new NativeProcesses(this.stateDir).end(0)
+    fs.rmSync(this.dir, { recursive: true, force: true })
   }
 }
 
@@ -180,6 +215,29 @@ export async function startedProject(): Promise<Project> {
     await project.remove()
     throw error
   }
+}
+
+/** Makes what the projects in `folder` begin with: the state folder of a server that was started and stopped. */
+export async function makeTemplate(folder: string): Promise<void> {
+  const { NativeProcesses } = await import('../scripts/lib/server/native_processes.ts')
+  const project = await Project.create(folder)
+  await project.start()
+  const { dir, ports, stateDir } = project
+  const { addresses = '' } = new NativeProcesses(stateDir)
+  await project.run('stop')
+  for (const [name, text] of Object.entries({ 'mail.log': '', start: '0' })) {
+    fs.writeFileSync(join(stateDir, 'log', name), text)
+  }
+  const template: Template = { dir, ports, addresses }
+  // Whole at once: tests that begin meanwhile see it or do not.
+  fs.writeFileSync(join(dir, TEMPLATE), JSON.stringify(template))
+  fs.renameSync(join(dir, TEMPLATE), join(folder, TEMPLATE))
+}
+
+/** What Node runs for a program of the project, named without its extension: JavaScript where `npm test` has made it. */
+export function programOf(name: string, root = ROOT): string[] {
+  const path = join(root, name)
+  return fs.existsSync(`${path}.js`) ? [`${path}.js`] : ['--import', import.meta.resolve('tsx'), `${path}.ts`]
 }
 
 /** Polls until `condition` gives something true and gives that; throws after `patience` milliseconds. */
@@ -198,9 +256,38 @@ export async function until<T>(
 }
 
 /** The processes that work in the project's state folder, which a stop must not leave; an empty text where there are none. */
-export function processesOf(project: Project): string {
-  return execFileSync('sh', [
-    '-c',
-    `ls -l /proc/[0-9]*/cwd 2>/dev/null | grep '${project.stateDir}' || true`,
-  ]).toString()
+export function processesOf({ stateDir }: Project): string {
+  const links = fs.readdirSync('/proc').flatMap((pid) => {
+    try {
+      return [`/proc/${pid}/cwd -> ${fs.readlinkSync(`/proc/${pid}/cwd`)}`]
+    } catch {
+      return []
+    }
+  })
+  return links.filter((link) => link.includes(stateDir)).join('\n')
+}
+
+/** Free ports of a block that is this process's from now on. */
+async function freePorts(): Promise<number[]> {
+  for (;;) {
+    // Below the ports that the kernel gives to outgoing connections.
+    const first = 10_000 + BLOCK * Math.floor(Math.random() * 1_000)
+    const guard = await listenOn(first)
+    if (!guard) continue
+    guards.push(guard)
+    const ports = Array.from({ length: BLOCK - 1 }, (_, index) => first + 1 + index)
+    // A server may outlive the test that started it.
+    const probes = await Promise.all(ports.map(listenOn))
+    for (const probe of probes) probe?.close()
+    if (probes.every(Boolean)) return ports
+  }
+}
+
+/** Undefined where somebody else listens. */
+async function listenOn(port: number): Promise<Server | undefined> {
+  const server = createServer().unref().listen({ host: '127.0.0.1', port, exclusive: true })
+  return once(server, 'listening').then(
+    () => server,
+    () => undefined,
+  )
 }

@@ -1,4 +1,7 @@
-/** Clients that mean harm, or cannot do better: the server stays up, stays honest and keeps to its folder. */
+/**
+ * Clients that mean harm, or cannot do better: the server stays up, stays honest and keeps to its folder. In npm test with
+ * a part of the connections; `npm run test:hostile` has all.
+ */
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
 import { readdirSync, readFileSync, statSync } from 'node:fs'
@@ -13,22 +16,35 @@ import { filesBelow, listensOn, mastersOf, ofProcesses } from './instance.ts'
 import { ENTRANCES, logIn } from './logins.ts'
 import { RawClient, REPLY } from './raw_client.ts'
 
+const VIRTUAL = 'development-virtual.example.com'
+const MB = 1_048_576
+/**
+ * Connections that stop talking, on SMTP and on POP3: more than the 100 processes of a kind that Postfix and Dovecot allow
+ * by default. Connections that guess; recipients and copies of one message.
+ */
+const HALF_OPEN = QUICK ? 120 : 500
+const GUESSING = QUICK ? 9 : 34
+const RECIPIENTS = QUICK ? 3_000 : 10_000
+const COPIES = QUICK ? 50 : 300
+
 let project: Project
 let where: Where
 let masters: number[]
-/** What the server says to 10,000 recipients of one message. It delays whoever makes errors, so this goes on meanwhile. */
+/** What the server says to too many recipients of one message. It delays whoever makes errors, so this goes on meanwhile. */
 let tooMany: Promise<string>
+/** Milliseconds that a user waits on this machine at the moment, while nobody means harm. */
+let usual: number
 /** Stands in the name of every file that somebody tries to make. */
 const token = randomUUID().slice(0, 8)
 /** Stands in every password. */
 const secret = randomUUID().slice(0, 8)
-const MB = 1_048_576
 const base64 = (text: string) => Buffer.from(text).toString('base64')
 
 before(async () => {
   project = await startedProject()
   where = { host: '127.0.0.1', ports: project.ports }
   masters = mastersOf(project)
+  usual = await usersWait()
   tooMany = askForTooMany()
   // Whoever awaits it sees the error.
   tooMany.catch(() => {})
@@ -43,9 +59,9 @@ async function smtp(port = project.ports.smtp): Promise<RawClient> {
 }
 
 /** An SMTP session that waits for the message's bytes. */
-async function inData(to: string, from = 'customer@shop.example'): Promise<RawClient> {
+async function inData(to: string): Promise<RawClient> {
   const client = await smtp()
-  for (const command of [`MAIL FROM:<${from}>`, `RCPT TO:<${to}>`, 'DATA']) {
+  for (const command of ['MAIL FROM:<customer@shop.example>', `RCPT TO:<${to}>`, 'DATA']) {
     assert.match(await client.say(command, REPLY.smtp), /^[23]/, command)
   }
   return client
@@ -54,7 +70,7 @@ async function inData(to: string, from = 'customer@shop.example'): Promise<RawCl
 async function askForTooMany(): Promise<string> {
   const client = await smtp()
   client.write('MAIL FROM:<>\r\n')
-  client.write(Array.from({ length: 10_000 }, (_, index) => `RCPT TO:<u${index}@many.example>\r\n`).join(''))
+  client.write(Array.from({ length: RECIPIENTS }, (_, index) => `RCPT TO:<u${index}@many.example>\r\n`).join(''))
   return await client.ends(40_000)
 }
 
@@ -71,42 +87,30 @@ async function subjects(account: string, prefix: string): Promise<string[]> {
   return subjectsOf(await messagesOf(where, account)).filter((subject) => subject.startsWith(prefix))
 }
 
-const mailLog = () => readFileSync(join(project.stateDir, 'log/mail.log'), 'utf8')
-
 /** The lines of the mail log that match, from a number of lines on. */
 function logged(pattern: RegExp, begin = 0): string[] {
-  return mailLog()
-    .split('\n')
-    .slice(begin)
-    .filter((line) => pattern.test(line))
+  const lines = readFileSync(join(project.stateDir, 'log/mail.log'), 'utf8').split('\n')
+  return lines.slice(begin).filter((line) => pattern.test(line))
 }
 
-/** Somebody who sends a mail and looks into a mailbox, and the milliseconds of the slowest answer. */
-async function slowestAnswer(): Promise<number> {
-  const waits: number[] = []
-  const timed = async <T>(answer: Promise<T>): Promise<T> => {
-    const begin = performance.now()
-    const value = await answer
-    waits.push(performance.now() - begin)
-    return value
-  }
-  const sender = await timed(RawClient.open(project.ports.smtp, /^220 .*\r\n/m))
-  const envelope = ['EHLO user.example', `MAIL FROM:<${FOO}>`, `RCPT TO:<${BAR}>`, 'DATA']
-  const mail = [...envelope, 'Subject: user\r\n\r\nx\r\n.', 'QUIT']
-  for (const line of mail) assert.match(await timed(sender.say(line, REPLY.smtp)), /^[23]/)
-  sender.close()
-  const reader = await timed(RawClient.open(project.ports.pop3, REPLY.pop3))
-  for (const line of [`USER ${BAR}`, 'PASS foo', 'STAT', 'QUIT']) {
-    assert.match(await timed(reader.say(line, REPLY.pop3)), /^\+OK/)
-  }
-  reader.close()
-  return Math.max(...waits)
-}
-
-/** Of three users one after the other, the middle one: what else the machine does now and then is not the server's. */
+/** Of three users who send a mail and look into a mailbox, one after the other, the middle one's milliseconds. */
 async function usersWait(): Promise<number> {
-  const waits = [await slowestAnswer(), await slowestAnswer(), await slowestAnswer()]
+  const waits: number[] = []
+  for (let user = 0; user < 3; user++) {
+    const begin = performance.now()
+    const sender = await inData(BAR)
+    assert.match(await sender.say('Subject: user\r\n\r\nx\r\n.', REPLY.smtp), /^250/)
+    sender.close()
+    const reader = await pop3(BAR, 'foo')
+    assert.match(await reader.say('STAT', REPLY.pop3), /^\+OK/)
+    reader.close()
+    waits.push(performance.now() - begin)
+  }
   return waits.sort((a, b) => a - b)[1] ?? Number.POSITIVE_INFINITY
+}
+
+function assertQuick(wait: number): void {
+  assert.ok(wait < 1_000 + 5 * usual, `a user waits ${wait} ms, as a rule ${usual}`)
 }
 
 describe('SMTP smuggling', () => {
@@ -155,11 +159,10 @@ describe('SMTP smuggling', () => {
     }
     client.write('Subject: sloppy\n\none\n..two\n\r\n.\r\nQUIT\n')
     assert.match(await client.ends(), /^250 [^\n]*\n221 /)
-    const [message] = await until('the message', async () => {
-      const found = (await messagesOf(where, BAR)).filter((source) => source.includes('Subject: sloppy'))
-      return found.length > 0 ? found : undefined
-    })
-    assert.match(String(message), /\r\n\r\none\r\n\.two\r\n\r\n$/)
+    const message = await until('the message', async () =>
+      (await messagesOf(where, BAR)).find((source) => source.includes('Subject: sloppy')),
+    )
+    assert.match(message, /\r\n\r\none\r\n\.two\r\n\r\n$/)
   })
 })
 
@@ -216,38 +219,28 @@ describe('lines of 100 MB', () => {
   const CHUNK = Buffer.alloc(65_536, 'x')
   const flood = (client: RawClient) => client.flood(CHUNK, (100 * MB) / CHUNK.length)
 
-  test('as a message: 552', async () => {
-    const client = await inData(BAR)
-    await flood(client)
-    assert.match(await client.say('\r\n.', REPLY.smtp), /^552 5\.3\.4 /)
-    client.close()
+  test('as a message: 552; as an SMTP command: 500, and the next command is obeyed', async () => {
+    for (const [client, line, reply] of [
+      [await inData(BAR), '\r\n.', /^552 5\.3\.4 /],
+      [await smtp(), '', /^500 5\.5\.2 /],
+    ] as const) {
+      await flood(client)
+      assert.match(await client.say(line, REPLY.smtp), reply)
+      assert.match(await client.say('NOOP', REPLY.smtp), /^250 /)
+      client.close()
+    }
   })
 
-  test('as an SMTP command: 500, and the next command is obeyed', async () => {
-    const client = await smtp()
-    await flood(client)
-    assert.match(await client.say('', REPLY.smtp), /^500 5\.5\.2 /)
-    assert.match(await client.say('NOOP', REPLY.smtp), /^250 /)
-    client.close()
-  })
-
-  for (const service of ['pop3', 'imap'] as const) {
-    test(`as a command of ${service} before the login: the server hangs up`, async () => {
-      const client = await RawClient.open(project.ports[service], REPLY[service])
+  test('as a command of POP3 and of IMAP, before and behind the login: the server hangs up', async () => {
+    for (const client of [
+      await RawClient.open(project.ports.pop3, REPLY.pop3),
+      await RawClient.open(project.ports.imap, REPLY.imap),
+      await pop3(FOO, 'foo'),
+    ]) {
       await flood(client)
       client.write('\r\n')
       await client.ends()
-    })
-  }
-
-  test('as a command of POP3 behind the login: the server hangs up', async () => {
-    const client = await pop3(FOO, 'foo')
-    await flood(client)
-    client.write('\r\n')
-    assert.match(await client.ends(), /^(-ERR .*\r\n)?$/)
-  })
-
-  test('as a command and as a literal of IMAP behind the login: BAD and NO', async () => {
+    }
     const client = await RawClient.open(project.ports.imap, REPLY.imap)
     assert.match(await client.say(`a LOGIN ${FOO} foo`, REPLY.imap), /^a OK/m)
     assert.match(await client.say(`b APPEND INBOX {${100 * MB}}`, REPLY.imap), /^b NO/)
@@ -270,7 +263,7 @@ test('NUL and other bytes that have no place: refused in commands, kept or dropp
     ['MAIL FROM:<\xff\xfe@x.example>', /^(250|501|553) /],
     ['RSET', /^250 /],
     ['MAIL FROM:<a@x.example>', /^250 /],
-    [`RCPT TO:<ba\0r@development-virtual.example.com>`, /^501 /],
+    [`RCPT TO:<ba\0r@${VIRTUAL}>`, /^501 /],
     [`RCPT TO:<${BAR}\0.evil.example>`, /^501 /],
     ['NO\0OP', /^50\d /],
     ['\0\0\0', /^50\d /],
@@ -295,24 +288,21 @@ test('NUL and other bytes that have no place: refused in commands, kept or dropp
 })
 
 describe('addresses that name files and commands', () => {
-  const virtual = 'development-virtual.example.com'
   /** Would be made by a command that runs, or by a file that is opened to deliver. */
   const marker = `/tmp/${token}-made`
   const LOCALS = [
     ...['../../', '../../../../../../../../tmp/', '/tmp/', './', '~root/', '..\\..\\'].map((path) => path + token),
     ...'../../etc/passwd . .. / ~ ~root \\root \\daemon * %s%n $(touch) -f \\'.split(' '),
-    ...['', ' '],
-    ...[`|touch ${marker}`, `|"touch ${marker}"`, `|{touch,${marker}}`, `;touch ${marker}`, `\`touch ${marker}\``],
-    ...[`:include:${marker}`, ':include:/etc/passwd', `x+../../${token}`, `bar+../../${token}`, `bar+|touch ${marker}`],
-    ...['a%b@c', 'a!b', '@a,@b:c', 'x'.repeat(900), '../'.repeat(300)],
+    ...['', ' ', ...[`|touch`, `|"touch`, ';touch', '`touch'].map((command) => `${command} ${marker}`)],
+    ...[`|{touch,${marker}}`, `:include:${marker}`, ':include:/etc/passwd', `x+../../${token}`, `bar+../../${token}`],
+    ...[`bar+|touch ${marker}`, 'a%b@c', 'a!b', '@a,@b:c', 'x'.repeat(900), '../'.repeat(300)],
   ]
-  const DOMAINS = [`@${virtual}`, '@development-mail-server.example.com', '@localhost', '@gmail.com', '']
+  const DOMAINS = [`@${VIRTUAL}`, '@development-mail-server.example.com', '@localhost', '@gmail.com', '']
+  const FOREIGN = ['../../x', `/tmp/${token}`, '..', '[../..]', `|touch ${marker}`, '[127.0.0.1]']
   const quoted = (local: string) => `"${local.replace(/["\\]/g, '\\$&')}"`
   const ADDRESSES = [
     ...DOMAINS.flatMap((domain) => LOCALS.flatMap((local) => [local + domain, quoted(local) + domain])),
-    ...['../../x', `/tmp/${token}`, '..', '[../..]', `|touch ${marker}`, '[127.0.0.1]'].map(
-      (domain) => `foo@${domain}`,
-    ),
+    ...FOREIGN.map((domain) => `foo@${domain}`),
   ]
   const accepted: string[] = []
   let files: string[]
@@ -349,45 +339,36 @@ describe('addresses that name files and commands', () => {
 
   test('are refused for good, or accepted and delivered into a mailbox', async () => {
     assert.ok(accepted.length > 50 && accepted.length < ADDRESSES.length, `${accepted.length} of ${ADDRESSES.length}`)
-    const arrived = () => Promise.all(readAccounts().map(({ address }) => subjects(address, 'path ')))
-    await until('all mail', async () => (await arrived()).flat().length >= accepted.length)
-    assert.deepEqual((await arrived()).flat().sort(), accepted.map((_, index) => `path ${index + 1}`).sort())
+    const arrived = async () =>
+      (await Promise.all(readAccounts().map(({ address }) => subjects(address, 'path ')))).flat()
+    await until('all mail', async () => (await arrived()).length >= accepted.length)
+    assert.deepEqual((await arrived()).sort(), accepted.map((_, index) => `path ${index + 1}`).sort())
   })
 
   test('make no file, run no command and open no mailbox of their own', () => {
-    assert.deepEqual(
-      filesElsewhere().filter((name) => !files.includes(name)),
-      [],
-    )
-    assert.deepEqual(
-      readdirSync('/tmp').filter((name) => name.includes(token)),
-      [],
-    )
-    const folders = filesBelow(join(project.stateDir, 'mail'), []).filter((name) => /^[^/]+\/[^/]+$/.test(name))
+    const made = filesElsewhere().filter((name) => !files.includes(name))
+    assert.deepEqual([...made, ...readdirSync('/tmp').filter((name) => name.includes(token))], [])
+    const below = filesBelow(join(project.stateDir, 'mail'), [])
     const mailboxes = readAccounts().map(({ address }) => mailboxOf(address))
-    assert.ok(folders.length > 0)
-    assert.deepEqual(
-      folders.filter((name) => !mailboxes.includes(name)),
-      [],
-    )
-    const inside = filesBelow(join(project.stateDir, 'mail'), []).filter((name) => name.split('/').length > 2)
-    assert.deepEqual(
-      inside.filter((name) => name.includes(token) || /touch|include|passwd/.test(name)),
-      [],
-    )
+    const wrong = below.filter((name) => {
+      const [domain, user, ...rest] = name.split('/')
+      const isOurs = !user || mailboxes.includes(`${domain}/${user}`)
+      return !isOurs || (rest.length > 0 && (name.includes(token) || /touch|include|passwd/.test(name)))
+    })
+    assert.ok(below.length > 0)
+    assert.deepEqual(wrong, [])
   })
 })
 
 // They wait most of their time: the server delays whoever makes errors.
 describe('guessing and asking for too much', { concurrency: true }, () => {
-  const CONNECTIONS = 34
   const ATTEMPTS = 3
 
   for (const service of ['smtp', 'submission', 'pop3', 'imap'] as const) {
-    test(`${CONNECTIONS * ATTEMPTS} wrong passwords at ${service} are refused, each by itself`, async () => {
+    test(`${GUESSING * ATTEMPTS} wrong passwords at ${service} are refused, each by itself`, async () => {
       const kind = service === 'submission' ? 'smtp' : service
       await Promise.all(
-        Array.from({ length: CONNECTIONS }, async (_, connection) => {
+        Array.from({ length: GUESSING }, async (_, connection) => {
           const client = await RawClient.open(project.ports[service], REPLY[kind])
           if (kind === 'smtp') await client.say('EHLO guess.example', REPLY.smtp)
           for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
@@ -406,9 +387,9 @@ describe('guessing and asking for too much', { concurrency: true }, () => {
     })
   }
 
-  test('10,000 recipients in ten transactions are all accepted', async () => {
+  test('1,000 recipients a transaction are all accepted, in one transaction after the other', async () => {
     const client = await smtp()
-    for (let transaction = 0; transaction < 10; transaction++) {
+    for (let transaction = 0; transaction < RECIPIENTS / 1_000; transaction++) {
       const recipients = Array.from({ length: 1_000 }, (_, index) => `RCPT TO:<u${index}@t${transaction}.example>\r\n`)
       client.write(`MAIL FROM:<>\r\n${recipients.join('')}RSET\r\n`)
       const replies = (await client.reads(/^250 2\.0\.0 Ok\r\n/m)).match(/^250 2\.1\.5 Ok\r$/gm)
@@ -417,78 +398,64 @@ describe('guessing and asking for too much', { concurrency: true }, () => {
     client.close()
   })
 
-  test('a message to 300 foreign recipients arrives 300 times', async () => {
+  test(`a message to ${COPIES} foreign recipients arrives ${COPIES} times`, async () => {
     const client = await smtp()
-    const recipients = Array.from({ length: 300 }, (_, index) => `RCPT TO:<u${index}@copies.example>\r\n`)
+    const recipients = Array.from({ length: COPIES }, (_, index) => `RCPT TO:<u${index}@copies.example>\r\n`)
     client.write(`MAIL FROM:<>\r\n${recipients.join('')}DATA\r\n`)
     await client.reads(/^354 /m)
     assert.match(await client.say('Subject: copies\r\n\r\nx\r\n.', REPLY.smtp), /^250 /)
     client.close()
-    await until('300 copies', async () => (await subjects(CATCHALL, 'copies')).length === 300, 20_000)
+    await until('all copies', async () => (await subjects(CATCHALL, 'copies')).length === COPIES, 20_000)
   })
 
-  after(async () => {
-    const wait = await usersWait()
-    assert.ok(wait < 1_000, `the right password was answered after ${wait} ms`)
-  })
+  after(async () => assertQuick(await usersWait()))
 })
 
-// More than the 100 processes of a kind that Postfix and Dovecot allow by default.
-describe('hundreds of half-open connections on SMTP and as many on POP3', () => {
-  const [COUNT, BATCH] = [QUICK ? 140 : 500, 20]
+test(`${HALF_OPEN} half-open connections on SMTP and on POP3: a user gets an answer nearly as soon as ever`, async (context) => {
   const clients: RawClient[] = []
-  after(() => {
-    for (const client of clients) client.close()
-  })
-
   /** Connections that stop talking, each as one of `halves` says: what it sends, and the answer that it still reads. */
-  async function halfOpen(port: number, halves: readonly (readonly [string, RegExp])[]): Promise<void> {
+  const halfOpen = async (port: number, halves: [string, RegExp][]) => {
     // A few at a time: Postfix starts its smtpd one behind the other, and how long 500 take is the machine's matter.
-    for (let begun = 0; begun < COUNT; begun += BATCH) {
-      const opened = Array.from({ length: BATCH }, () => new RawClient(port))
-      clients.push(...opened)
-      await Promise.all(opened.map((client) => client.reads(/\r\n/)))
+    for (let opened = 0; opened < HALF_OPEN; opened += 20) {
       await Promise.all(
-        opened.map(async (client, index) => {
-          const [words, answer] = halves[index % halves.length] ?? ['', /^/]
+        Array.from({ length: 20 }, async (_, index) => {
+          const client = new RawClient(port)
+          clients.push(client)
+          await client.reads(/\r\n/)
+          const [words, answer] = halves[index % halves.length] as [string, RegExp]
           client.write(words)
           await client.reads(answer)
         }),
       )
     }
   }
-
-  test('a user gets each answer within a second', async (context) => {
-    const begin = performance.now()
+  try {
     await halfOpen(project.ports.smtp, [
       ['', /^/],
       ['EHLO half', /^/],
       [`EHLO x.example\r\nMAIL FROM:<>\r\nRCPT TO:<${BAR}>\r\nDATA\r\nSubject: half\r\n\r\nx`, /^354 /m],
       ['EHLO x.example\r\nAUTH LOGIN\r\n', /^334 /m],
     ])
-    const smtpWait = await usersWait()
     await halfOpen(project.ports.pop3, [
       ['', /^/],
       ['USE', /^/],
       [`USER ${FOO}\r\nPASS fo`, /^\+OK/],
       ['AUTH PLAIN\r\n', /^\+ /m],
     ])
-    const opened = Math.round(performance.now() - begin)
-    const bothWait = await usersWait()
+    const wait = await usersWait()
     const memory = ofProcesses(project, 'smaps_rollup').map((text) => Number(/^Pss:\s+(\d+) kB$/m.exec(text)?.[1]))
     const megabytes = Math.round(memory.reduce((sum, kilobytes) => sum + kilobytes, 0) / 1024)
-    context.diagnostic(
-      `opened in ${opened} ms; slowest answer beside SMTP's ${smtpWait.toFixed()} ms, beside both ${bothWait.toFixed()} ms; ` +
-        `${memory.length} processes, ${megabytes} MB`,
-    )
+    if (!QUICK) context.diagnostic(`a user waits ${wait.toFixed()} ms; ${memory.length} processes, ${megabytes} MB`)
     assert.equal(clients.filter((client) => client.isClosed).length, 0)
-    assert.ok(smtpWait < 1_000 && bothWait < 1_000, `${smtpWait} ms, ${bothWait} ms`)
-    assert.ok(megabytes < 2_000, `${megabytes} MB`)
-  })
+    assertQuick(wait)
+    assert.ok(megabytes < 100 + 4 * HALF_OPEN, `${megabytes} MB`)
+  } finally {
+    for (const client of clients) client.close()
+  }
 })
 
 describe('secrets', () => {
-  const user = 'secretive@development-virtual.example.com'
+  const user = `secretive@${VIRTUAL}`
   const right = `${secret}-right`
   const wrong = `${secret}-wrong`
   let spoken = ''
@@ -497,8 +464,7 @@ describe('secrets', () => {
   const traces = [
     secret,
     ...[0, 1, 2].map((offset) => {
-      const begin = Math.ceil((offset * 8) / 6)
-      const end = Math.floor(((offset + secret.length) * 8) / 6)
+      const [begin, end] = [Math.ceil((offset * 8) / 6), Math.floor(((offset + secret.length) * 8) / 6)]
       return base64('\0'.repeat(offset) + secret).slice(begin, end)
     }),
   ]
@@ -507,16 +473,18 @@ describe('secrets', () => {
   }
 
   before(async () => {
-    const tell = async (input: string, script: string, ...args: string[]) => {
-      const { code, stdout, stderr } = await runIn(project, { input }, script, ...args)
-      spoken += `${stdout}${stderr}`
-      return code
+    for (const prefix of ['', '\0', '\0a', `\0${user}\0`, `${user}\0${user}\0`]) {
+      assert.throws(() => assertClean('AUTH', `AUTH PLAIN ${base64(prefix + right)}`), /AUTH shows/)
     }
-    assert.equal(await tell(`${right}\n`, 'add_account', user, '--password-stdin'), 0)
-    const mail = ['--user', user, '--password-stdin', '--to', BAR, '--verbose']
-    assert.equal(await tell(`${right}\n`, 'send_email', ...mail), 0)
-    assert.equal(await tell(`${wrong}\n`, 'send_email', ...mail), 5)
-    assert.equal(await tell(`${wrong}\n`, 'pop_email', '--user', user, '--password-stdin', '--list'), 5)
+    const tell = async (expected: number, input: string, script: string, ...args: string[]) => {
+      const { code, stdout, stderr } = await runIn(project, { input }, script, ...args, '--password-stdin')
+      spoken += `${stdout}${stderr}`
+      assert.equal(code, expected, stderr)
+    }
+    await tell(0, `${right}\n`, 'add_account', user)
+    await tell(0, `${right}\n`, 'send_email', '--user', user, '--to', BAR, '--verbose')
+    await tell(5, `${wrong}\n`, 'send_email', '--user', user, '--to', BAR, '--verbose')
+    await tell(5, `${wrong}\n`, 'pop_email', '--user', user, '--list')
     await Promise.all([
       ...ENTRANCES.map(([service, tls]) => logIn(where, service, tls, { user, password: right })),
       ...ENTRANCES.map(([service, tls]) =>
@@ -527,10 +495,9 @@ describe('secrets', () => {
 
   test('no password is in a log or in any other file of the state folder', () => {
     const files = filesBelow(project.stateDir, ['mail']).map((name) => join(project.stateDir, name))
-    const texts = files.filter((path) => statSync(path).isFile())
-    assert.ok(texts.some((path) => path.endsWith('log/mail.log')))
+    assert.ok(files.some((path) => path.endsWith('log/mail.log')))
     assert.ok(logged(/Login: user=<secretive@/).length > 0)
-    for (const path of texts) assertClean(path, readFileSync(path, 'latin1'))
+    for (const path of files) if (statSync(path).isFile()) assertClean(path, readFileSync(path, 'latin1'))
   })
 
   test('nor in what the scripts say, the dialogue of --verbose included', () => {
@@ -545,7 +512,7 @@ describe('secrets', () => {
   })
 })
 
-test('10,000 recipients of one message: 1,000 are accepted, 452 for the others, then 421', async () => {
+test('too many recipients of one message: 1,000 are accepted, 452 for the others, then 421', async () => {
   const [sender, ...replies] = (await tooMany).trimEnd().split('\r\n')
   assert.equal(sender, '250 2.1.0 Ok')
   assert.deepEqual(replies.slice(0, 1_000), Array(1_000).fill('250 2.1.5 Ok'))
@@ -575,23 +542,12 @@ test('the files that hold password hashes and keys are for their owners', () => 
   }
 })
 
-describe('after all of it', () => {
-  test('the daemons are the same, and none of their processes has died', () => {
-    assert.deepEqual(mastersOf(project), masters)
-    assert.deepEqual(logged(/\b(panic|fatal|segmentation|segfault|killed|core dumped)\b|signal \d/i), [])
-  })
-
-  test('the log has no byte that a terminal would obey', () => {
-    assert.deepEqual(logged(/[\0-\x08\x0b-\x1f\x7f]/), [])
-  })
-
-  test('mail arrives, half a message does not, and the doctor finds nothing broken', async () => {
-    await until(
-      'an empty queue',
-      async () => JSON.parse((await runIn(project, {}, 'status', '--json')).stdout).queue === 0,
-    )
-    assert.deepEqual(await subjects(BAR, 'half'), [])
-    const { code, stdout } = await runIn(project, {}, 'doctor')
-    assert.equal(code, 0, stdout)
-  })
+test('after all of it the daemons are the same, mail arrives, half a message does not, and the log is clean', async () => {
+  assert.deepEqual(mastersOf(project), masters)
+  assert.deepEqual(logged(/\b(panic|fatal|segmentation|segfault|killed|core dumped)\b|signal \d/i), [])
+  // No byte that a terminal would obey.
+  assert.deepEqual(logged(/[\0-\x08\x0b-\x1f\x7f]/), [])
+  const { code, stdout } = await runIn(project, {}, 'doctor')
+  assert.equal(code, 0, stdout)
+  assert.deepEqual(await subjects(BAR, 'half'), [])
 })

@@ -186,8 +186,8 @@ export function lettersToTheWorld(name: string, count: number, seed: number): Ex
     const id = `letter-${name}-${letters.length}-${kind.replaceAll(' ', '-')}`
     letters.push({ id, kind, ...usual, notices: 0, ...letter })
   }
-  const times = (part: number, make: (index: number) => void) => {
-    for (let index = 0; index < Math.max(2, Math.round(count * part)); index++) make(index)
+  const times = (part: number, make: (index: number) => void, least = 2) => {
+    for (let index = 0; index < Math.max(least, Math.round(count * part)); index++) make(index)
   }
   /** Plain in every second letter, lest all of a kind are at the server's own name. */
   const anyone = (index: number) => (index % 2 === 0 ? someone(dice) : dice.pick(foreign)(dice))
@@ -214,15 +214,8 @@ export function lettersToTheWorld(name: string, count: number, seed: number): Ex
   times(0.01, () => add('local alias', { to: [`${dice.pick(['newsletter', 'press'])}@${dice.domain}`], ...caught }))
   times(0.01, () => add('mixed alias', { to: [`team@${VIRTUAL_DOMAIN}`], copies: { [BAR]: 1, [CATCHALL]: 1 } }))
   times(0.01, () => add('notice', { notify: 'SUCCESS,FAILURE', ...caught, notices: 1 }))
-  times(0.02, (index) =>
-    add('full mailbox', {
-      from: anyone(index),
-      to: [BAZ],
-      size: 5000,
-      copies: { [BAZ]: 1 },
-      bounce: CATCHALL,
-    }),
-  )
+  const full = { to: [BAZ], size: 5000, copies: { [BAZ]: 1 }, bounce: CATCHALL }
+  times(0.02, (index) => add('full mailbox', { from: anyone(index), ...full }), 4)
   times(0.01, (index) => {
     const unknown = `nobody-${dice.word}@${VIRTUAL_DOMAIN}`
     add('unknown account', { via: 'sendmail', from: anyone(index), to: [unknown], bounce: CATCHALL })

@@ -7,6 +7,7 @@ import { parse } from 'dotenv'
 import type { NativeConfiguration } from '../scripts/lib/server/native_configuration.ts'
 import type { Settings } from '../scripts/lib/settings.ts'
 import { Project } from './harness.ts'
+import { load } from './here.ts'
 
 let project: Project
 let settings: Settings
@@ -15,7 +16,7 @@ let environment: Record<string, string>
 
 before(async () => {
   project = await Project.create()
-  const { makeConfiguration } = await import(project.path('scripts/lib/server/native_configuration.ts'))
+  const { makeConfiguration } = await load(project, 'lib/server/native_configuration')
   make = makeConfiguration
   environment = parse(readFileSync(project.path('development-mail-server.env')))
   const ports = { smtp: 2525, submission: 2587, submissions: 2465, pop3: 2110, pop3s: 2995, imap: 2143, imaps: 2993 }

@@ -53,9 +53,10 @@ function messageOf({ id, header, size }: Letter): string {
 
 /** Says commands in one go (RFC 2920) and gives the last line of each reply. */
 async function say(client: RawClient, ...commands: string[]): Promise<string[]> {
-  const replies = new RegExp(`(?:^\\d{3}-.*\r\n)*(?:^\\d{3} .*\r\n[^]*){${commands.length}}`, 'm')
-  const text = await client.say(Buffer.from(commands.join('\r\n')).toString('latin1'), replies)
-  return text.match(/^\d{3} .*(?=\r$)/gm) ?? []
+  client.write(Buffer.from(`${commands.join('\r\n')}\r\n`))
+  const replies: string[] = []
+  for (const _ of commands) replies.push((await client.reply()).split('\r\n').at(-1) ?? '')
+  return replies
 }
 
 async function connectTo(via: Letter['via']): Promise<RawClient> {

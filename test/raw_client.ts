@@ -24,10 +24,10 @@ export class RawClient {
   }
 
   /** Connects and waits for the greeting. */
-  static async open(port: number, greeting: RegExp): Promise<RawClient> {
+  static async open(port: number, greeting: RegExp, patience = PATIENCE): Promise<RawClient> {
     const client = new RawClient(port)
     try {
-      await client.reads(greeting)
+      await client.reads(greeting, patience)
       return client
     } catch (error) {
       client.close()
@@ -51,6 +51,16 @@ export class RawClient {
     if (!pattern.test(text)) throw new Error(`the connection is closed: ${text}`)
     this.#text = ''
     return text
+  }
+
+  /** The next reply of SMTP, all its lines (RFC 5321 section 4.2.1); what stands behind it stays. */
+  async reply(patience = PATIENCE): Promise<string> {
+    const whole = /^(?:\d{3}-.*\r\n)*\d{3}(?: .*)?\r\n/
+    await this.#until('a reply', () => whole.test(this.#text) || this.#closed, patience)
+    const [reply] = whole.exec(this.#text) ?? []
+    if (!reply) throw new Error(`the connection is closed: ${this.#text}`)
+    this.#text = this.#text.slice(reply.length)
+    return reply.trimEnd()
   }
 
   /** Sends a line and waits for the reply to it. */

@@ -5,9 +5,9 @@
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { createInterface, type Interface } from 'node:readline'
-import { ROOT } from '../scripts/lib/settings.ts'
+import { programOf } from './harness.ts'
 import type { Counts } from './trap.ts'
 
 /** Where `ip netns exec` looks for what to put over /etc. */
@@ -57,7 +57,6 @@ export class World {
 
   /** Makes namespaces and cables and starts the trap. */
   static async create(): Promise<World> {
-    sweep()
     const world = new World()
     try {
       world.#connect()
@@ -122,18 +121,8 @@ export class World {
   }
 
   async #startTrap(): Promise<void> {
-    const node = [
-      process.execPath,
-      '--import',
-      'tsx',
-      join(ROOT, 'test', 'trap.ts'),
-      DNS.trap,
-      HAS_IPV6 ? '::' : '0.0.0.0',
-    ]
-    this.#program = spawn('ip', ['netns', 'exec', this.#trap, ...node], {
-      cwd: ROOT,
-      stdio: ['pipe', 'pipe', 'inherit'],
-    })
+    const trap = [process.execPath, ...programOf('test/trap'), DNS.trap, HAS_IPV6 ? '::' : '0.0.0.0']
+    this.#program = spawn('ip', ['netns', 'exec', this.#trap, ...trap], { stdio: ['pipe', 'pipe', 'inherit'] })
     this.#program.stdin?.on('error', () => {})
     this.#lines = createInterface({ input: this.#program.stdout as NodeJS.ReadableStream })
     const line = await this.#line()
@@ -157,18 +146,16 @@ export class World {
   }
 }
 
-/** Removes what a test process left that was killed. */
-function sweep(): void {
+/** Removes the namespaces of a run of `npm test` that is over. */
+export function removeNamespaces(run: string): void {
   const folder = '/run/netns'
-  for (const name of existsSync(folder) ? readdirSync(folder) : []) {
-    const [, pid] = /^mail-tests-(\d+)-\d+$/.exec(name) ?? []
-    if (pid && !existsSync(`/proc/${pid}`)) remove(name)
-  }
+  const names = existsSync(folder) ? readdirSync(folder) : []
+  for (const name of names.filter((name) => name.startsWith(`${run}-`))) remove(name)
 }
 
-/** Several test processes may have worlds at the same time, and one process several worlds. */
+/** Begins with the run's folder; several test processes may have worlds at the same time, and one process several worlds. */
 function nextName(): string {
-  return `mail-tests-${process.pid}-${++count}`
+  return `${basename(process.env.TESTS_FOLDER ?? 'mail-tests')}-${process.pid}-${++count}`
 }
 
 function ip(...args: string[]): void {

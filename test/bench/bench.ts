@@ -2,27 +2,27 @@
  * npm run bench: the server's speed and the scripts', side by side with what else is on this machine, on a server of
  * its own. Prints one table.
  */
-import { appendFileSync, chownSync, mkdirSync, writeFileSync } from 'node:fs'
+import { appendFileSync, writeFileSync } from 'node:fs'
 import { cpus, totalmem } from 'node:os'
 import { BAR, CATCHALL, FOO } from '../../scripts/lib/accounts/accounts.ts'
 import { EXIT, type ExitName, parse, print, run } from '../../scripts/lib/cli.ts'
-import { VMAIL_ID } from '../../scripts/lib/server/native_configuration.ts'
-import { smtpClient } from '../deliveries.ts'
 import { Project } from '../harness.ts'
-import { measureInbox } from './inbox.ts'
+import { measureInbox, measureMailDevsInbox } from './inbox.ts'
 import { measureHeavyLoad, measureMailDev, measureReading, measureSending } from './load.ts'
 import {
   countOf,
   EMPTY_ACCOUNTS,
   Figures,
   FORMS,
+  fill,
   HOST,
   inTurns,
   memoryOf,
+  post,
   quantile,
   readable,
+  runOf,
   scriptOf,
-  secondsOf,
   timed,
 } from './measure.ts'
 import { plot } from './plot.ts'
@@ -51,7 +51,7 @@ async function main(args: string[]): Promise<ExitName | undefined> {
     print(HELP)
     return
   }
-  const { quick } = values
+  const { quick, peers } = values
   const [mails, rounds] = quick ? [200, 3] : [1_000, 5]
   const figures = new Figures()
   const project = await Project.create()
@@ -67,7 +67,7 @@ async function main(args: string[]): Promise<ExitName | undefined> {
     await measureDelivery(project, figures, quick ? 20 : 60)
     figures.group = `${mails} mails of 2 kB sent, 10 at a time`
     await measureSending(project, figures, mails, rounds)
-    if (values.peers) await measureMailDev(project, figures, mails, rounds)
+    if (peers) await measureMailDev(project, figures, mails, rounds)
     figures.group = 'Heavier loads'
     await measureHeavyLoad(project, figures, quick ? 1_000 : 10_000, quick ? 10 : 100)
     figures.group = `${5 * mails} mails of 2 kB read`
@@ -80,7 +80,8 @@ async function main(args: string[]): Promise<ExitName | undefined> {
       await measureCatchall(project, figures, size, rounds)
     }
     figures.group = 'The inbox'
-    await measureInbox(project, figures.add, quick ? [1, 1_000] : [1, 1_000, 10_000])
+    await measureInbox(project, figures, quick ? [1, 1_000] : [1, 1_000, 10_000])
+    if (peers) await measureMailDevsInbox(project, figures, [1, 1_000])
   } catch (error) {
     // Ctrl-C ends the program as well that is being measured.
     if (!isInterrupted) throw error
@@ -102,9 +103,9 @@ async function measureStart(project: Project, figures: Figures, rounds: number):
     healthy.push(Number(/up after ([\d.]+) s/.exec(stdout)?.[1]))
     whole.push(seconds)
   }
-  figures.addAll('start to healthy, native engine', healthy, 's')
-  figures.addAll('the whole npm start', whole, 's')
-  figures.add('memory of all processes, idle', memoryOf(project), 'MB')
+  figures.add('start to healthy, native engine', 's', ...healthy)
+  figures.add('the whole npm start', 's', ...whole)
+  figures.add('memory of all processes, idle', 'MB', memoryOf(project))
 }
 
 async function measureDelivery(project: Project, figures: Figures, samples: number): Promise<void> {
@@ -114,8 +115,8 @@ async function measureDelivery(project: Project, figures: Figures, samples: numb
   ] as const) {
     const milliseconds = await deliveryTimes(project, to, mailbox, samples)
     const what = `one mail from sending to readable, ${mailbox === BAR ? 'a virtual mailbox' : 'the catchall'}`
-    figures.addAll(what, milliseconds, 'ms')
-    figures.add(`${what}, 95 of 100`, quantile(milliseconds, 0.95), 'ms')
+    figures.add(what, 'ms', ...milliseconds)
+    figures.add(`${what}, 95 of 100`, 'ms', quantile(milliseconds, 0.95))
   }
 }
 
@@ -125,12 +126,7 @@ async function deliveryTimes(project: Project, to: string, mailbox: string, samp
   for (let n = 0; n < samples; n++) {
     const before = await countOf(project, mailbox)
     const [seconds] = await timed(async () => {
-      const connection = await smtpClient({ host: HOST, ports: project.ports })
-      const message = `From: ${FOO}\r\nSubject: ${n}\r\n\r\n${'x'.repeat(1_000)}\r\n`
-      await new Promise<void>((resolve, reject) => {
-        connection.send({ from: FOO, to: [to] }, message, (error) => (error ? reject(error) : resolve()))
-      })
-      connection.quit()
+      await post(project.ports.smtp, to)
       await readable(project, mailbox, before + 1, 2)
     })
     milliseconds.push(seconds * 1000)
@@ -155,55 +151,30 @@ async function measureOneRun(project: Project, figures: Figures, rounds: number)
     'swaks, one mail': ['swaks', '--server', HOST, '--port', smtp, '--from', FOO, '--to', BAR],
     "Python's smtplib, one mail": ['python3', '-c', python],
   }
-  for (const [name, seconds] of Object.entries(await inTurns(project, rounds, programs))) {
-    if (seconds.length > 0)
-      figures.addAll(
-        name,
-        seconds.map((each) => each * 1_000),
-        'ms',
-      )
-  }
+  figures.addSeconds(await inTurns(project, rounds, programs))
 }
 
 /** One mail of the largest size, sent and read, plain and over TLS. */
 async function measureLarge(project: Project, figures: Figures, rounds: number): Promise<void> {
   const line = `${'x'.repeat(76)}\n`
   writeFileSync(project.path('large.eml'), `Subject: large\n\n${line.repeat(LARGE / line.length)}`)
-  const programs: Record<string, string[]> = {}
-  for (const tls of ['none', 'implicit']) {
-    programs[`send_email, a mail of 10 MB, --tls ${tls}`] = scriptOf(
-      'send_email',
-      '--eml',
-      'large.eml',
-      '--to',
-      BAR,
-      '--tls',
-      tls,
-    )
-    programs[`pop_email --raw, a mail of 10 MB, --tls ${tls}`] = scriptOf(
-      'pop_email',
-      '--raw',
-      '--last',
-      '1',
-      '--tls',
-      tls,
-    )
-  }
-  await secondsOf(project, programs['send_email, a mail of 10 MB, --tls none'] ?? [])
+  const programs = Object.fromEntries(
+    ['none', 'implicit'].flatMap((tls) => [
+      [
+        `send_email, a mail of 10 MB, --tls ${tls}`,
+        scriptOf('send_email', '--eml', 'large.eml', '--to', BAR, '--tls', tls),
+      ],
+      [`pop_email --raw, a mail of 10 MB, --tls ${tls}`, scriptOf('pop_email', '--raw', '--last', '1', '--tls', tls)],
+    ]),
+  )
+  await runOf(project, programs['send_email, a mail of 10 MB, --tls none'] ?? [])
   await readable(project, BAR, 1, 25)
-  for (const [name, seconds] of Object.entries(await inTurns(project, rounds, programs))) {
-    figures.addAll(
-      name,
-      seconds.map((each) => each * 1_000),
-      'ms',
-    )
-  }
+  figures.addSeconds(await inTurns(project, rounds, programs))
 }
 
 /** A catchall of so many mails: the newest one read, a mail that is waited for found, one mail delivered. */
 async function measureCatchall(project: Project, figures: Figures, mails: number, rounds: number): Promise<void> {
-  await project.run('reset', '--yes')
-  await fill(project, CATCHALL, mails)
+  await fill(project, mails)
   const look = (...args: string[]) => scriptOf('pop_email', '--account', 'catchall', ...args)
   // Exit code 11 says that no such mail is there.
   const inVain = `${look('--to', 'nobody@bench.example', '--wait', '0').join(' ')} || test $? -eq 11`
@@ -217,31 +188,9 @@ async function measureCatchall(project: Project, figures: Figures, mails: number
     ),
     'pop_email --to ADDRESS --wait 0, in vain': ['sh', '-c', inVain],
   }
-  for (const [name, seconds] of Object.entries(await inTurns(project, rounds, programs))) {
-    figures.addAll(
-      name,
-      seconds.map((each) => each * 1_000),
-      'ms',
-    )
-  }
+  figures.addSeconds(await inTurns(project, rounds, programs))
   const milliseconds = await deliveryTimes(project, 'someone@gmail.com', CATCHALL, 3 * rounds)
-  figures.addAll('one more mail from sending to readable', milliseconds, 'ms')
-}
-
-/** Brings a mailbox to so many mails: put where Dovecot finds new ones, as over SMTP it would take minutes. */
-async function fill(project: Project, mailbox: string, mails: number): Promise<void> {
-  const folder = `${project.stateDir}/mail/${mailbox.split('@').reverse().join('/')}/new`
-  mkdirSync(folder, { recursive: true })
-  for (let n = 0; n < mails; n++) {
-    const to = `number-${n}@bench.example`
-    const fields = `Return-Path: <${FOO}>\nX-Original-To: ${to}\nDelivered-To: ${mailbox}\nSubject: ${n}\nFrom: ${FOO}\nTo: ${to}\n`
-    const mail = `${fields}\n${`${'x'.repeat(70)}\n`.repeat(27)}`
-    const file = `${folder}/${1_700_000_000 + n}.M0P${n}.bench,S=${mail.length},W=${mail.length + mail.split('\n').length - 1}`
-    writeFileSync(file, mail)
-    chownSync(file, VMAIL_ID, VMAIL_ID)
-  }
-  // The first session after that reads them all; the second is as every later one.
-  await readable(project, mailbox, mails, 100)
+  figures.add('one more mail from sending to readable', 'ms', ...milliseconds)
 }
 
 await run(import.meta.url, main)

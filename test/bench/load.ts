@@ -1,8 +1,6 @@
 /** Many mails at once, by whom and to whom: each figure is the whole run of a program, from its start to its end. */
-import { spawn } from 'node:child_process'
-import { createServer } from 'node:net'
 import { CATCHALL, FOO } from '../../scripts/lib/accounts/accounts.ts'
-import { type Project, until } from '../harness.ts'
+import type { Project } from '../harness.ts'
 import {
   countOf,
   emptyMailbox,
@@ -14,8 +12,8 @@ import {
   readable,
   runOf,
   scriptOf,
-  secondsOf,
   timed,
+  withMailDev,
 } from './measure.ts'
 
 /** Sizes of a usual and of a large mail, in bytes. */
@@ -110,7 +108,7 @@ export async function measureSending(project: Project, figures: Figures, mails: 
       note(`${name}: readable over POP3`, mails / whole)
     }
   }
-  for (const [name, rates] of results) figures.addAll(name, rates, 'mails/s')
+  for (const [name, rates] of results) figures.add(name, 'mails/s', ...rates)
 }
 
 /** Longer and larger loads, once each, and what the server needs of memory meanwhile. */
@@ -128,80 +126,42 @@ export async function measureHeavyLoad(project: Project, figures: Figures, mails
       const to = emptyMailbox()
       const command = smtpSource({ port: project.ports.smtp, mails: count, size, to }, '-d')
       const { accepted, whole } = await burst(project, to, count, command)
-      figures.add(`${what}, smtp-source, connections kept: accepted`, count / accepted, 'mails/s')
-      figures.add(`${what}: readable over POP3`, count / whole, 'mails/s')
+      figures.add(`${what}, smtp-source, connections kept: accepted`, 'mails/s', count / accepted)
+      figures.add(`${what}: readable over POP3`, 'mails/s', count / whole)
     }
   } finally {
     clearInterval(look)
   }
-  figures.add('memory of all processes meanwhile, at most', most, 'MB')
+  figures.add('memory of all processes meanwhile, at most', 'MB', most)
 }
 
 /** A mailbox of so many mails read by a plain loop of Python's poplib, and by pop_email. */
 export async function measureReading(project: Project, figures: Figures, mails: number, rounds: number) {
   const to = emptyMailbox()
-  await secondsOf(project, sendEmail({ port: project.ports.smtp, mails, size: USUAL, to }))
+  await runOf(project, sendEmail({ port: project.ports.smtp, mails, size: USUAL, to }))
   await readable(project, to, mails, PAUSE)
   const views = [['--raw'], ['--json'], ['--list'], []].map((options) => {
     return [`pop_email ${options}`.trim(), scriptOf('pop_email', '--account', to, ...options)]
   })
   const poplib = ['python3', '-c', POPLIB, `${project.ports.pop3}`, to]
   const programs = { "Python's poplib, a plain loop": poplib, ...Object.fromEntries(views) }
-  for (const [name, seconds] of Object.entries(await inTurns(project, rounds, programs))) {
-    figures.addAll(
-      name,
-      seconds.map((each) => mails / each),
-      'mails/s',
-    )
-  }
+  figures.addSeconds(await inTurns(project, rounds, programs), mails)
 }
 
-/** Does something while MailDev from the npm registry runs. It keeps mail in memory and on the disk. */
-export async function withMailDev(project: Project, work: (ports: { smtp: number; web: number }) => Promise<void>) {
-  const [smtp, web] = [await freePort(), await freePort()]
-  const options = ['--ip', HOST, '--smtp', `${smtp}`, '--web', `${web}`, '--mail-directory', project.path('maildev')]
-  // A process group of its own: npx does not hand signals on.
-  const child = spawn('npx', ['--yes', 'maildev', ...options], { cwd: project.dir, stdio: 'ignore', detached: true })
-  try {
-    const answers = () => fetch(`http://${HOST}:${web}/healthz`, { signal: AbortSignal.timeout(1_000) }).catch(() => {})
-    await until('MailDev answers (npx fetches it from the registry)', answers, 180_000)
-    await work({ smtp, web })
-  } finally {
-    if (child.pid) process.kill(-child.pid, 'SIGTERM')
-    await until('MailDev has ended', () => child.exitCode !== null || child.signalCode !== null)
-  }
-}
-
-/** The same loads on MailDev. */
+/** The same loads on MailDev, and its list of mails, asked over a connection that is kept and over new ones. */
 export function measureMailDev(project: Project, figures: Figures, mails: number, rounds: number): Promise<void> {
   return withMailDev(project, async ({ smtp: port, web }) => {
     const load = { port, mails, size: USUAL, to: 'someone@gmail.com' }
-    const names = Object.entries(SENDERS).map(([name, commandOf]) => [`MailDev, by ${name}`, commandOf(load)])
-    for (const [name, seconds] of Object.entries(await inTurns(project, rounds, Object.fromEntries(names)))) {
-      figures.addAll(
-        `${name}: accepted`,
-        seconds.map((each) => mails / each),
-        'mails/s',
-      )
+    const names = Object.entries(SENDERS).map(([name, command]) => [`MailDev, by ${name}: accepted`, command(load)])
+    figures.addSeconds(await inTurns(project, rounds, Object.fromEntries(names)), mails)
+    for (const [how, connection] of [
+      ['connections kept', 'keep-alive'],
+      ['a connection for each question', 'close'],
+    ] as const) {
+      const list = async () => (await fetch(`http://${HOST}:${web}/email`, { headers: { connection } })).text()
+      const seconds: number[] = []
+      for (let round = 0; round < rounds; round++) seconds.push((await timed(list))[0])
+      figures.addSeconds({ [`MailDev's API, its list of mails, ${how}`]: seconds })
     }
-    const url = `http://${HOST}:${web}/email`
-    for (const connection of ['keep-alive', 'close']) {
-      const list = async () =>
-        (await timed(async () => (await fetch(url, { headers: { connection } })).text()))[0] * 1_000
-      const milliseconds: number[] = []
-      for (let round = 0; round < rounds; round++) milliseconds.push(await list())
-      const how = connection === 'close' ? 'a connection for each question' : 'connections kept'
-      figures.addAll(`MailDev's API, its list of mails, ${how}`, milliseconds, 'ms')
-    }
-  })
-}
-
-/** A port that nobody listens on. */
-function freePort(): Promise<number> {
-  return new Promise((resolve) => {
-    const server = createServer().listen(0, HOST, () => {
-      const { port } = server.address() as { port: number }
-      server.close(() => resolve(port))
-    })
   })
 }

@@ -1,18 +1,17 @@
 /** What the parts of the benchmark share: figures, clocks, programs that are run, and a look at the server from outside. */
 import { execFileSync, spawn } from 'node:child_process'
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { chownSync, mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { BAR, masterLogin } from '../../scripts/lib/accounts/accounts.ts'
+import { BAR, CATCHALL, FOO, masterLogin } from '../../scripts/lib/accounts/accounts.ts'
 import { say } from '../../scripts/lib/cli.ts'
 import { Pop3Session } from '../../scripts/lib/mail/pop3.ts'
-import type { Project } from '../harness.ts'
+import { VMAIL_ID } from '../../scripts/lib/server/native_configuration.ts'
+import { smtpClient } from '../deliveries.ts'
+import { type Project, until } from '../harness.ts'
 
 export const HOST = '127.0.0.1'
-
-/** Takes down one figure that was measured once, or is the median of its own repetitions. */
-export type Add = (what: string, value: number, unit: string) => void
 
 export interface Figure {
   group: string
@@ -29,15 +28,22 @@ export class Figures {
   readonly all: Figure[] = []
   group = ''
 
-  /** Takes down the repetitions of one figure. */
-  addAll(what: string, values: number[], unit: string): void {
+  /** Takes down the repetitions of one figure; of what was measured once, that. */
+  add(what: string, unit: string, ...values: number[]): void {
     const round = (value: number) => Number(value.toPrecision(3))
-    const [median, least, most] = [quantile(values), Math.min(...values), Math.max(...values)].map(round)
-    this.all.push({ group: this.group, what, unit, median, least, most } as Figure)
+    const [median = 0, least = 0, most = 0] = [quantile(values), Math.min(...values), Math.max(...values)].map(round)
+    this.all.push({ group: this.group, what, unit, median, least, most })
     say(`${this.group}: ${what}: ${median} ${unit}${values.length > 1 ? ` (${least} to ${most})` : ''}`)
   }
 
-  add: Add = (what, value, unit) => this.addAll(what, [value], unit)
+  /** Seconds by what they were measured of, as milliseconds, or as a rate where it is told of how many mails. */
+  addSeconds(measured: Record<string, number[]>, mails?: number): void {
+    for (const [what, seconds] of Object.entries(measured)) {
+      if (seconds.length === 0) continue
+      if (mails) this.add(what, 'mails/s', ...seconds.map((each) => mails / each))
+      else this.add(what, 'ms', ...seconds.map((each) => each * 1_000))
+    }
+  }
 
   /** One table in Markdown. */
   table(): string {
@@ -91,16 +97,12 @@ export async function runOf(project: Project, [program = '', ...args]: string[])
   })
 }
 
-export async function secondsOf(project: Project, command: string[]): Promise<number> {
-  return (await runOf(project, command))[0]
-}
-
-/** `secondsOf` for several programs, `rounds` times in turns, so that a loaded minute meets them all. */
+/** Seconds of several programs, each run `rounds` times in turns, so that a loaded minute meets them all. */
 export async function inTurns(project: Project, rounds: number, programs: Record<string, string[]>) {
   const seconds = Object.fromEntries(Object.keys(programs).map((name) => [name, [] as number[]]))
   for (let round = 0; round < rounds; round++) {
     for (const [name, command] of Object.entries(programs)) {
-      if (isInstalled(command[0] ?? '')) seconds[name]?.push(await secondsOf(project, command))
+      if (isInstalled(command[0] ?? '')) seconds[name]?.push((await runOf(project, command))[0])
     }
   }
   return seconds
@@ -152,6 +154,64 @@ export async function readable(project: Project, address: string, count: number,
     if (found >= count) return
     if (Date.now() > deadline) throw new Error(`${address}: ${found} of ${count} mails after 10 minutes`)
     await sleep(Math.max(pause, seconds * 2000))
+  }
+}
+
+/** A short mail over a connection of its own; gives when it was accepted. */
+export async function post(port: number, to: string): Promise<number> {
+  const connection = await smtpClient({ host: HOST, ports: {} as Project['ports'] }, port)
+  const message = `From: ${FOO}\r\nTo: <${to}>\r\nSubject: Hello\r\n\r\n${'x'.repeat(1_000)}\r\n`
+  await new Promise<void>((resolve, reject) => {
+    connection.send({ from: FOO, to: [to] }, message, (error) => (error ? reject(error) : resolve()))
+  })
+  const accepted = performance.now()
+  connection.quit()
+  return accepted
+}
+
+/** Brings the catchall to so many mails, to number-N@bench.example: put where Dovecot finds new ones, as SMTP takes minutes. */
+export async function fill(project: Project, mails: number): Promise<void> {
+  const folder = `${project.stateDir}/mail/${CATCHALL.split('@').reverse().join('/')}/new`
+  await project.run('reset', '--yes')
+  mkdirSync(folder, { recursive: true })
+  for (let n = 0; n < mails; n++) {
+    const to = `number-${n}@bench.example`
+    const mail = [
+      `Return-Path: <shop@bench.example>\nDelivered-To: ${CATCHALL}\nX-Original-To: ${to}`,
+      `Received: from client (unknown [127.0.0.1])\n\tby development-mail-server.example.com (Postfix) with ESMTP id ${queueId(n)}`,
+      `\tfor <${to}>; Thu, 26 Nov 2026 14:46:25 +0000 (UTC)`,
+      `Message-ID: <${n}@bench.example>\nSubject: Order ${n} is on its way\nFrom: "The Shop" <shop@bench.example>\nTo: <${to}>`,
+      `MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8\n\nYour code is ${100_000 + n}.\n${`${'x'.repeat(70)}\n`.repeat(20)}`,
+    ].join('\n')
+    const file = `${folder}/${1_700_000_000 + n}.M0P${n}.bench,S=${mail.length},W=${mail.length + mail.split('\n').length - 1}`
+    writeFileSync(file, mail)
+    chownSync(file, VMAIL_ID, VMAIL_ID)
+  }
+  // The first session after that reads them all; the second is as every later one.
+  await readable(project, CATCHALL, mails, 100)
+}
+
+/** One of Postfix's long queue ids of some time ago, with the number of the mail in it. */
+function queueId(n: number): string {
+  const digits = '0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxy'
+  const number = [51 ** 2, 51, 1].map((power) => digits[Math.floor(n / power) % 51]).join('')
+  return `4jZ0${number}0000z${number}`
+}
+
+/** Does something while MailDev from the npm registry runs. It keeps mail in memory and on the disk. */
+export async function withMailDev(project: Project, work: (ports: { smtp: number; web: number }) => Promise<void>) {
+  const smtp = project.inboxPort
+  const web = smtp + 1
+  const options = ['--ip', HOST, '--smtp', `${smtp}`, '--web', `${web}`, '--mail-directory', project.path('maildev')]
+  // A process group of its own: npx does not hand signals on.
+  const child = spawn('npx', ['--yes', 'maildev', ...options], { cwd: project.dir, stdio: 'ignore', detached: true })
+  try {
+    const answers = () => fetch(`http://${HOST}:${web}/healthz`, { signal: AbortSignal.timeout(1_000) }).catch(() => {})
+    await until('MailDev answers (npx fetches it from the registry)', answers, 180_000)
+    await work({ smtp, web })
+  } finally {
+    if (child.pid) process.kill(-child.pid, 'SIGTERM')
+    await until('MailDev has ended', () => child.exitCode !== null || child.signalCode !== null)
   }
 }
 
