@@ -10,7 +10,7 @@ const { parseFilters, parseText } = await load(() => import('./lib/mail/filters.
 const { chooseMailboxes, chooseView, POP_OPTIONS, parseWait, withValues } = await load(
   () => import('./lib/mail/pop_options.ts'),
 )
-const { Folder, saver } = await load(() => import('./lib/mail/save.ts'))
+const { Folder } = await load(() => import('./lib/mail/save.ts'))
 const { visibleLine } = await load(() => import('./lib/mail/visible.ts'))
 
 const HELP = `Usage: npx tsx scripts/pop_email.ts [options]
@@ -94,7 +94,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const { claim } = await import('./lib/mail/claim.ts')
   const { readHeaders, readMail } = await import('./lib/mail/mail.ts')
   const { claimsOf, deleteMails, mails, newestOf, Search, select, visit } = await import('./lib/mail/mailbox.ts')
-  const { HEADER_VIEWS, listOf, VIEWS } = await import('./lib/mail/views.ts')
+  const { HEADER_VIEWS, listOf, saver, VIEWS } = await import('./lib/mail/views.ts')
 
   const names = mailboxes.map(({ account }) => visibleLine(account)).join(', ')
   // Who waits for one mail and deletes it leaves the others to those who wait for them.

@@ -2,8 +2,8 @@
 import { createRequire } from 'node:module'
 import type { HtmlToTextOptions } from 'html-to-text'
 
-/** Characters of HTML that are turned to text: it is done by recursion, and takes minutes for a million tags in one another. */
-export const LONGEST = 500_000
+/** Characters and tags of HTML that are turned to text; the parser would take minutes for a million tags in one another. */
+const LONGEST = { text: 2_000_000, tags: 50_000 }
 /** What stands around a link in a text of HTML: characters that Unicode keeps for a program's own use. */
 const [BEGIN, MIDDLE, END] = ['\ufdd0', '\ufdd1', '\ufdd2']
 
@@ -38,7 +38,12 @@ let convert: ((html: string) => string) | undefined
 function marked(html: string): string {
   const load = () => createRequire(import.meta.url)('html-to-text') as typeof import('html-to-text')
   convert ??= load().compile(OPTIONS)
-  return convert(html.slice(0, LONGEST).replace(/[\ufdd0-\ufdd2]/g, ''))
+  return convert(beginningOf(html).replace(/[\ufdd0-\ufdd2]/g, ''))
+}
+
+/** As much of HTML as is turned to text. */
+export function beginningOf(html: string): string {
+  return html.slice(0, LONGEST.text).split('<', LONGEST.tags).join('<')
 }
 
 /** HTML as text. */

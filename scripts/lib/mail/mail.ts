@@ -1,19 +1,8 @@
 /** A mail as it is shown: who, when, what, with which attachments (RFC 5322, 2045 to 2047, 2183, 2231). */
 import addressParser from 'nodemailer/lib/addressparser'
 import { type Decoding, decodeHeader, decodeText } from './decode.ts'
-import { LONGEST, textOfHtml } from './links.ts'
-import {
-  CUT_OFF,
-  contentOf,
-  type Entity,
-  entityAt,
-  firstOf,
-  type Header,
-  isNamed,
-  type Part,
-  partsOf,
-  textOfMail,
-} from './parts.ts'
+import { beginningOf, textOfHtml } from './links.ts'
+import { contentOf, type Entity, firstOf, type Header, isNamed, opened, type Part, partsOf } from './parts.ts'
 
 export interface Address {
   /** Display name, or an empty string. */
@@ -85,7 +74,7 @@ export function readMail(raw: Uint8Array): Mail {
     .filter((part) => !isText(part, isAlone) || (part.name !== '' && !part.slot))
     .map((part) => attachmentOf(part, contentOf(mail, part, decoding)))
   const shown = texts.filter((text) => isShown(text, texts))
-  if (shown.some(({ type, text }) => type === 'text/html' && text.length > LONGEST)) {
+  if (shown.some(({ type, text }) => type === 'text/html' && beginningOf(text).length < text.length)) {
     decoding.warnings.add('very long HTML, of which the beginning is shown as text')
   }
   const plain = joined(texts, 'text/plain')
@@ -98,7 +87,7 @@ export function readMail(raw: Uint8Array): Mail {
       return shown.map(({ type, text }) => (type === 'text/html' ? textOfHtml(text) : text)).join('\n')
     },
     attachments,
-    warnings: warningsOf(decoding),
+    warnings: [...decoding.warnings],
   }
 }
 
@@ -112,20 +101,10 @@ function joined(texts: Text[], wanted: string): string | null {
   return found.length > 0 ? found.map(({ text }) => text).join('\n') : null
 }
 
-/** Where a mail was cut off, what is broken at its end is that once more. */
-function warningsOf({ warnings }: Decoding): string[] {
-  return [...warnings].filter((warning) => !warnings.has(CUT_OFF) || !/^(broken|a multipart)/.test(warning))
-}
-
 /** The same without the body, for a view that needs no more. Also for a header alone, as TOP gives it. */
 export function readHeaders(raw: Uint8Array): Headers {
   const { root, decoding } = opened(raw)
   return headersOf(root, decoding)
-}
-
-function opened(raw: Uint8Array): { mail: string; root: Entity; decoding: Decoding } {
-  const mail = textOfMail(raw)
-  return { mail, root: entityAt(mail, 0), decoding: { mail, warnings: new Set() } }
 }
 
 function headersOf({ fields }: Entity, decoding: Decoding): Headers {

@@ -27,24 +27,26 @@ export interface Part extends Entity {
   slot: Part | undefined
   /** "2", "1.3", see Attachment. */
   section: string
-  /** Of a multipart, which has the type of a text, as it is one where it has no parts. */
-  multipart: { subtype: string; delimiter: string } | undefined
+  /** Of a multipart alone. Its `type` is that of a text, as it is shown as one where it cannot be taken apart. */
+  subtype: string | undefined
+  delimiter: string | undefined
   /** How many parts it has. */
   count: number
 }
 
-/** The warning that a multipart has no closing delimiter. */
-export const CUT_OFF = 'cut off: a multipart has no end'
+/** What is broken at the end of such a mail is that once more. */
+const CUT_OFF = 'cut off: a multipart has no end'
 /** So many multiparts in one another; what is deeper is shown as it stands. */
 const DEEPEST = 100
 
-/** The mail as one character a byte, with a line break before it, so that every line has one. */
-export function textOfMail(raw: Uint8Array): string {
-  return `\n${Buffer.from(raw.buffer, raw.byteOffset, raw.length).toString('latin1')}`
+/** A mail as one character a byte, with a line break before it, so that every line has one; and its own header. */
+export function opened(raw: Uint8Array): { mail: string; root: Entity; decoding: Decoding } {
+  const mail = `\n${Buffer.from(raw.buffer, raw.byteOffset, raw.length).toString('latin1')}`
+  return { mail, root: entityAt(mail, 0), decoding: { mail: mail.slice(0, 65_536), warnings: new Set() } }
 }
 
 /** Reads the header behind the line break at a place: as far as an empty line, or a delimiter. */
-export function entityAt(mail: string, at: number): Entity {
+function entityAt(mail: string, at: number): Entity {
   const end = /\n(?:\r?\n|(?=--))/g
   end.lastIndex = at
   const match = end.exec(mail)
@@ -63,17 +65,16 @@ export function entityAt(mail: string, at: number): Entity {
 export function partsOf(mail: string, root: Entity, decoding: Decoding): Part[] {
   let current = partOf(root, undefined, decoding)
   const parts = [current]
-  const open = current.multipart ? [current] : []
+  const open = current.delimiter ? [current] : []
   const lines = /\n--([^\r\n]*)/g
   lines.lastIndex = root.body - 1
   for (const { 0: all, 1: rest = '', index } of open.length > 0 ? mail.matchAll(lines) : []) {
     const line = rest.trimEnd()
-    const at = open.findLastIndex(
-      ({ multipart }) => line === multipart?.delimiter || line === `${multipart?.delimiter}--`,
-    )
+    const closed = line.endsWith('--') ? line.slice(0, -2) : line
+    const at = open.findLastIndex(({ delimiter }) => delimiter === line || delimiter === closed)
     const parent = open[at]
     if (!parent) continue
-    const isClosing = line !== parent.multipart?.delimiter
+    const isClosing = line !== parent.delimiter
     // The line break before a delimiter belongs to the delimiter (RFC 2046 section 5.1.1).
     const end = mail[index - 1] === '\r' ? index - 1 : index
     for (const ended of [current, ...open.splice(isClosing ? at : at + 1)]) ended.end ??= end
@@ -81,17 +82,12 @@ export function partsOf(mail: string, root: Entity, decoding: Decoding): Part[] 
     if (isClosing || next < 0 || next + 1 === mail.length) continue
     current = partOf(entityAt(mail, next), parent, decoding)
     parts.push(current)
-    if (!current.multipart) continue
-    if (open.length < DEEPEST) open.push(current)
-    else {
-      decoding.warnings.add('too many levels of parts')
-      current.multipart = undefined
-    }
+    if (current.delimiter) open.push(current)
   }
-  if (open.some(({ count }) => count > 0)) decoding.warnings.add(CUT_OFF)
   const shown = parts.filter(({ count }) => count === 0)
-  if (shown.some(({ multipart, body, end }) => multipart && body < (end ?? mail.length))) {
-    decoding.warnings.add('a multipart without parts')
+  if (open.some(({ count }) => count > 0)) decoding.warnings.add(CUT_OFF)
+  else if (shown.some(({ subtype, body, end = mail.length }) => subtype && body < end)) {
+    decoding.warnings.add('a multipart that cannot be taken apart')
   }
   return shown
 }
@@ -102,10 +98,10 @@ function partOf(entity: Entity, parent: Part | undefined, decoding: Decoding): P
   const { value, params } = parametersOf(field)
   const [type = '', kind, subtype = ''] = /^([^\s;/]+)\/([^\s;/]+)$/.exec(value.toLowerCase()) ?? []
   const { boundary } = params
-  if (kind === 'multipart' && !boundary) decoding.warnings.add('a multipart without a boundary')
+  const section = parent ? `${parent.section}${parent.section && '.'}${++parent.count}` : ''
+  const isOpen = kind === 'multipart' && boundary && section.split('.').length < DEEPEST
   const disposition = firstOf(entity.fields, 'content-disposition')
-  if (parent) parent.count++
-  const usual = parent?.multipart?.subtype === 'digest' ? 'message/rfc822' : 'text/plain'
+  const usual = parent?.subtype === 'digest' ? 'message/rfc822' : 'text/plain'
   return {
     fields: entity.fields,
     body: entity.body,
@@ -115,9 +111,10 @@ function partOf(entity: Entity, parent: Part | undefined, decoding: Decoding): P
     disposition: parametersOf(disposition).value.toLowerCase(),
     name: fileName(disposition, decoding) || fileName(field, decoding),
     contentId: decodeHeader(firstOf(entity.fields, 'content-id'), decoding).replace(/^<|>$/g, ''),
-    slot: parent?.multipart?.subtype === 'alternative' ? parent : parent?.slot,
-    section: parent ? `${parent.section}${parent.section && '.'}${parent.count}` : '',
-    multipart: kind === 'multipart' && boundary ? { subtype, delimiter: boundary.trimEnd() } : undefined,
+    slot: parent?.subtype === 'alternative' ? parent : parent?.slot,
+    section,
+    subtype: kind === 'multipart' ? subtype : undefined,
+    delimiter: isOpen ? boundary.trimEnd() : undefined,
     count: 0,
   }
 }
@@ -156,17 +153,18 @@ function fileName(field: string, decoding: Decoding): string {
 export function contentOf(mail: string, part: Part, { warnings }: Decoding): string {
   const body = mail.slice(part.body, part.end)
   const encoding = firstOf(part.fields, 'content-transfer-encoding')
+  const warn = (isBroken: boolean, what: string) => isBroken && !warnings.has(CUT_OFF) && warnings.add(`broken ${what}`)
   if (/base64/i.test(encoding)) {
     // Mailing lists add their lines in plain text.
     const footer = body.search(/(?<=(?:=|\n)[ \t]*\r?\n)(?=[^\n]{0,200}[^A-Za-z0-9+/=\s])/)
     const encoded = footer < 0 ? body : body.slice(0, footer)
     const digits = encoded.replace(/[^A-Za-z0-9+/=]+/g, '')
-    if (footer >= 0 || digits.length % 4 !== 0 || /[^A-Za-z0-9+/=\s]/.test(encoded)) warnings.add('broken base64')
+    warn(footer >= 0 || digits.length % 4 !== 0 || /[^A-Za-z0-9+/=\s]/.test(encoded), 'base64')
     return fromBase64(digits)
   }
   if (!/quoted-printable/i.test(encoding)) return body
   // "=" at a line's end joins it with the next; any other that is no byte is wrong and stands for itself.
   const joined = body.replace(/=[ \t]*(?:\r?\n|$)/g, '')
-  if (/=(?![0-9a-f]{2})/i.test(joined)) warnings.add('broken quoted-printable')
+  warn(/=(?![0-9a-f]{2})/i.test(joined), 'quoted-printable')
   return fromHex(joined)
 }

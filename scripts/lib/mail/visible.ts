@@ -23,12 +23,9 @@ export function jsonLine(value: unknown): string {
 }
 
 function escaped(character: string): string {
-  return ESCAPES[character.charCodeAt(0)] ?? `\\u${hex(character, 4)}`
+  return character < '\u0100' ? `\\x${hex(character, 2)}` : `\\u${hex(character, 4)}`
 }
 
 function hex(character: string, digits: number): string {
   return character.charCodeAt(0).toString(16).padStart(digits, '0')
 }
-
-/** The escapes of C0, DEL and C1, ready for a mail that has millions of them. */
-const ESCAPES = Array.from({ length: 0x100 }, (_, code) => `\\x${hex(String.fromCharCode(code), 2)}`)
