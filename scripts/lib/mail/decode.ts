@@ -63,32 +63,27 @@ export function decodeText(binary: string, label: string, decoding: Decoding): s
   const name = label.trim().toLowerCase()
   const isUnicode = NO_ASCII.test(name)
   if (!isUnicode && !/[^\0-\x7f]|\x1b/.test(binary)) return binary
-  const mark = binary.slice(0, 2)
-  if (mark === '\xff\xfe' || mark === '\xfe\xff') {
-    if (isUnicode || NO_LABEL.test(name) || /^utf/.test(name)) return decodeAs('utf-16', binary)
+  const isUnlabelled = NO_LABEL.test(name)
+  if (/^(\xff\xfe|\xfe\xff)/.test(binary) && (isUnicode || isUnlabelled || name.startsWith('utf'))) {
+    return decodeAs('utf-16', binary)
   }
-  if (NO_LABEL.test(name)) return guess(binary, decoding)
-  const charset = charsetOf(name)
-  if (!charset) {
-    decoding.warnings.add(`unknown charset "${name.slice(0, 40)}"`)
-    return guess(binary, decoding)
-  }
+  const charset = isUnlabelled ? undefined : charsetOf(name)
+  if (!charset && !isUnlabelled) decoding.warnings.add(`unknown charset "${name.slice(0, 40)}"`)
   // Labelled as the one and written in the other.
   const isOther = charset === 'iso-2022-jp' ? !isAsciiAlone(binary) : charset === 'utf-8' && isKanji(binary)
-  return isOther ? guess(binary, { ...decoding, mail: '' }) : decodeAs(charset, binary)
+  return charset && !isOther ? decodeAs(charset, binary) : guess(binary, decoding.mail)
 }
 
 /** Text without a label: UTF-8, ISO-2022-JP, what the mail names elsewhere, or what the bytes look like. */
-function guess(binary: string, { mail }: Decoding): string {
+function guess(binary: string, mail: string): string {
   if (isKanji(binary)) return decodeAs('iso-2022-jp', binary)
-  if (isUtf8(Buffer.from(binary, 'latin1'))) return decodeAs('utf-8', binary)
-  // Cut off in the middle of a character, or with a few bytes of something else.
   const sample = binary.slice(0, 100_000)
   const text = decodeAs('utf-8', sample)
-  if ((text.match(/[\x80-\ufffc]/g)?.length ?? 0) > (text.match(/\ufffd/g)?.length ?? 0) * 4)
-    return decodeAs('utf-8', binary)
+  // Cut off in the middle of a character, or with a few bytes of something else, it is UTF-8 nevertheless.
+  const [right, wrong] = [/[\x80-\ufffc]/g, /\ufffd/g].map((pattern) => text.match(pattern)?.length ?? 0)
+  if ((right ?? 0) > (wrong ?? 0) * 4) return decodeAs('utf-8', binary)
   const [, label = ''] = /charset\s*=\s*["']?([^\s"';]+)/i.exec(mail) ?? []
-  const named = NO_LABEL.test(label) ? undefined : charsetOf(label)
+  const named = NO_LABEL.test(label.toLowerCase()) ? undefined : charsetOf(label)
   const isFit = named && !/^utf|2022/.test(named) && !isBroken(decodeAs(named, sample))
   return decodeAs(isFit ? named : likely(sample), binary)
 }

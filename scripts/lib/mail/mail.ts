@@ -126,17 +126,15 @@ function headersOf({ fields }: Entity, decoding: Decoding): Headers {
   }
 }
 
-/** The addresses of all fields of a name. */
+/** The addresses of all fields of a name. What encoded words hold (a comma, "<", ":") is no syntax: placeholders stand for them. */
 function addressesOf(fields: Header[], wanted: string, decoding: Decoding): Address[] {
-  return fields.filter((field) => isNamed(field, wanted)).flatMap(({ value }) => addressListOf(value, decoding))
-}
-
-/** An address list. What encoded words hold (a comma, "<", ":") is no syntax: placeholders stand for them. */
-function addressListOf(binary: string, decoding: Decoding): Address[] {
   const words: string[] = []
-  const list = decodeHeader(binary, decoding, (text) => `\ufdd0${words.push(text) - 1}\ufdd1`)
+  const hidden = (text: string) => `\ufdd0${words.push(text) - 1}\ufdd1`
   const restored = (text: string) => text.replace(/\ufdd0(\d+)\ufdd1/g, (_, index) => words[index] ?? '')
-  return addressParser(list, { flatten: true }).map(({ name, address }) => ({
+  const lists = fields
+    .filter((field) => isNamed(field, wanted))
+    .map(({ value }) => decodeHeader(value, decoding, hidden))
+  return addressParser(lists.join(','), { flatten: true }).map(({ name, address }) => ({
     name: restored(name),
     address: restored(address),
   }))
