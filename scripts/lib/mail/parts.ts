@@ -45,9 +45,9 @@ export function opened(raw: Uint8Array): { mail: string; root: Entity; decoding:
   return { mail, root: entityAt(mail, 0), decoding: { mail: mail.slice(0, 65_536), warnings: new Set() } }
 }
 
-/** Reads the header behind the line break at a place: as far as an empty line, or a delimiter. */
+/** Reads the header behind the line break at a place: as far as an empty line, or, that of a part, a delimiter. */
 function entityAt(mail: string, at: number): Entity {
-  const end = /\n(?:\r?\n|(?=--))/g
+  const end = at === 0 ? /\n\r?\n/g : /\n(?:\r?\n|(?=--))/g
   end.lastIndex = at
   const match = end.exec(mail)
   const fields: Header[] = []
@@ -71,7 +71,7 @@ export function partsOf(mail: string, root: Entity, decoding: Decoding): Part[] 
   for (const { 0: all, 1: rest = '', index } of open.length > 0 ? mail.matchAll(lines) : []) {
     const line = rest.trimEnd()
     const closed = line.endsWith('--') ? line.slice(0, -2) : line
-    const at = open.findLastIndex(({ delimiter }) => delimiter === line || delimiter === closed)
+    const at = open.findLastIndex(({ delimiter, count }) => delimiter === line || (delimiter === closed && count > 0))
     const parent = open[at]
     if (!parent) continue
     const isClosing = line !== parent.delimiter
