@@ -439,7 +439,7 @@ describe('large and hostile mail is shown as far as it goes, in time', () => {
   const late = (field: string) => `Subject: s\r\n${field}\r\nTo: late@x.example\r\n\r\nthe text`
   const isLate = ({ to, text, subject }: Mail) => `${to[0]?.address} ${text} ${subject}` === 'late@x.example the text s'
   const isShown = ({ readableText }: Mail) => readableText.includes('deep inside')
-  // The server takes no more than 10 MB.
+  // The server takes no more than 10 MB; what is quadratic is slow long before that.
   const cases: [string, string, (mail: Mail) => boolean][] = [
     ['10,000 parts', `${mixed}${part.repeat(10_000)}--b--`, ({ attachments }) => attachments.length === 10_000],
     ['50 levels', `${levels(50)}\r\ndeep inside`, ({ text }) => text === 'deep inside'],
@@ -454,10 +454,10 @@ describe('large and hostile mail is shown as far as it goes, in time', () => {
     ['5,000 recipients', `To: ${people.join(',\r\n ')}\r\n\r\nx`, ({ to }) => to[4_999]?.name === 'a,'],
     ['a field', late(`X: ${'x'.repeat(10e6)}`), isLate],
     ['a folded field', late(`X: ${`\r\n ${'x'.repeat(70)}`.repeat(137_000)}`), isLate],
-    ['fields', late(`${'a: b\r\n'.repeat(1_600_000)}c: d`), isLate],
-    ['line breaks', '\r\n'.repeat(5e6), ({ readableText }) => readableText.length === 5e6 - 1],
-    ['HTML', `${html}${'<a href="https://x.example/">x</a>'.repeat(300_000)}`, (mail) => linksOf(mail).length === 1],
-    ['a quote that never closes', `${html}${'<a =">"\r\n'.repeat(100_000)}<a ="`, () => true],
+    ['fields', late(`${'a: b\r\n'.repeat(500_000)}c: d`), isLate],
+    ['line breaks', '\r\n'.repeat(2e6), ({ readableText }) => readableText.length === 2e6 - 1],
+    ['HTML', `${html}${'<a href="https://x.example/">x</a>'.repeat(60_000)}`, (mail) => linksOf(mail).length === 1],
+    ['a quote that never closes', `${html}${'<a =">"\r\n'.repeat(60_000)}<a ="`, () => true],
     ['unfinished encoded words', `Subject: ${'=?utf-8?q?'.repeat(50_000)}\r\n\r\nx`, () => true],
     ['encoded words', `Subject: ${'=?utf-8?q?=E3=81?= '.repeat(30_000)}\r\n\r\nx`, () => true],
     ['parameters', `Content-Type: text/plain; ${'name*1*=a; '.repeat(50_000)}\r\n\r\nx`, () => true],
@@ -486,7 +486,7 @@ describe('large and hostile mail is shown as far as it goes, in time', () => {
     const work = (text: string) => {
       for (const place of places) inTime(place + text.slice(0, 20), Buffer.from(`${place}${text}\r\n\r\nx`))
     }
-    fc.assert(fc.property(PUMPED, work), { numRuns: 10, seed: 1 })
+    fc.assert(fc.property(PUMPED, work), { numRuns: 6, seed: 1 })
   })
 
   test('whatever bytes come, a mail is read', () => {

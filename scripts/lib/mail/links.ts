@@ -2,7 +2,7 @@
 import { createRequire } from 'node:module'
 import type { HtmlToTextOptions } from 'html-to-text'
 
-/** Characters and tags of HTML that are turned to text; the parser would take minutes for a million tags in one another. */
+/** Characters and tags of HTML that are turned to text; a million tags in one another would take minutes. */
 const LONGEST = { text: 2_000_000, tags: 50_000 }
 /** What stands around a link in a text of HTML: characters that Unicode keeps for a program's own use. */
 const [BEGIN, MIDDLE, END] = ['\ufdd0', '\ufdd1', '\ufdd2']
@@ -56,7 +56,7 @@ export function linksOf({ text, html }: { text: string | null; html: string | nu
   return [...new Set([text ?? '', html === null ? '' : marked(html)].flatMap(linksIn))]
 }
 
-/** The target that an element names, whose own text is no link beside it; or RFC 3986's characters and the letters of Europe. */
+/** The target that an element names, with its own text, which is no link beside it; or a link in the text. */
 const LINK = /\ufdd0[^\ufdd2]*|\bhttps?:\/\/[\wÀ-ɏͰ-ԯ.~:/?#[\]@!$&'()*+,;=%-]+/gi
 
 function linksIn(text: string): string[] {

@@ -61,7 +61,7 @@ interface Text {
   text: string
 }
 
-/** Reads a whole mail. Never throws: whatever the bytes are, they are shown as far as it goes, and `warnings` says why. */
+/** Reads a whole mail. Never throws: whatever the bytes are, they are shown as far as it goes; `warnings` says why. */
 export function readMail(raw: Uint8Array): Mail {
   const { mail, root, decoding } = opened(raw)
   const header = headersOf(root, decoding)
@@ -126,7 +126,7 @@ function headersOf({ fields }: Entity, decoding: Decoding): Headers {
   }
 }
 
-/** The addresses of all fields of a name. What encoded words hold (a comma, "<", ":") is no syntax: placeholders stand for them. */
+/** The addresses of all fields of a name. What encoded words hold is no syntax (a comma, "<"): placeholders stand for it. */
 function addressesOf(fields: Header[], wanted: string, decoding: Decoding): Address[] {
   const words: string[] = []
   const hidden = (text: string) => `\ufdd0${words.push(text) - 1}\ufdd1`
