@@ -43,7 +43,7 @@ const NO_CODE = [
   /[#!$€£¥]\s?\d[\d.,]*|\d[\d.,]*\s?(?:€|EUR|USD|GBP|JPY|CHF|円|ドル|dollars?|euros?|%|\$)/gi,
   /\b\d{1,3}(?:[.,]\d{3})+\b|\b\d+(?:[.,]\d+)+\b/g,
   /\b\d+\s?(?:min(?:ute)?[ns]?|h(?:ou)?rs?|sec(?:ond)?s?|days?|Minuten|Stunden|Sekunden|Tagen?|分|秒|時間|[kKMG]B|px|km|kg|pcs|points?|Punkte|点|件|名|人|people)(?![a-z])/g,
-  /[*x•]{2,}[ -]?\d{4}\b|\bv\d+\b/gi,
+  /(?<![*x•])[*x•]{2,}[ -]?\d{4}\b|\bv\d+\b/gi,
 ]
 /** As in "the code to confirm your account: 482913". */
 const CODE_FOR = String.raw`:(?<=(?:${NAME}) (?:to|for|zu[mr]?|für)(?!\p{L})[^.!?:\n]{0,60}:)`

@@ -33,12 +33,15 @@ const OPTIONS: HtmlToTextOptions = {
 }
 
 let convert: ((html: string) => string) | undefined
+/** Text, links and code of a mail are mostly wanted one after the other. */
+let last = { html: '', text: '' }
 
 /** html-to-text is loaded for the first HTML: that takes as long as reading a hundred mails. */
 function marked(html: string): string {
   const load = () => createRequire(import.meta.url)('html-to-text') as typeof import('html-to-text')
   convert ??= load().compile(OPTIONS)
-  return convert(beginningOf(html).replace(/[\ufdd0-\ufdd2]/g, ''))
+  if (html !== last.html) last = { html, text: convert(beginningOf(html).replace(/[\ufdd0-\ufdd2]/g, '')) }
+  return last.text
 }
 
 /** As much of HTML as is turned to text. */
