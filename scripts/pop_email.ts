@@ -4,7 +4,7 @@ import { parseFilters, parseText } from './lib/mail/filters.ts'
 import type { Mail } from './lib/mail/mail.ts'
 import type { Mailbox } from './lib/mail/mailbox.ts'
 import type { Pop3Message, Pop3Session } from './lib/mail/pop3.ts'
-import { Folder, saver } from './lib/mail/save.ts'
+import { Folder } from './lib/mail/save.ts'
 import type { Listed } from './lib/mail/views.ts'
 import { visibleLine } from './lib/mail/visible.ts'
 
@@ -85,7 +85,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
 
   // All is checked; from here on the modules that take time to load are needed.
   const { deleteMails, headersOf, mails, newestOf, searchFor, select, visit } = await import('./lib/mail/mailbox.ts')
-  const { HEADER_VIEWS, listOf, VIEWS } = await import('./lib/mail/views.ts')
+  const { HEADER_VIEWS, listOf, saver, VIEWS } = await import('./lib/mail/views.ts')
 
   const names = mailboxes.map(({ account }) => visibleLine(account)).join(', ')
   // Who waits for one mail and deletes it leaves the others to those who wait for them.
@@ -116,7 +116,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
       if (!raw) continue
       counts.read++
       // A view gets as much of the mail as it shows.
-      const mail = (isHeader ? reader?.readHeaders(raw) : await reader?.readMail(raw)) ?? { warnings: [] }
+      const mail = (isHeader ? reader?.readHeaders(raw) : reader?.readMail(raw)) ?? { warnings: [] }
       const result = views[view]({ account, isOneOfMany, message, raw, mail: mail as Mail, wantsLink })
       if (result !== undefined || view === 'list') {
         await write(result ?? '')

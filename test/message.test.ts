@@ -81,7 +81,7 @@ test('subjects and header fields of any length are folded, and read as they were
       assert.ok(header.split('\r\n').every(isFolded), header)
       const own = header.split(/\r\n(?=\S)/).find((field) => field.startsWith('Subject:')) ?? ''
       assert.ok(Math.max(...own.split('\r\n').map((line) => line.length)) <= 78, own)
-      const mail = await readMail(bytes)
+      const mail = readMail(bytes)
       assert.equal(mail.subject, subject)
       assert.equal(mail.headers.find(({ name }) => name === 'X-Note')?.value, value)
     }),

@@ -29,7 +29,7 @@ describe('usage', () => {
     rmSync(dir, { recursive: true })
     // Not assert.match, which would print a megabyte.
     assert.ok(/pop_email\.[jt]s/.test(loaded.join('')))
-    assert.equal(/node_modules\/(nodemailer|postal-mime|html-to-text|imapflow|node-pop3)\//.exec(loaded.join('')), null)
+    assert.equal(/node_modules\/(nodemailer|html-to-text|imapflow|node-pop3)\//.exec(loaded.join('')), null)
   })
 
   test('help has every option, the examples and the exit codes', async () => {

@@ -183,7 +183,7 @@ export function routesOf(settings: Settings, index: Index): Routes {
   async function read(call: Call): Promise<{ entry: Entry; raw: Buffer; mail: Mail }> {
     const entry = await found(call)
     const raw = (await index.source(entry)) ?? refuse(404, `The message ${entry.id} is gone`)
-    return { entry, raw, mail: await readMail(raw) }
+    return { entry, raw, mail: readMail(raw) }
   }
 
   /** `read`, which marks the message as read. */

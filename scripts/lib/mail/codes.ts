@@ -5,19 +5,12 @@
 import { textOfHtml } from './links.ts'
 import type { Mail } from './mail.ts'
 
-/** The one-time codes of a mail, best first, as they are typed: a hyphen stays, a space that only groups does not. */
-export function codesOf(mail: Mail): string[] {
+/** The one-time code as it is typed: a hyphen stays, a space that only groups does not. Undefined where the mail has none. */
+export function codeOf(mail: Mail): string | undefined {
   // The subject may say what the number in the text is.
   const texts = [mail.readableText, mail.html === null ? '' : textOfHtml(mail.html)]
-  const found = texts
-    .flatMap((text) => codesIn(`${mail.subject}\n${text}`))
-    .sort((one, other) => other.score - one.score)
-  return [...new Set(found.map(({ code }) => code))]
-}
-
-/** The one-time code, or undefined where the mail has none. */
-export function codeOf(mail: Mail): string | undefined {
-  return codesOf(mail)[0]
+  const found = texts.flatMap((text) => codesIn(`${mail.subject}\n${text}`))
+  return found.sort((one, other) => other.score - one.score)[0]?.code
 }
 
 /** A code stands at the beginning; a mail of 20 MB is not searched to its end. */
@@ -50,7 +43,7 @@ const NO_CODE = [
   /[#!$€£¥]\s?\d[\d.,]*|\d[\d.,]*\s?(?:€|EUR|USD|GBP|JPY|CHF|円|ドル|dollars?|euros?|%|\$)/gi,
   /\b\d{1,3}(?:[.,]\d{3})+\b|\b\d+(?:[.,]\d+)+\b/g,
   /\b\d+\s?(?:min(?:ute)?[ns]?|h(?:ou)?rs?|sec(?:ond)?s?|days?|Minuten|Stunden|Sekunden|Tagen?|分|秒|時間|[kKMG]B|px|km|kg|pcs|points?|Punkte|点|件|名|人|people)(?![a-z])/g,
-  /[*x•]{2,}[ -]?\d{4}\b|\bv\d+\b/gi,
+  /(?<![*x•])[*x•]{2,}[ -]?\d{4}\b|\bv\d+\b/gi,
 ]
 /** As in "the code to confirm your account: 482913". */
 const CODE_FOR = String.raw`:(?<=(?:${NAME}) (?:to|for|zu[mr]?|für)(?!\p{L})[^.!?:\n]{0,60}:)`
@@ -63,12 +56,7 @@ const LABELLED = new RegExp(
 const CANDIDATE =
   /(?<![\w@])(?<!\w[-.,/])(?<!\d:)(?:\d(?: \d){3,7}|\d{2,4}(?: \d{2,4}){1,3}|[A-Za-z0-9]{1,8}(?:-[A-Za-z0-9]{2,8}){1,4}|[A-Za-z0-9]{4,10})(?![\w@/]|[-.,:][A-Za-z0-9])/g
 
-interface Found {
-  code: string
-  score: number
-}
-
-function codesIn(text: string): Found[] {
+function codesIn(text: string): { code: string; score: number }[] {
   const bare = [OTHER_NAME, ...NO_CODE, LABELLED].reduce(
     (rest, pattern) => rest.replace(pattern, (match) => '|'.repeat(match.length)),
     text

@@ -1,6 +1,6 @@
 /** Which mails are wanted: the filters of pop_email, from the words of the command line to a test of a mail. */
 import { Failure } from '../cli.ts'
-import type { Address, Headers, Mail } from './mail.ts'
+import type { Headers, Mail } from './mail.ts'
 
 /** For `parseArgs`. A filter that is given twice has to match twice. */
 export const FILTER_OPTIONS = {
@@ -29,28 +29,26 @@ export interface Filters {
 const UNITS = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }
 
 /** Reads the options; `now` is what `--since` counts from. Throws a usage Failure that names the option. */
-export function parseFilters(values: FilterValues, now: number): Filters {
+export function parseFilters({ since, last, ...values }: FilterValues, now: number): Filters {
+  const patterns = (name: HeaderFilter | 'body') => (values[name] ?? []).map((text) => parseText(`--${name}`, text))
   const header = HEADER_FILTERS.flatMap((name) =>
-    (values[name] ?? []).map((text) => {
-      const matches = parseText(`--${name}`, text)
-      return (mail: Headers) => testHeader(mail, name, matches)
-    }),
+    patterns(name).map((pattern) => (mail: Headers) => testHeader(mail, name, pattern)),
   )
-  const body = (values.body ?? []).map((text) => {
-    const { test } = parseText('--body', text)
-    return (mail: Mail) => test(mail.readableText) || test(mail.html ?? '')
-  })
-  if (values.since !== undefined) {
-    const [, number, unit] = /^(\d{1,9}(?:\.\d{1,3})?)([smhd])$/.exec(values.since) ?? []
-    if (!number) throw new Failure('usage', `--since ${values.since}: write a number and s, m, h or d, as in 5m.`)
+  const body = patterns('body')
+  if (since !== undefined) {
+    const [, number, unit] = /^(\d{1,9}(?:\.\d{1,3})?)([smhd])$/.exec(since) ?? []
+    if (!number) throw new Failure('usage', `--since ${since}: write a number and s, m, h or d, as in 5m.`)
     // Times of arrival are whole seconds.
     const earliest = Math.floor((now - Number(number) * UNITS[unit as keyof typeof UNITS]) / 1_000) * 1_000
     header.push(({ arrived }) => arrived !== undefined && arrived.getTime() >= earliest)
   }
   return {
     matchesHeader: header.length > 0 ? (mail) => header.every((matches) => matches(mail)) : undefined,
-    matchesBody: body.length > 0 ? (mail) => body.every((matches) => matches(mail)) : undefined,
-    last: values.last === undefined ? Number.POSITIVE_INFINITY : parseCount('--last', values.last),
+    matchesBody:
+      body.length > 0
+        ? (mail) => body.every(({ test }) => test(mail.readableText) || test(mail.html ?? ''))
+        : undefined,
+    last: last === undefined ? Number.POSITIVE_INFINITY : parseCount('--last', last),
   }
 }
 
@@ -114,9 +112,7 @@ function givenAddress(text: string): string | undefined {
 const withoutQuotes = (address: string) => address.replace(/^"(.*)"@/, '$1@')
 
 /** Equal for texts that differ in letter case, or in how an accent is composed. */
-function fold(text: string): string {
-  return text.normalize('NFC').toLowerCase()
-}
+const fold = (text: string) => text.normalize('NFC').toLowerCase()
 
 /** An address is tried with its name and alone, so that `/^foo@/` finds it; a whole one is compared whole. */
 function testHeader(mail: Headers, filter: HeaderFilter, { test, address }: Pattern): boolean {
@@ -124,8 +120,8 @@ function testHeader(mail: Headers, filter: HeaderFilter, { test, address }: Patt
   if (filter === 'message-id') return test(mail.messageId)
   if (filter === 'to' && address !== undefined && isForAnother(mail, address)) return false
   const recorded = mail.envelopeRecipient === '' ? [] : [{ name: '', address: mail.envelopeRecipient }]
-  const list: Address[] = filter === 'from' ? mail.from : [...mail.to, ...recorded]
+  const list = filter === 'from' ? mail.from : [...mail.to, ...recorded]
   if (address !== undefined) return list.some((one) => isGiven(address, one.address))
-  const raw = mail.headers.find(({ name }) => name.toLowerCase() === filter)?.value ?? ''
-  return test(raw) || list.some((one) => test(`${one.name} <${one.address}>`) || test(one.address))
+  const field = mail.headers.find(({ name }) => name.toLowerCase() === filter)?.value ?? ''
+  return test(field) || list.some((one) => test(`${one.name} <${one.address}>`) || test(one.address))
 }

@@ -96,7 +96,7 @@ export async function select(
       const [{ uidl }, raw] = next.value
       // One that is not there any more was deleted by somebody else.
       const isMatch = raw !== undefined && (matchesHeader?.(readHeaders(raw)) ?? true)
-      verdicts.set(uidl, isMatch && (matchesBody?.(await readMail(raw)) ?? true))
+      verdicts.set(uidl, isMatch && (matchesBody?.(readMail(raw)) ?? true))
     }
     if (verdicts.get(message.uidl)) selected.push(message)
   }

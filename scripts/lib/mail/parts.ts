@@ -1,149 +1,136 @@
 /** The parts of a mail: which are in which (RFC 2046), what they are called, and their content (RFC 2045, 2183, 2231). */
-import PostalMime from 'postal-mime'
-import { type Decoding, decodeHeader, decodeText } from './decode.ts'
+import { parseHeaderValue } from 'nodemailer/lib/mime-funcs'
+import { type Decoding, decodeHeader, fromBase64, fromHex } from './decode.ts'
 
-/** A mail whose header was found. */
-export interface Opened {
-  bytes: Buffer
-  /** The header, one character a byte. */
-  head: string
-  /** Where the body begins. */
+export interface Header {
+  name: string
+  value: string
+}
+
+/** A header, and where the body behind it begins. */
+export interface Entity {
+  /** Unfolded, still one character a byte. */
+  fields: Header[]
   body: number
 }
 
-/** A part that is no multipart. */
-export interface Part {
+export interface Part extends Entity {
+  /** Where the body ends; undefined for the end of the mail. */
+  end: number | undefined
   type: string
-  charset: string
-  /** format=flowed of RFC 3676; with delsp=yes the space goes as well. */
-  flowed: '' | 'flowed' | 'delsp'
+  /** Of its Content-Type. */
+  params: Record<string, string>
   disposition: string
   name: string
   contentId: string
-  /** Content-Transfer-Encoding, in lower case. */
-  encoding: string
-  /** Still encoded. */
-  body: Buffer
   /** The multipart/alternative that it belongs to, whose parts say the same in several types. */
-  slot: object | undefined
+  slot: Part | undefined
+  /** "2", "1.3", see Attachment. */
   section: string
+  /** Of a multipart alone. Its `type` is that of a text, as it is shown as one where it cannot be taken apart. */
+  subtype: string | undefined
+  delimiter: string | undefined
+  /** How many parts it has. */
+  count: number
 }
 
-/** What is used of postal-mime's tree: it knows delimiters, folding, comments and quotes, and which part is in which. */
-interface Node {
-  childNodes: Node[]
-  state: 'header' | 'body' | 'finished'
-  headers: { key: string; value: string }[]
-  headerLines: string[]
-  contentType: { value: string; parsed: Structured; multipart: string | false }
-  contentDisposition: { value: string; parsed: Structured }
-  contentTransferEncoding: { encoding: string }
-  contentId?: string
-  setupContentDecoder(): void
-  processHeaders(): void
-}
-interface Structured {
-  value: string
-  params: Record<string, string>
-}
-interface Parser {
-  root: Node
-  currentNode: Node
-  processLine(line: Uint8Array, isFinal: boolean): Promise<void>
+/** What is broken at the end of such a mail is that once more. */
+const CUT_OFF = 'cut off: a multipart has no end'
+/** So many multiparts in one another; what is deeper is shown as it stands. */
+const DEEPEST = 100
+
+/** A mail as one character a byte, with a line break before it, so that every line has one; and its own header. */
+export function opened(raw: Uint8Array): { mail: string; root: Entity; decoding: Decoding } {
+  const mail = `\n${Buffer.from(raw.buffer, raw.byteOffset, raw.length).toString('latin1')}`
+  return { mail, root: entityAt(mail, 0), decoding: { mail: mail.slice(0, 65_536), warnings: new Set() } }
 }
 
-const DASH = 0x2d
-/** The warning that a multipart has no closing delimiter. */
-export const CUT_OFF = 'cut off: a multipart has no end'
-/** So many parts are shown, and noted. */
-const UNUSUAL = 1_000
-
-/**
- * The parts of a mail. postal-mime gets the lines of headers and what may be a delimiter alone, and the bodies stay where
- * they are: it would decode the text by itself, after UTF-8, and take 3 s for 20 MB.
- */
-export async function partsOf({ bytes: raw, head, body }: Opened, decoding: Decoding): Promise<Part[]> {
-  const limits = { maxNestingDepth: Number.MAX_SAFE_INTEGER, maxHeadersSize: Number.MAX_SAFE_INTEGER }
-  const parser = new PostalMime(limits) as unknown as Parser
-  const { root } = parser
-  const parts: Part[] = []
-  let isTooDeep = false
-  root.setupContentDecoder = () => {}
-  root.headerLines = head.split(/\r?\n(?![ \t])/).filter((line) => /^content-/i.test(line))
-  root.processHeaders()
-  root.state = 'body'
-  const begins = new Map([[root, body]])
-  const ends = new Map<Node, number>()
-  try {
-    for (let at = root.contentType.multipart ? body : raw.length; at < raw.length; ) {
-      const node = parser.currentNode
-      node.setupContentDecoder = () => {}
-      if (node.state !== 'header' && (raw[at] !== DASH || raw[at + 1] !== DASH)) {
-        at = raw.indexOf('\n--', at, 'latin1') + 1 || raw.length
-        continue
-      }
-      const behind = raw.indexOf('\n', at, 'latin1') + 1 || raw.length
-      const line = raw.toString('latin1', at, behind).replace(/\r?\n$/, '')
-      await parser.processLine(Buffer.from(line), false)
-      if (parser.currentNode !== node) ends.set(node, ends.get(node) ?? endOfLineBefore(raw, at))
-      else if (node.state === 'body' && !begins.has(node)) begins.set(node, behind)
-      at = behind
-    }
-  } catch {
-    // postal-mime closes parts by recursion, for which the stack is too small at some thousands of levels.
-    isTooDeep = true
-    decoding.warnings.add('too many levels of parts')
+/** Reads the header behind the line break at a place: as far as an empty line, or, that of a part, a delimiter. */
+function entityAt(mail: string, at: number): Entity {
+  const end = at === 0 ? /\n\r?\n/g : /\n(?:\r?\n|(?=--))/g
+  end.lastIndex = at
+  const match = end.exec(mail)
+  const fields: Header[] = []
+  for (const line of mail.slice(at + 1, match?.index).split(/\r?\n(?![ \t])/)) {
+    const colon = line.indexOf(':')
+    const name = line.slice(0, Math.max(colon, 0)).trimEnd()
+    if (name === '' || /\s/.test(name)) continue
+    const value = line.slice(colon + 1).trim()
+    fields.push({ name, value: value.includes('\n') ? value.replace(/\r?\n[ \t]/g, ' ') : value })
   }
-  if (parser.currentNode.state === 'header') parser.currentNode.processHeaders()
-  collect()
-  return parts
+  return { fields, body: match ? end.lastIndex : mail.length }
+}
 
-  /** Not by recursion: a mail may have more levels than the stack. */
-  function collect(): void {
-    const open: [Node, string, object | undefined][] = [[parser.root, '', undefined]]
-    for (let next = open.pop(); next; next = open.pop()) {
-      const [node, section, slot] = next
-      const { multipart, parsed } = node.contentType
-      // Cut off behind a delimiter.
-      if (section && node.headers.length === 0 && !begins.has(node)) continue
-      if (multipart && node.childNodes.length > 0) {
-        if (node.state !== 'finished' && !isTooDeep) decoding.warnings.add(CUT_OFF)
-        const inner = multipart.toLowerCase() === 'alternative' ? node : slot
-        const prefix = section && `${section}.`
-        const { childNodes } = node
-        for (let at = childNodes.length; at > 0; at--) open.push([childNodes[at - 1] as Node, `${prefix}${at}`, inner])
-        continue
-      }
-      parts.push(partOf(node, section || '1', slot))
-      if (multipart && (begins.get(node) ?? raw.length) < raw.length) {
-        decoding.warnings.add(`a multipart without ${parsed.params.boundary ? 'parts' : 'a boundary'}`)
-      }
-    }
-    if (parts.length > UNUSUAL) decoding.warnings.add(`${parts.length} parts`)
+/** What is no multipart, in its order. What is broken is shown as far as it goes, and noted. */
+export function partsOf(mail: string, root: Entity, decoding: Decoding): Part[] {
+  let current = partOf(root, undefined, decoding)
+  const parts = [current]
+  const open = current.delimiter ? [current] : []
+  const lines = /\n--([^\r\n]*)/g
+  lines.lastIndex = root.body - 1
+  for (const { 0: all, 1: rest = '', index } of open.length > 0 ? mail.matchAll(lines) : []) {
+    const line = rest.trimEnd()
+    const closed = line.endsWith('--') ? line.slice(0, -2) : line
+    const at = open.findLastIndex(({ delimiter, count }) => delimiter === line || (delimiter === closed && count > 0))
+    const parent = open[at]
+    if (!parent) continue
+    const isClosing = line !== parent.delimiter
+    // The line break before a delimiter belongs to the delimiter (RFC 2046 section 5.1.1).
+    const end = mail[index - 1] === '\r' ? index - 1 : index
+    for (const ended of [current, ...open.splice(isClosing ? at : at + 1)]) ended.end ??= end
+    const next = mail.indexOf('\n', index + all.length)
+    if (isClosing || next < 0 || next + 1 === mail.length) continue
+    current = partOf(entityAt(mail, next), parent, decoding)
+    parts.push(current)
+    if (current.delimiter) open.push(current)
   }
+  const shown = parts.filter(({ count }) => count === 0)
+  if (open.some(({ count }) => count > 0)) decoding.warnings.add(CUT_OFF)
+  else if (shown.some(({ subtype, body, end = mail.length }) => subtype && body < end)) {
+    decoding.warnings.add('a multipart that cannot be taken apart')
+  }
+  return shown
+}
 
-  function partOf(node: Node, section: string, slot: object | undefined): Part {
-    const { multipart, parsed } = node.contentType
-    const { charset = '', format = '', delsp = '' } = parsed.params
-    const begin = begins.get(node) ?? raw.length
-    return {
-      type: !multipart && /^[^\s;/]+\/[^\s;/]+$/.test(parsed.value) ? parsed.value : 'text/plain',
-      charset,
-      flowed: !/^flowed$/i.test(format) ? '' : /^yes$/i.test(delsp) ? 'delsp' : 'flowed',
-      disposition: node.contentDisposition.parsed.value,
-      name: fileName(node.contentDisposition.value, decoding) || fileName(node.contentType.value, decoding),
-      contentId: decodeHeader(node.contentId ?? '', decoding).replace(/^<|>$/g, ''),
-      encoding: node.contentTransferEncoding.encoding,
-      body: raw.subarray(begin, Math.max(begin, ends.get(node) ?? raw.length)),
-      slot,
-      section,
-    }
+/** What the header of a part says. */
+function partOf(entity: Entity, parent: Part | undefined, decoding: Decoding): Part {
+  const field = firstOf(entity.fields, 'content-type')
+  const { value, params } = parametersOf(field)
+  const [type = '', kind, subtype = ''] = /^([^\s;/]+)\/([^\s;/]+)$/.exec(value.toLowerCase()) ?? []
+  const { boundary } = params
+  const section = parent ? `${parent.section}${parent.section && '.'}${++parent.count}` : ''
+  const isOpen = kind === 'multipart' && boundary && section.split('.').length < DEEPEST
+  const disposition = firstOf(entity.fields, 'content-disposition')
+  const usual = parent?.subtype === 'digest' ? 'message/rfc822' : 'text/plain'
+  return {
+    fields: entity.fields,
+    body: entity.body,
+    end: undefined,
+    type: kind === undefined || kind === 'multipart' ? usual : type,
+    params,
+    disposition: parametersOf(disposition).value.toLowerCase(),
+    name: fileName(disposition, decoding) || fileName(field, decoding),
+    contentId: decodeHeader(firstOf(entity.fields, 'content-id'), decoding).replace(/^<|>$/g, ''),
+    slot: parent?.subtype === 'alternative' ? parent : parent?.slot,
+    section,
+    subtype: kind === 'multipart' ? subtype : undefined,
+    delimiter: isOpen ? boundary.trimEnd() : undefined,
+    count: 0,
   }
 }
 
-/** The line break before a delimiter belongs to the delimiter (RFC 2046 section 5.1.1). */
-function endOfLineBefore(raw: Buffer, at: number): number {
-  return at - (raw[at - 1] !== 0x0a ? 0 : raw[at - 2] === 0x0d ? 2 : 1)
+/** Whether a field has a name, which is given in lower case. Most names have another length. */
+export function isNamed({ name }: Header, wanted: string): boolean {
+  return name.length === wanted.length && name.toLowerCase() === wanted
+}
+
+/** The value of the first field of a name. */
+export function firstOf(fields: Header[], wanted: string): string {
+  return fields.find((field) => isNamed(field, wanted))?.value ?? ''
+}
+
+function parametersOf(field: string): { value: string; params: Record<string, string> } {
+  return field === '' ? { value: '', params: {} } : parseHeaderValue(field, { stripComments: true })
 }
 
 /**
@@ -152,58 +139,32 @@ function endOfLineBefore(raw: Buffer, at: number): number {
  */
 function fileName(field: string, decoding: Decoding): string {
   if (!/name/i.test(field)) return ''
-  let plain: string | undefined
-  let [label, binary] = ['', '']
-  const sections: [number, boolean, string][] = []
-  for (const [, key = '', quoted, bare = ''] of field.matchAll(PARAMETER)) {
-    const parameter = /^(?:file)?name(?:\*(\d{1,4}))?(\*)?$/i.exec(key)
-    if (!parameter) continue
-    const [, number, star] = parameter
-    const value = quoted === undefined ? bare.trim() : quoted.replace(/\\(["\\])/g, '$1')
-    if (number === undefined && !star) plain ??= value
-    else sections.push([Number(number ?? 0), star !== undefined, value])
-  }
-  for (const [index, [, isEncoded, value]] of sections.sort(([one], [other]) => one - other).entries()) {
-    const [, charset, rest] = (index === 0 && isEncoded && /^([^']*)'[^']*'(.*)$/s.exec(value)) || []
-    label = charset ?? label
-    const text = rest ?? value
-    const unescaped = (hex: string) => String.fromCharCode(Number.parseInt(hex.slice(1), 16))
-    binary += isEncoded ? text.replace(/%[0-9a-f]{2}/gi, unescaped) : text
-  }
-  if (label) return decodeText(Buffer.from(binary, 'latin1'), label, decoding)
-  return decodeHeader(binary || (plain ?? ''), decoding)
-}
-const PARAMETER = /;\s*([^=;\s]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]*))/gs
-
-/** The content of a part, its transfer encoding taken off (RFC 2045 section 6) as far as it goes. */
-export function contentOf({ encoding, body }: Pick<Part, 'encoding' | 'body'>, decoding: Decoding): Buffer {
-  if (encoding === 'base64') return fromBase64(body, decoding)
-  return encoding === 'quoted-printable' ? fromQuotedPrintable(body, decoding) : body
+  const prepared = field
+    // Sections come out as an encoded word, but where there is a plain name beside them, which is for old programs.
+    .replace(/(;\s*(?:file)?)name(?=\*[\d*]*\s*=)/gi, '$1long')
+    .replace("*=''", "*=utf-8''")
+    // Half a kanji of raw ISO-2022-JP, or a path of Windows.
+    .replace(/\\["\\]|\\/g, (found) => (found === '\\' ? '\\\\' : found))
+  const { params } = parametersOf(prepared)
+  return decodeHeader(params.filelong ?? params.long ?? params.filename ?? params.name ?? '', decoding)
 }
 
-function fromBase64(body: Buffer, { warnings }: Decoding): Buffer {
-  const text = body.toString('latin1')
-  // Mailing lists add their lines in plain text.
-  const end = text.search(/(?<=(?:=|\n)[ \t]*\r?\n)(?=[^\n]{0,200}[^A-Za-z0-9+/=\s])/)
-  const encoded = end < 0 ? text : text.slice(0, end)
-  const digits = encoded.replace(/[^A-Za-z0-9+/=]+/g, '')
-  if (end >= 0 || digits.length % 4 !== 0 || /[^A-Za-z0-9+/=\s]/.test(encoded)) warnings.add('broken base64')
-  // "=" ends a unit; some programs write several units one after the other.
-  return Buffer.concat(digits.split(/=+/).map((unit) => Buffer.from(unit, 'base64')))
-}
-
-/** "=E3" is a byte; "=" at a line's end joins it with the next; any other "=" is wrong and stands for itself. */
-function fromQuotedPrintable(body: Buffer, { warnings }: Decoding): Buffer {
-  const decoded = Buffer.allocUnsafe(body.length)
-  let [length, behind] = [0, 0]
-  const matches = body.toString('latin1').matchAll(/=(?:([0-9a-f]{2})|([ \t]*(?:\r?\n|$)))?/gi)
-  for (const { 0: match, 1: hex, 2: softBreak, index } of matches) {
-    length += body.copy(decoded, length, behind, index)
-    behind = index + match.length
-    if (softBreak !== undefined) continue
-    if (hex === undefined) warnings.add('broken quoted-printable')
-    decoded[length++] = hex === undefined ? 0x3d : Number.parseInt(hex, 16)
+/** The content of a part, one character a byte, its transfer encoding taken off (RFC 2045 section 6) as far as it goes. */
+export function contentOf(mail: string, part: Part, { warnings }: Decoding): string {
+  const body = mail.slice(part.body, part.end)
+  const encoding = firstOf(part.fields, 'content-transfer-encoding')
+  const warn = (isBroken: boolean, what: string) => isBroken && !warnings.has(CUT_OFF) && warnings.add(`broken ${what}`)
+  if (/base64/i.test(encoding)) {
+    // Mailing lists add their lines in plain text.
+    const footer = body.search(/(?<=(?:=|\n)[ \t]*\r?\n)(?=[^\n]{0,200}[^A-Za-z0-9+/=\s])/)
+    const encoded = footer < 0 ? body : body.slice(0, footer)
+    const digits = encoded.replace(/[^A-Za-z0-9+/=]+/g, '')
+    warn(footer >= 0 || digits.length % 4 !== 0 || /[^A-Za-z0-9+/=\s]/.test(encoded), 'base64')
+    return fromBase64(digits)
   }
-  length += body.copy(decoded, length, behind)
-  return decoded.subarray(0, length)
+  if (!/quoted-printable/i.test(encoding)) return body
+  // "=" at a line's end joins it with the next; any other that is no byte is wrong and stands for itself.
+  const joined = body.replace(/=[ \t]*(?:\r?\n|$)/g, '')
+  warn(/=(?![0-9a-f]{2})/i.test(joined), 'quoted-printable')
+  return fromHex(joined)
 }

@@ -1,13 +1,10 @@
 /** Files named by strangers: a name out of a mail becomes one that stays in its folder and overwrites nothing. */
 import { mkdirSync, statSync, unlinkSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, parse } from 'node:path'
 import { Failure } from '../cli.ts'
-import type { Source } from './views.ts'
-import { visibleLine } from './visible.ts'
 
-/** File systems end at 255 bytes; the rest is for the number of a second file of the same name. */
-const LONGEST_NAME = 200
-const LONGEST_EXTENSION = 20
+/** Bytes. File systems end at 255; the rest is for the number of a second file of the same name. */
+const LONGEST = { name: 200, extension: 20 }
 /** Names that are devices on Windows, with whatever extension. */
 const DEVICE = /^(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])[ ]*(\.|$)/i
 
@@ -23,15 +20,21 @@ export function safeFileName(name: string, otherwise: string): string {
     .replace(/^[.~-]+/, '_')
     .replace(/[. ]+$/, '')
   const named = /^_*$/.test(clean) ? otherwise : clean
-  const free = DEVICE.test(named) ? `_${named}` : named
-  const { base, extension } = splitExtension(free)
-  return `${cut(base, LONGEST_NAME - Buffer.byteLength(extension))}${extension}`
+  const { name: base, ext } = parse(DEVICE.test(named) ? `_${named}` : named)
+  if (Buffer.byteLength(ext) > LONGEST.extension) return beginning(base + ext, LONGEST.name)
+  return beginning(base, LONGEST.name - Buffer.byteLength(ext)) + ext
+}
+
+/** What fits into so many bytes of UTF-8, not ending within a character. */
+function beginning(text: string, bytes: number): string {
+  const cut = Buffer.from(text).subarray(0, bytes).toString()
+  return cut.length < text.length ? cut.replace(/[. \ufffd]+$/, '') : text
 }
 
 /** Writes new files into one folder, which it makes when it is needed. */
 export class Folder {
   readonly #path: string
-  /** The number that the next file of a name gets; in lower case, as some file systems know no difference. */
+  /** The number that the next file of a name gets. */
   readonly #next = new Map<string, number>()
 
   /** Throws a usage Failure when `path` is there and no folder. `option` is what the user typed it behind. */
@@ -46,13 +49,10 @@ export class Folder {
   /** Saves content under this name, or with a number behind it where it is taken. Gives the path. */
   save(name: string, content: Buffer): string {
     mkdirSync(this.#path, { recursive: true })
-    const { base, extension } = splitExtension(name)
-    const key = name.toLowerCase()
-    for (let number = this.#next.get(key) ?? 1; ; number++) {
-      const candidate = number === 1 ? name : `${base}-${number}${extension}`
-      this.#next.set(key, number + 1)
-      if (candidate !== name && this.#next.has(candidate.toLowerCase())) continue
-      const path = join(this.#path, candidate)
+    const { name: base, ext } = parse(name)
+    for (let number = this.#next.get(name) ?? 1; ; number++) {
+      const path = join(this.#path, number === 1 ? name : `${base}-${number}${ext}`)
+      this.#next.set(name, number + 1)
       try {
         // Exclusive: fails where anything has this name, a symbolic link included, and never follows one.
         writeFileSync(path, content, { flag: 'wx', flush: true })
@@ -66,49 +66,4 @@ export class Folder {
       }
     }
   }
-}
-
-/** The view of --save and --save-attachments: saves, and gives the paths, one a line. Undefined for no file. */
-export function saver(mailFolder: Folder | undefined, attachmentFolder: Folder | undefined) {
-  return ({ account, message, raw, mail }: Source): string | undefined => {
-    const paths: string[] = []
-    if (mailFolder) {
-      const localPart = account.split(/[@*]/)[0]
-      paths.push(mailFolder.save(safeFileName(`${localPart}-${message.uidl}.eml`, 'mail.eml'), raw))
-    }
-    if (attachmentFolder) {
-      for (const [index, { name, type, bytes }] of mail.attachments.entries()) {
-        const otherwise = `attachment-${index + 1}.${EXTENSIONS[type] ?? /[a-z0-9]{1,8}$/.exec(type)?.[0] ?? 'bin'}`
-        paths.push(attachmentFolder.save(safeFileName(name, otherwise), bytes))
-      }
-    }
-    return paths.length > 0 ? `${paths.map(visibleLine).join('\n')}\n` : undefined
-  }
-}
-
-/** Extensions of attachments without a name, where the subtype is none. */
-const EXTENSIONS: Record<string, string> = {
-  'text/plain': 'txt',
-  'text/calendar': 'ics',
-  'message/rfc822': 'eml',
-  'image/jpeg': 'jpg',
-  'application/octet-stream': 'bin',
-}
-
-function splitExtension(name: string): { base: string; extension: string } {
-  const dot = name.lastIndexOf('.')
-  const isExtension = dot > 0 && Buffer.byteLength(name.slice(dot)) <= LONGEST_EXTENSION
-  return isExtension ? { base: name.slice(0, dot), extension: name.slice(dot) } : { base: name, extension: '' }
-}
-
-/** The beginning of a text that fits into so many bytes of UTF-8, not ending within a character. */
-function cut(text: string, bytes: number): string {
-  let length = 0
-  let cutText = ''
-  for (const character of text) {
-    length += Buffer.byteLength(character)
-    if (length > bytes) return cutText.replace(/[. ]+$/, '')
-    cutText += character
-  }
-  return cutText
 }
