@@ -12,18 +12,17 @@ ${explainExitCodes('ok', 'failed', 'usage', 'connection', 'interrupted')}`
 
 export async function main(args: string[], io: Io): Promise<ExitName | undefined> {
   const { values } = parse(args, { yes: { type: 'boolean', short: 'y' } })
-  if (values.help) {
-    io.print(HELP)
-    return
-  }
-  const { runningEngine } = await import('./lib/server/choose.ts')
+  if (values.help) return void io.print(HELP)
+  const { chooseEngine, whyNotRunning } = await import('./lib/server/choose.ts')
   const { readSettings } = await import('./lib/settings.ts')
   const { readAccounts } = await import('./lib/accounts/accounts.ts')
   const { emptyMailbox } = await import('./lib/server/mailboxes.ts')
   const { Prompter } = await import('./lib/accounts/prompts.ts')
 
   const settings = readSettings()
-  const engine = await runningEngine(settings)
+  const engine = await chooseEngine(settings)
+  const down = await whyNotRunning(engine)
+  if (down) throw new Failure('failed', down.fact)
   const accounts = readAccounts()
   if (!values.yes) {
     const prompter = new Prompter()

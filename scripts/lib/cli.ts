@@ -72,8 +72,8 @@ export function ioOf({ stdin, stdout, stderr }: Pick<Io, 'stdin' | 'stdout' | 's
 }
 
 const TERMINAL = ioOf(process)
-/** `Io.print`, `Io.write` and `Io.say` of this process. */
-export const { print, write: printAll, say } = TERMINAL
+/** `Io.print` and `Io.say` of this process. */
+export const { print, say } = TERMINAL
 
 /** What any thrown value says in one line, without "Error:" in front. */
 export function messageOf(error: unknown): string {
@@ -140,15 +140,16 @@ export function nearestOf(
 /** Letters to change, to add, to take out or to swap with the next (Damerau's distance, optimal string alignment). */
 function distanceOf(a: string, b: string): number {
   const rows: number[][] = []
-  const at = (row: number, column: number) => rows[row]?.[column] ?? Number.POSITIVE_INFINITY
-  for (let row = 0; row <= a.length; row++) {
-    rows.push([])
-    for (let column = 0; column <= b.length; column++) {
-      const same = a[row - 1] === b[column - 1] ? 0 : 1
-      const isSwapped = row > 1 && column > 1 && a[row - 1] === b[column - 2] && a[row - 2] === b[column - 1]
-      const steps = [at(row - 1, column) + 1, at(row, column - 1) + 1, at(row - 1, column - 1) + same]
+  const at = (row: number, column: number) => (row * column === 0 ? row + column : (rows[row]?.[column] ?? 0))
+  for (let row = 1; row <= a.length; row++) {
+    const line = [row]
+    rows[row] = line
+    for (let column = 1; column <= b.length; column++) {
+      const other = a[row - 1] === b[column - 1] ? 0 : 1
+      const steps = [at(row - 1, column) + 1, at(row, column - 1) + 1, at(row - 1, column - 1) + other]
+      const isSwapped = row * column > 1 && a[row - 1] === b[column - 2] && a[row - 2] === b[column - 1]
       if (isSwapped) steps.push(at(row - 2, column - 2) + 1)
-      rows[row]?.push(row + column === 0 ? 0 : Math.min(...steps))
+      line.push(Math.min(...steps))
     }
   }
   return at(a.length, b.length)
