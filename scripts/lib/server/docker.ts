@@ -179,11 +179,11 @@ export class DockerEngine implements Engine {
   }
 
   /** The container; undefined when there is none. Throws a Failure when one of this name is somebody else's. */
-  async #container(): Promise<{ running: boolean; created: Date; id: string | undefined } | undefined> {
+  async #container(): Promise<{ running: boolean; created: Date; id: string } | undefined> {
     const format = '{{json .State.Running}} {{json .Created}} {{.Id}} {{json .Config.Labels}}'
     const { exitCode, stdout } = await docker(['container', 'inspect', '--format', format, CONTAINER], this.#patience)
     if (exitCode !== 0) return undefined
-    const [, running, created = '', id, labels = ''] = /^(\S+) "(\S+)" (\S+) (.*)$/m.exec(stdout) ?? []
+    const [, running, created = '', id = '', labels = ''] = /^(\S+) "(\S+)" (\S+) (.*)$/m.exec(stdout) ?? []
     const label: Record<string, string> = JSON.parse(labels) ?? {}
     const project = label['com.docker.compose.project'] ?? 'none'
     const own = setting('COMPOSE_PROJECT_NAME') ?? CONTAINER

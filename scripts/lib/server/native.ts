@@ -150,10 +150,7 @@ export class NativeEngine implements Engine {
       const fact = 'The server runs on with its old settings, because these cannot be read'
       throw new Failure(error.exit ?? 'failed', `${fact}:\n${error.message}`)
     })
-    const users = this.#replace((name) => name === 'dovecot/userdb')
-    // Dovecot first: mail that Postfix accepts for an account that Dovecot does not know yet would bounce.
-    if (users.length > 0) await this.#untilDovecotHasRead(configuration.userdbMarker)
-    const changed = [...users, ...this.#replace()]
+    const changed = await this.#replace(configuration.userdbMarker)
     if (changed.length === 0) return
     // Dovecot sees new accounts by itself, and a reload takes its sockets away for a moment: only for new settings.
     const newSettings =
@@ -185,25 +182,28 @@ export class NativeEngine implements Engine {
   }
 
   /** Puts the files of next/ that differ in place, each in one step; gives their names. Those that next/ has not go. */
-  #replace(isWanted?: (name: string) => boolean): string[] {
+  async #replace(userdbMarker: string): Promise<string[]> {
     const filesIn = (folder: string) =>
       namesBelow(this.#path(folder)).filter((name) => fs.statSync(this.#path(join(folder, name))).isFile())
     const names = filesIn('next')
-    const changed = names.filter(isWanted ?? (() => true)).filter((name) => {
+    const copies = filesIn('config').map((name) => `config/${name}`)
+    const changed = copies.filter((name) => !names.includes(name))
+    for (const name of changed) fs.rmSync(this.#path(name))
+    const users = 'dovecot/userdb'
+    for (const name of names.sort((one, other) => Number(other === users) - Number(one === users))) {
       const [old, made] = [this.#path(name), this.#path(`next/${name}`)]
       const before = fs.statSync(old, { throwIfNoEntry: false })
-      if (before && fs.readFileSync(old).equals(fs.readFileSync(made))) return false
+      if (before && fs.readFileSync(old).equals(fs.readFileSync(made))) continue
       // Dovecot sees by the second that its userdb has changed.
       const past = new Date(Math.max(Date.now() - 10_000, (before?.mtimeMs ?? 0) + 1_000))
       fs.utimesSync(made, past, past)
       fs.mkdirSync(dirname(old), { recursive: true })
       fs.renameSync(made, old)
-      return true
-    })
-    const copies = isWanted ? [] : filesIn('config').map((name) => `config/${name}`)
-    const gone = copies.filter((name) => !names.includes(name))
-    for (const name of gone) fs.rmSync(this.#path(name))
-    return [...changed, ...gone]
+      changed.push(name)
+      // First of all: mail that Postfix accepts for an account that Dovecot does not know yet would bounce.
+      if (name === users) await this.#untilDovecotHasRead(userdbMarker)
+    }
+    return changed
   }
 
   /** Returns when the socket that Postfix asks for AUTH is a new one: without it smtpd ends with an error. */

@@ -26,12 +26,12 @@ export function checkStateDir(dir: string): void {
   }
   if (!/^[\w./+@-]+$/.test(dir)) refuse(dir, 'Postfix cannot work in a path with spaces or such characters')
   for (let folder = dir; folder !== dirname(folder); folder = dirname(folder)) {
-    const found = fs.statSync(folder, { throwIfNoEntry: false })
-    if (found && !found.isDirectory()) refuse(dir, `${folder} is no folder`)
+    if (!fs.existsSync(folder)) continue
+    const found = fs.statSync(folder)
+    if (!found.isDirectory()) refuse(dir, `${folder} is no folder`)
     // Dovecot's mail processes run without privileges and walk the whole path.
-    if (found && folder !== dir && !(found.mode & 0o001)) {
+    if (folder !== dir && !(found.mode & 0o001))
       refuse(dir, `${folder}: only its owner can enter it, and Dovecot has to`)
-    }
   }
   // What this writes there, it also removes: never in somebody else's folder.
   const foreign = fs.existsSync(dir) && fs.readdirSync(dir).find((name) => !OWN.test(name))
