@@ -14,7 +14,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const { values } = parse(args, { yes: { type: 'boolean', short: 'y' } })
   if (values.help) return void io.print(HELP)
   const { chooseEngine, whyNotRunning } = await import('./lib/server/choose.ts')
-  const { readSettings } = await import('./lib/settings.ts')
+  const { isSmtpOnly, readSettings } = await import('./lib/settings.ts')
   const { readAccounts } = await import('./lib/accounts/accounts.ts')
   const { emptyMailbox } = await import('./lib/server/mailboxes.ts')
   const { Prompter } = await import('./lib/accounts/prompts.ts')
@@ -23,9 +23,10 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const engine = await chooseEngine(settings)
   const down = await whyNotRunning(engine)
   if (down) throw new Failure('failed', down.fact)
-  const accounts = readAccounts()
+  if (engine.name === 'native') await (await import('./lib/server/root.ts')).becomeRoot()
+  const accounts = isSmtpOnly() ? [] : readAccounts()
   if (!values.yes) {
-    const prompter = new Prompter()
+    const prompter = new Prompter(io)
     const question = `Delete all mail of ${accounts.length} accounts and the queue? [y/N] `
     const answer = await prompter.ask(question, 'To delete all mail: npm run reset -- --yes')
     prompter.close()

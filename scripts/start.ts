@@ -112,10 +112,12 @@ async function report(engine: Engine, settings: Settings, inbox: { url?: string;
   io.print(`\n${table(next.filter((row) => row !== false))}`)
 }
 
-/** Runs `work`, and throws a Failure as soon as Ctrl-C or a termination asks for the end. A second one ends at once. */
+/** Runs `work`, and throws a Failure as soon as Ctrl-C or a termination asks for the end. */
 async function unlessInterrupted(io: Io, work: () => Promise<void>): Promise<void> {
   const over = new AbortController()
   const interrupted = Promise.race(SIGNALS.map((name) => once(process, name, { signal: over.signal }))).then(() => {
+    // Another one changes nothing: what was started would be left behind.
+    for (const name of SIGNALS) process.on(name, () => {})
     io.say('Interrupted: stopping what was started ...')
     throw new Failure('interrupted', 'The start was interrupted. Start again: npm start')
   })

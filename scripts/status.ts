@@ -47,15 +47,17 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
     const unknown = { inbox: null, otherFolders: null }
     return { address, ...(pop3 || imap ? await countMessages(settings, address, PATIENCE) : unknown) }
   }
-  const ask = async (...command: string[]) => (await engine.exec(command, { timeout: PATIENCE })).stdout.trim()
+  const ask = async (...command: string[]) => {
+    const { exitCode, stdout } = await engine.exec(command, { timeout: PATIENCE })
+    return exitCode === 0 ? stdout.trim() : undefined
+  }
   const [postfix, dovecot, queue, accounts] = await Promise.all([
     ask('postconf', '-h', 'mail_version'),
     ask('dovecot', '--version'),
-    // Only root may look into the queue; without sudo it stays unknown.
-    ask('postqueue', '-j').catch(() => undefined),
+    ask('postqueue', '-j'),
     Promise.all(readAccounts().map(({ address }) => countOf(address))),
   ])
-  const versions = { postfix, dovecot: dovecot.split(' ')[0] }
+  const versions = { postfix, dovecot: dovecot?.split(' ')[0] }
   const queued = queue?.split('\n').filter(Boolean).length ?? null
   const certificate = engine.certificate() ?? null
   const inbox = runningInbox(settings)?.url ?? null

@@ -6,7 +6,7 @@ import * as fs from 'node:fs'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { readAccounts } from '../accounts/accounts.ts'
-import { withLock } from '../accounts/lock.ts'
+import { unwritable, withLock } from '../accounts/lock.ts'
 import { Failure, say } from '../cli.ts'
 import { enabledServices, type Settings } from '../settings.ts'
 import { complaintsIn, type Engine, type ExecOptions, type ExecResult, type Started } from './engine.ts'
@@ -22,8 +22,8 @@ import { checkStateDir, makeCertificate, makeFolders } from './native_files.ts'
 import { MailLog } from './native_log.ts'
 import { NativeProcesses } from './native_processes.ts'
 import { installPackages } from './packages.ts'
-import { assertPortsFree } from './ports.ts'
-import { asRoot, becomeRoot, isRoot, startAsRoot } from './root.ts'
+import { assertPortsFree, holdersOf } from './ports.ts'
+import { becomeRoot, isRoot, startAsRoot } from './root.ts'
 import { $, input } from './shell.ts'
 
 /** Milliseconds until a stop becomes a kill. */
@@ -72,9 +72,16 @@ export class NativeEngine implements Engine {
 
   /** Does the work while nobody else starts or stops, and removes next/: password hashes need no second place. */
   #locked<T>(work: () => Promise<T>): Promise<T> {
-    return withLock(this.#path('start.lock'), () =>
-      work().finally(() => fs.rmSync(this.#path('next'), { recursive: true, force: true })),
-    )
+    return withLock(this.#path('start.lock'), async () => {
+      try {
+        return await work()
+      } catch (error) {
+        const { syscall, path = this.#settings.stateDir } = error as NodeJS.ErrnoException
+        throw syscall ? unwritable(path, error) : error
+      } finally {
+        fs.rmSync(this.#path('next'), { recursive: true, force: true })
+      }
+    })
   }
 
   async #start(): Promise<Started> {
@@ -84,11 +91,21 @@ export class NativeEngine implements Engine {
       await this.#reload()
       return 'running'
     }
-    if (wasRunning) say('Other ports or services than the server was started with: it starts anew.')
+    if (wasRunning) {
+      const isOther = this.#processes.addresses !== undefined
+      say(
+        `${isOther ? 'Other ports or services than the server was started with' : 'Its last start was not finished'}: it starts anew.`,
+      )
+    }
     const configuration = await this.#prepare()
-    // Also what a crash left behind: one of the two daemons, or children without a master, which keep the ports.
+    // What runs is stopped only where the next can start. Also what a crash left behind: one of the two daemons, or
+    // children without a master, which keep the ports.
+    const { ports } = this.#settings
+    const own = this.#processes.all()
+    const holders = holdersOf(Object.values(ports))
+    const others = enabledServices().filter((name) => !own.includes(holders.get(ports[name])?.pid ?? 0))
+    await assertPortsFree(this.#settings, others)
     await this.#processes.end(STOP_PATIENCE)
-    await assertPortsFree(this.#settings, enabledServices())
     try {
       await this.#launch(configuration)
     } catch (error) {
@@ -134,7 +151,8 @@ export class NativeEngine implements Engine {
     if (!isRoot && this.#processes.daemons().up.length === 0) return false
     await becomeRoot()
     const end = () => this.#processes.end(STOP_PATIENCE)
-    return fs.existsSync(this.#settings.stateDir) ? this.#locked(end) : end()
+    // Also where no lock can be made: on a full disk, or where the state folder was removed.
+    return this.#locked(end).catch(end)
   }
 
   async reload(): Promise<void> {
@@ -148,7 +166,7 @@ export class NativeEngine implements Engine {
   async #reload(): Promise<void> {
     const configuration = await this.#prepare().catch((error) => {
       const fact = 'The server runs on with its old settings, because these cannot be read'
-      throw new Failure(error.exit ?? 'failed', `${fact}:\n${error.message}`)
+      throw new Failure(error.exit ?? 'failed', `${fact}: ${error.message}`)
     })
     const changed = await this.#replace(configuration.userdbMarker)
     if (changed.length === 0) return
@@ -257,11 +275,7 @@ export class NativeEngine implements Engine {
     { input: text, timeout = 60_000 }: ExecOptions = {},
   ): Promise<ExecResult> {
     const configuration = /^(dovecot|doveadm|doveconf)$/.test(program) ? this.#dovecotConf : this.#path('postfix')
-    const words = [program, '-c', configuration, ...args]
-    // These two tell every user what they read; the others want the queue, the passwords or a root's socket.
-    const isOpen = program === 'postconf' || args[0] === '--version'
-    const command = isOpen ? words : await asRoot(words)
-    return $({ timeout, ...(text === undefined ? {} : input(text)) })`${command}`
+    return $({ timeout, ...(text === undefined ? {} : input(text)) })`${[program, '-c', configuration, ...args]}`
   }
 
   async readFile(path: string): Promise<string | undefined> {

@@ -30,25 +30,16 @@ export async function startAsRoot(): Promise<void> {
   if (exitCode !== 0) throw new Failure('failed', stderr.trim())
 }
 
-/** A command with which this user's sudo runs a program of Postfix or Dovecot; the program itself for root. */
-export async function asRoot(command: string[]): Promise<string[]> {
-  if (isRoot) return command
-  await assertSudo(command)
-  return ['sudo', '-n', ...command]
-}
-
-/** sudo's arguments for a script of this project, with this user's settings. */
+/**
+ * sudo's arguments for a script of this project, with this user's settings. Throws a Failure, with what to type instead,
+ * where sudo asks for a password or is not there.
+ */
 async function bySudo(name: string, args: string[]): Promise<string[]> {
   const assignments = (names: readonly string[]) =>
     names.filter((variable) => process.env[variable]).map((variable) => `${variable}=${process.env[variable]}`)
-  await assertSudo(['env', 'PATH="$PATH"', ...assignments(NAMES), 'npx', 'tsx', `scripts/${name}.ts`, ...args])
-  return ['-n', 'env', ...assignments([...NAMES, ...KEPT]), process.execPath, LAUNCH, name, ...args]
-}
-
-/** Throws a Failure, with what to type instead, where sudo asks for a password or is not there. */
-async function assertSudo(typed: string[]): Promise<void> {
   const { exitCode, stderr } = await $({ timeout: 10_000 })`sudo -n true`
-  if (exitCode === 0) return
+  if (exitCode === 0) return ['-n', 'env', ...assignments([...NAMES, ...KEPT]), process.execPath, LAUNCH, name, ...args]
+  const typed = ['env', 'PATH="$PATH"', ...assignments(NAMES), 'npx', 'tsx', `scripts/${name}.ts`, ...args]
   const command = typed.join(' ')
   const isMissing = /not found/.test(stderr)
   const way = isMissing
