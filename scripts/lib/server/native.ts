@@ -188,11 +188,14 @@ export class NativeEngine implements Engine {
       for (const notice of configuration.notices) say(notice)
       await tryConfiguration(next, configuration)
       // Password hashes are for root and Dovecot's auth process alone; every user may ask Postfix for its settings.
-      await $`chgrp -R dovecot ${next}`
-      await $`chmod -R u=rwX,g=rX,o= ${next}`
+      const modes = [
+        ['chgrp', 'dovecot'],
+        ['chmod', 'u=rwX,g=rX,o='],
+        ['touch', '-d', '10 seconds ago'],
+      ]
+      // The times: Postfix's programs wait until their tables are two seconds old, lest they read half a file.
+      await $`find ${next} ${modes.flatMap((command) => ['-exec', ...command, '{}', '+'])}`
       await $`chmod -R o+rX ${next}/postfix`
-      // Postfix's programs wait until their tables are two seconds old, lest they read half a file; these are whole.
-      await $`find ${next} -type f -exec touch -d ${'10 seconds ago'} {} +`
       return configuration
     } catch (error) {
       throw error instanceof Failure ? new Failure(error.exit, this.#log.named(error.message)) : error

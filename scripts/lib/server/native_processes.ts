@@ -68,18 +68,19 @@ export class NativeProcesses {
       // A stopped process (SIGSTOP) takes a signal when it goes on.
       for (const pid of pids) for (const sent of [name, 'SIGCONT'] as const) signal(pid, sent)
     }
+    const isMaster = (pid: number) => DAEMONS.some((daemon) => PROGRAMS[daemon] === programOf(pid))
     let left = this.all()
     if (left.length === 0) return false
     // Both masters at once: Dovecot alone would wait for the connections of Postfix's smtpd.
-    send(
-      this.masters().map(({ pid }) => pid),
-      'SIGTERM',
-    )
-    for (; left.length > 0; left = this.all()) {
+    send(left.filter(isMaster), 'SIGTERM')
+    while (left.length > 0) {
       // Without their masters, or at the end of patience, the rest goes at once; the queue is made for that.
       if (Date.now() > deadline) send(left, 'SIGKILL')
-      else if (this.masters().length === 0) send(left, 'SIGTERM')
+      else if (!left.some(isMaster)) send(left, 'SIGTERM')
       await sleep(20)
+      const living = left.filter((pid) => worksIn(pid, this.#stateDir))
+      // In the end also those that were born meanwhile.
+      left = living.length > 0 ? living : this.all()
     }
     rmSync(this.#recordFile, { force: true })
     return true

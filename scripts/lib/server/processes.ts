@@ -42,8 +42,9 @@ export function isLiving(pid: number, startTime: string): boolean {
 /** Whether a process is one of Postfix or Dovecot that works in this folder, also where that has been removed since. */
 export function worksIn(pid: number, folder: string): boolean {
   if (!/postfix|dovecot/.test(linkOf(`/proc/${pid}/exe`))) return false
+  const cwd = linkOf(`/proc/${pid}/cwd`)
   // A POP3 or IMAP session may be in "/" with its mailbox open.
-  return [linkOf(`/proc/${pid}/cwd`), ...openFiles(pid)].some((path) => path.startsWith(`${folder}/`))
+  return (cwd === '/' ? openFiles(pid) : [cwd]).some((path) => path.startsWith(`${folder}/`))
 }
 
 /** Sends a signal; a process that is gone needs none. */
