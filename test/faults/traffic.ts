@@ -225,8 +225,7 @@ export class Delivered {
     const header = source.slice(0, source.indexOf('\r\n\r\n'))
     const subject = /^Subject: (.*)$/m.exec(header)?.[1]?.trim() ?? ''
     if (/^Return-Path: <>/m.test(header)) this.bounces.push(subject)
-    // The lowest field has the envelope recipient: those above it were added later, by forwarding to the catchall.
-    const recipient = [...header.matchAll(/^Delivered-To: (.*?)\r?$/gm)].at(-1)?.[1] ?? ''
+    const recipient = /^X-Original-To: (.*?)\r?$/m.exec(header)?.[1] ?? ''
     const key = `${subject} ${recipient} ${account}`
     this.#copies.set(key, (this.#copies.get(key) ?? 0) + 1)
   }

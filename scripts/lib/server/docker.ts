@@ -15,6 +15,7 @@ import {
   setting,
 } from '../settings.ts'
 import type { Engine, ExecOptions, ExecResult, Started } from './engine.ts'
+import { removableMailboxOf } from './native_configuration.ts'
 import { assertPortsFree } from './ports.ts'
 import { foreground, input, $ as shell } from './shell.ts'
 
@@ -143,10 +144,9 @@ export class DockerEngine implements Engine {
   }
 
   async removeMailbox(address: string): Promise<void> {
-    const at = address.lastIndexOf('@')
-    const [user, domain] = [address.slice(0, at), address.slice(at + 1)]
-    if ([user, domain].some((part) => /^\.{0,2}$|\//.test(part))) return
-    const remove = ['-rf', '--', `/var/mail/${domain}/${user}`]
+    const mailbox = removableMailboxOf(address)
+    if (!mailbox) return
+    const remove = ['-rf', '--', `/var/mail/${mailbox}`]
     // A stopped server has its mail in the volume, which any container of the image opens.
     const { exitCode, stderr } = (await this.isRunning())
       ? await this.exec(['rm', ...remove])

@@ -15,6 +15,7 @@ import {
   makeConfiguration,
   type NativeConfiguration,
   namesBelow,
+  removableMailboxOf,
   tryConfiguration,
 } from './native_configuration.ts'
 import { certificateOf } from './native_environment.ts'
@@ -30,8 +31,10 @@ import { $, input } from './shell.ts'
 const STOP_PATIENCE = 10_000
 /** Milliseconds for Dovecot to read its settings again. */
 const RELOAD_PATIENCE = 5_000
-/** Milliseconds for a daemon's own start command, and until its master is there. */
+/** Milliseconds for a daemon's own start command. */
 const LAUNCH = 30_000
+/** Milliseconds from its end until the masters are there. */
+const MASTERS = 10_000
 /** What the daemons read. */
 const PARTS = ['config', 'postfix', 'dovecot']
 
@@ -92,10 +95,8 @@ export class NativeEngine implements Engine {
       return 'running'
     }
     if (wasRunning) {
-      const isOther = this.#processes.addresses !== undefined
-      say(
-        `${isOther ? 'Other ports or services than the server was started with' : 'Its last start was not finished'}: it starts anew.`,
-      )
+      const other = 'Other ports or services than the server was started with'
+      say(`${this.#processes.addresses ? other : 'Its last start was not finished'}: it starts anew.`)
     }
     const configuration = await this.#prepare()
     // What runs is stopped only where the next can start. Also what a crash left behind: one of the two daemons, or
@@ -130,18 +131,18 @@ export class NativeEngine implements Engine {
       fs.renameSync(this.#path(`next/${part}`), this.#path(part))
     }
     await this.#log.begin()
-    const commands = [['postfix', '-c', this.#path('postfix'), 'start']]
-    if (dovecot) commands.push(['dovecot', '-c', this.#dovecotConf])
+    const postfix = ['postfix', '-c', this.#path('postfix'), 'start']
+    const commands = dovecot ? [postfix, ['dovecot', '-c', this.#dovecotConf]] : [postfix]
     // With their streams on a file: a daemon keeps them open for its whole life, and a pipe would keep this process waiting
     // just as long. In sessions of their own, which Ctrl-C does not reach. Both to their end before one's failure is looked
     // at: a daemon that comes up later would be left behind.
     const run = $({ timeout: LAUNCH, detached: true })
     const ended = await Promise.all(commands.map((command) => run`${command} >> ${this.#log.file} 2>&1 < /dev/null`))
-    const failed = ended.find(({ exitCode }) => exitCode !== 0)
-    const deadline = Date.now() + LAUNCH
+    const deadline = ended.every(({ exitCode }) => exitCode === 0) ? Date.now() + MASTERS : 0
     // Dovecot's command ends a moment before its master is there.
-    while (!failed && !(await this.isRunning()) && Date.now() < deadline) await sleep(10)
-    if (failed || !(await this.isRunning())) throw new Failure('failed', 'The daemons do not start. See: npm run logs')
+    for (; deadline === 0 || !(await this.isRunning()); await sleep(10)) {
+      if (Date.now() > deadline) throw new Failure('failed', 'The daemons do not start. See: npm run logs')
+    }
     this.#processes.keep(this.#addresses)
     // Mail that waits since before the stop goes out now and not at its next turn.
     await this.#postfix('postqueue', '-f')
@@ -165,8 +166,9 @@ export class NativeEngine implements Engine {
 
   async #reload(): Promise<void> {
     const configuration = await this.#prepare().catch((error) => {
+      if (!(error instanceof Failure)) throw error
       const fact = 'The server runs on with its old settings, because these cannot be read'
-      throw new Failure(error.exit ?? 'failed', `${fact}: ${error.message}`)
+      throw new Failure(error.exit, `${fact}: ${error.message}`)
     })
     const changed = await this.#replace(configuration.userdbMarker)
     if (changed.length === 0) return
@@ -188,14 +190,11 @@ export class NativeEngine implements Engine {
       for (const notice of configuration.notices) say(notice)
       await tryConfiguration(next, configuration)
       // Password hashes are for root and Dovecot's auth process alone; every user may ask Postfix for its settings.
-      const modes = [
-        ['chgrp', 'dovecot'],
-        ['chmod', 'u=rwX,g=rX,o='],
-        ['touch', '-d', '10 seconds ago'],
-      ]
-      // The times: Postfix's programs wait until their tables are two seconds old, lest they read half a file.
-      await $`find ${next} ${modes.flatMap((command) => ['-exec', ...command, '{}', '+'])}`
+      await $`chgrp -R dovecot ${next}`
+      await $`chmod -R u=rwX,g=rX,o= ${next}`
       await $`chmod -R o+rX ${next}/postfix`
+      // Postfix's programs wait until their tables are two seconds old, lest they read half a file; these are whole.
+      await $`find ${next} -exec touch -d ${'10 seconds ago'} {} +`
       return configuration
     } catch (error) {
       throw error instanceof Failure ? new Failure(error.exit, this.#log.named(error.message)) : error
@@ -254,16 +253,10 @@ export class NativeEngine implements Engine {
   }
 
   async removeMailbox(address: string): Promise<void> {
-    // Somebody may have written an address by hand that leads elsewhere.
-    if (
-      !this.hasMailbox(address) ||
-      mailboxOf(address)
-        .split('/')
-        .some((part) => /^\.{0,2}$/.test(part))
-    )
-      return
+    const mailbox = removableMailboxOf(address)
+    if (!mailbox || !this.hasMailbox(address)) return
     await becomeRoot()
-    const folder = this.#path(join('mail', mailboxOf(address)))
+    const folder = this.#path(join('mail', mailbox))
     fs.rmSync(folder, { recursive: true, force: true })
     if (fs.readdirSync(dirname(folder)).length === 0) fs.rmdirSync(dirname(folder))
   }

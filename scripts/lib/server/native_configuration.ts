@@ -169,6 +169,12 @@ export function mailboxOf(address: string): string {
   return `${domainOf(address)}/${address.slice(0, address.lastIndexOf('@'))}`
 }
 
+/** `mailboxOf` for a removal; undefined where somebody has written an address by hand that leads elsewhere. */
+export function removableMailboxOf(address: string): string | undefined {
+  const parts = mailboxOf(address).split('/')
+  return parts.length === 2 && !parts.some((part) => /^\.{0,2}$/.test(part)) ? parts.join('/') : undefined
+}
+
 function dovecotConf(settings: Settings, environment: Environment, isNew: boolean): string {
   const text = base(isNew ? 'dovecot-2.4.conf' : 'dovecot-2.3.conf', settings, environment)
   const quotas = environment.ENABLE_QUOTAS === '0' ? text.replace(/^# --- Quota[\s\S]*?(?=^# --- )/m, '') : text
