@@ -202,9 +202,7 @@ export class Facts {
   /** Why npm start would not take the files; undefined where it does. */
   async refusal(): Promise<string | undefined> {
     const engine = await this.engine()
-    // Without Postfix nobody can say; "packages" does.
-    if (engine.name === 'docker' || !existsSync(MASTER_DIST) || (await this.isLive())) return undefined
-    return (await this.made()).refusal
+    return engine.name === 'docker' || (await this.isLive()) ? undefined : (await this.made()).refusal
   }
 
   /**

@@ -66,15 +66,18 @@ export async function makeConfiguration(
   return { dovecot, userdbMarker, notices: noticesOf(environment) }
 }
 
+/** The exit code of a shell for a program that is not there: before npm start has installed it nobody can say. */
+const NOT_INSTALLED = 127
+
 /** Throws a Failure where Postfix or Dovecot cannot read the settings below a folder. */
 export async function tryConfiguration(folder: string, { dovecot }: NativeConfiguration): Promise<void> {
   // Whatever program of Postfix: each reads main.cf first.
   const postfix = await $({ timeout: 20_000 })`postmap -c ${folder}/postfix -q x static:y`
-  if (postfix.exitCode !== 0) throw complaint(folder, 'postfix-main.cf', postfix.stderr)
+  if (![0, NOT_INSTALLED].includes(postfix.exitCode ?? 1)) throw complaint(folder, 'postfix-main.cf', postfix.stderr)
   if (!dovecot) return
   // All of it is read for one setting; "-n" would ask the DNS for this machine's name.
   const { exitCode, stderr } = await $({ timeout: 20_000 })`doveconf -c ${folder}/dovecot/dovecot.conf protocols`
-  if (exitCode !== 0) throw new Failure('failed', stderr.trim())
+  if (![0, NOT_INSTALLED].includes(exitCode ?? 1)) throw new Failure('failed', stderr.trim())
 }
 
 /** A copy of the configuration folder with the container's paths mapped, each line where it was. */
@@ -138,7 +141,7 @@ async function postconf(folder: string, name: string, option: string, lines: { t
   if (lines.length === 0) return
   const words = ['NORANDOMIZE=1', 'postconf', '-c', `${folder}/postfix`, option, ...lines.map(({ text }) => text)]
   const { exitCode, stderr } = await $({ timeout: 20_000 })`env ${words}`
-  if (exitCode !== 0 || /unmatched/.test(stderr)) throw complaint(folder, name, stderr)
+  if (![0, NOT_INSTALLED].includes(exitCode ?? 1) || /unmatched/.test(stderr)) throw complaint(folder, name, stderr)
 }
 
 /** What Postfix says against a file of the user's, with the line whose text it quotes. */
