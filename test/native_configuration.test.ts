@@ -197,3 +197,9 @@ for (const [variable, value] of [
     })
   })
 }
+
+test('a program that reads nothing of its input, or is not there, is an exit code and no crash', async () => {
+  const { $, input } = await import('../scripts/lib/server/shell.ts')
+  const text = input('x'.repeat(1_000_000))
+  assert.deepEqual([(await $(text)`true`).exitCode, (await $(text)`no-such-program`).exitCode], [0, 127])
+})

@@ -84,8 +84,7 @@ type StyleFormat = Parameters<typeof util.styleText>[0]
 
 /** Colours text for a terminal; plain where stdout is a pipe, NO_COLOR is set or the terminal is dumb. */
 export function style(format: StyleFormat, text: string, stream: Io['stdout'] = process.stdout): string {
-  // Node before 20.12 has no styleText; that is too old for this project, which the doctor has to be able to say there.
-  const plain = !stream.isTTY || process.env.NO_COLOR || process.env.TERM === 'dumb' || !util.styleText
+  const plain = !stream.isTTY || process.env.NO_COLOR || process.env.TERM === 'dumb'
   return plain ? text : util.styleText(format, text)
 }
 

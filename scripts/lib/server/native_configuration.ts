@@ -66,18 +66,18 @@ export async function makeConfiguration(
   return { dovecot, userdbMarker, notices: noticesOf(environment) }
 }
 
-/** The exit code of a shell for a program that is not there: before npm start has installed it nobody can say. */
-const NOT_INSTALLED = 127
+/** Whether a program found something wrong. One that is not there (127), before npm start has installed it, found nothing. */
+const isRefused = ({ exitCode }: { exitCode: number | null }) => exitCode !== 0 && exitCode !== 127
 
 /** Throws a Failure where Postfix or Dovecot cannot read the settings below a folder. */
 export async function tryConfiguration(folder: string, { dovecot }: NativeConfiguration): Promise<void> {
   // Whatever program of Postfix: each reads main.cf first.
   const postfix = await $({ timeout: 20_000 })`postmap -c ${folder}/postfix -q x static:y`
-  if (![0, NOT_INSTALLED].includes(postfix.exitCode ?? 1)) throw complaint(folder, 'postfix-main.cf', postfix.stderr)
+  if (isRefused(postfix)) throw complaint(folder, 'postfix-main.cf', postfix.stderr)
   if (!dovecot) return
   // All of it is read for one setting; "-n" would ask the DNS for this machine's name.
-  const { exitCode, stderr } = await $({ timeout: 20_000 })`doveconf -c ${folder}/dovecot/dovecot.conf protocols`
-  if (![0, NOT_INSTALLED].includes(exitCode ?? 1)) throw new Failure('failed', stderr.trim())
+  const read = await $({ timeout: 20_000 })`doveconf -c ${folder}/dovecot/dovecot.conf protocols`
+  if (isRefused(read)) throw new Failure('failed', read.stderr.trim())
 }
 
 /** A copy of the configuration folder with the container's paths mapped, each line where it was. */
@@ -140,8 +140,8 @@ function userLines(folder: string, name: string): Entry[] {
 async function postconf(folder: string, name: string, option: string, lines: { text: string }[]): Promise<void> {
   if (lines.length === 0) return
   const words = ['NORANDOMIZE=1', 'postconf', '-c', `${folder}/postfix`, option, ...lines.map(({ text }) => text)]
-  const { exitCode, stderr } = await $({ timeout: 20_000 })`env ${words}`
-  if (![0, NOT_INSTALLED].includes(exitCode ?? 1) || /unmatched/.test(stderr)) throw complaint(folder, name, stderr)
+  const changed = await $({ timeout: 20_000 })`env ${words}`
+  if (isRefused(changed) || /unmatched/.test(changed.stderr)) throw complaint(folder, name, changed.stderr)
 }
 
 /** What Postfix says against a file of the user's, with the line whose text it quotes. */
