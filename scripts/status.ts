@@ -49,7 +49,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   }
   const ask = async (...command: string[]) => {
     const { exitCode, stdout } = await engine.exec(command, { timeout: PATIENCE })
-    return exitCode === 0 ? stdout.trim() : undefined
+    return exitCode === 0 ? stdout.trim() : null
   }
   const [postfix, dovecot, queue, accounts] = await Promise.all([
     ask('postconf', '-h', 'mail_version'),
@@ -57,7 +57,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
     ask('postqueue', '-j'),
     Promise.all(readAccounts().map(({ address }) => countOf(address))),
   ])
-  const versions = { postfix, dovecot: dovecot?.split(' ')[0] }
+  const versions = { postfix, dovecot: dovecot?.split(' ')[0] ?? null }
   const queued = queue?.split('\n').filter(Boolean).length ?? null
   const certificate = engine.certificate() ?? null
   const inbox = runningInbox(settings)?.url ?? null
@@ -66,7 +66,9 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
     io.print(JSON.stringify({ ...server, accounts, queue: queued }))
     return
   }
-  io.print(`The mail server runs (engine: ${engine.name}, Postfix ${postfix}, Dovecot ${versions.dovecot}).\n`)
+  io.print(
+    `The mail server runs (engine: ${engine.name}, Postfix ${postfix ?? '?'}, Dovecot ${versions.dovecot ?? '?'}).\n`,
+  )
   const page = inbox ? [[inbox, 'Inbox', 'none']] : []
   const cells = accounts.map(({ address, inbox, otherFolders }) => [
     address,
