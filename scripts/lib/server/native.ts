@@ -99,19 +99,21 @@ export class NativeEngine implements Engine {
       say(`${this.#processes.addresses ? other : 'Its last start was not finished'}: it starts anew.`)
     }
     const configuration = await this.#prepare()
-    // What runs is stopped only where the next can start. Also what a crash left behind: one of the two daemons, or
-    // children without a master, which keep the ports.
+    const end = () => this.#processes.end(STOP_PATIENCE)
+    // What a crash left behind: one of the two daemons, or children without a master, which keep the ports.
+    if (!wasRunning) await end()
+    // A server that runs is stopped only where the next can start.
     const { ports } = this.#settings
-    const own = this.#processes.all()
     const holders = holdersOf(Object.values(ports))
+    const own = this.#processes.all()
     const others = enabledServices().filter((name) => !own.includes(holders.get(ports[name])?.pid ?? 0))
     await assertPortsFree(this.#settings, others)
-    await this.#processes.end(STOP_PATIENCE)
+    await end()
     try {
       await this.#launch(configuration)
     } catch (error) {
       const complaints = complaintsIn(this.#log.logged())
-      await this.#processes.end(STOP_PATIENCE)
+      await end()
       throw complaints.length > 0
         ? new Failure('failed', `The mail server did not start:\n${complaints.join('\n')}`)
         : error
@@ -206,8 +208,7 @@ export class NativeEngine implements Engine {
     const filesIn = (folder: string) =>
       namesBelow(this.#path(folder)).filter((name) => fs.statSync(this.#path(join(folder, name))).isFile())
     const names = filesIn('next')
-    const copies = filesIn('config').map((name) => `config/${name}`)
-    const changed = copies.filter((name) => !names.includes(name))
+    const changed = filesIn('config').flatMap((name) => (names.includes(`config/${name}`) ? [] : [`config/${name}`]))
     for (const name of changed) fs.rmSync(this.#path(name))
     const users = 'dovecot/userdb'
     for (const name of names.sort((one, other) => Number(other === users) - Number(one === users))) {
