@@ -15,10 +15,7 @@ ${explainExitCodes('ok', 'failed', 'usage')}`
 
 export async function main(args: string[], io: Io): Promise<ExitName | undefined> {
   const { values } = parse(args, { lines: { type: 'string' } })
-  if (values.help) {
-    io.print(HELP)
-    return
-  }
+  if (values.help) return void io.print(HELP)
   const follow = values.lines === undefined
   if (!follow && !/^\d{1,9}$/.test(String(values.lines))) {
     throw new Failure('usage', `--lines ${values.lines}: not a number of lines. Write for example: --lines 50`)

@@ -12,19 +12,19 @@ ${explainExitCodes('ok', 'failed', 'usage', 'connection', 'interrupted')}`
 
 export async function main(args: string[], io: Io): Promise<ExitName | undefined> {
   const { values } = parse(args, { yes: { type: 'boolean', short: 'y' } })
-  if (values.help) {
-    io.print(HELP)
-    return
-  }
-  const { runningEngine } = await import('./lib/server/choose.ts')
-  const { readSettings } = await import('./lib/settings.ts')
+  if (values.help) return void io.print(HELP)
+  const { chooseEngine, whyNotRunning } = await import('./lib/server/choose.ts')
+  const { isSmtpOnly, readSettings } = await import('./lib/settings.ts')
   const { readAccounts } = await import('./lib/accounts/accounts.ts')
   const { emptyMailbox } = await import('./lib/server/mailboxes.ts')
   const { ask } = await import('./lib/accounts/prompts.ts')
 
   const settings = readSettings()
-  const engine = await runningEngine(settings)
-  const accounts = readAccounts()
+  const engine = await chooseEngine(settings)
+  const down = await whyNotRunning(engine)
+  if (down) throw new Failure('failed', down.fact)
+  if (engine.name === 'native') await (await import('./lib/server/root.ts')).becomeRoot()
+  const accounts = isSmtpOnly() ? [] : readAccounts()
   if (!values.yes) {
     const question = `Delete all mail of ${accounts.length} accounts and the queue? [y/N] `
     const answer = await ask(io, question, 'To delete all mail: npm run reset -- --yes')

@@ -20,12 +20,9 @@ const PATIENCE = 6_000
 
 export async function main(args: string[], io: Io): Promise<ExitName | undefined> {
   const { values } = parse(args, { json: { type: 'boolean' } })
-  if (values.help) {
-    io.print(HELP)
-    return
-  }
-  const { chooseEngine } = await import('./lib/server/choose.ts')
-  const { enabledProtocols, portRows, readSettings } = await import('./lib/settings.ts')
+  if (values.help) return void io.print(HELP)
+  const { chooseEngine, whyNotRunning } = await import('./lib/server/choose.ts')
+  const { enabledProtocols, isSmtpOnly, portRows, readSettings } = await import('./lib/settings.ts')
   const { readAccounts } = await import('./lib/accounts/accounts.ts')
   const { countMessages } = await import('./lib/server/mailboxes.ts')
   const { runningInbox } = await import('./lib/inbox/service.ts')
@@ -34,54 +31,56 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const settings = readSettings()
   const { bindAddress, ports } = settings
   const engine = await chooseEngine(settings)
-  const half = await engine.half()
-  if (half || !(await engine.isRunning())) {
-    const fact = half ? `${half} Mend it: npm start` : 'The mail server is not running. Start it: npm start'
-    io.print(values.json ? JSON.stringify({ running: false, engine: engine.name, half: half ?? null }) : fact)
+  const down = await whyNotRunning(engine)
+  if (down) {
+    const { half = null, fact } = down
+    io.print(values.json ? JSON.stringify({ running: false, engine: engine.name, half }) : fact)
     return 'failed'
   }
   const silent = await silentProtocols(settings)
   if (silent.length > 0) {
-    throw new Failure(
-      'connection',
-      `The mail server runs (engine: ${engine.name}) and does not answer: ${silent.join(', ')}. ` +
-        'See: npm run doctor. Start it anew: npm stop && npm start',
-    )
+    const fact = `The mail server runs (engine: ${engine.name}) and does not answer: ${silent.join(', ')}`
+    throw new Failure('connection', `${fact}. See: npm run doctor. Start it anew: npm stop && npm start`)
   }
   const { pop3, imap } = enabledProtocols()
-  const ask = async (...command: string[]) => (await engine.exec(command, { timeout: PATIENCE })).stdout.trim()
-  const [postfix, dovecot, queue, counts] = await Promise.all([
+  const countOf = async (address: string) => {
+    const unknown = { inbox: null, otherFolders: null }
+    return { address, ...(pop3 || imap ? await countMessages(settings, address, PATIENCE) : unknown) }
+  }
+  const ask = async (...command: string[]) => {
+    const { exitCode, stdout } = await engine.exec(command, { timeout: PATIENCE })
+    return exitCode === 0 ? stdout.trim() : null
+  }
+  const [postfix, dovecot, queue, accounts] = await Promise.all([
     ask('postconf', '-h', 'mail_version'),
     ask('dovecot', '--version'),
-    // Only root may look into the queue; without sudo it stays unknown.
-    ask('postqueue', '-j').catch(() => undefined),
-    Promise.all(
-      readAccounts().map(async ({ address }) => {
-        const unknown = { inbox: null, otherFolders: null }
-        return { address, ...(pop3 || imap ? await countMessages(settings, address, PATIENCE) : unknown) }
-      }),
-    ),
+    ask('postqueue', '-j'),
+    Promise.all(readAccounts().map(({ address }) => countOf(address))),
   ])
-  const versions = { postfix, dovecot: dovecot.split(' ')[0] }
-  const queued = queue === undefined ? null : queue.split('\n').filter((line) => line !== '').length
+  const versions = { postfix, dovecot: dovecot?.split(' ')[0] ?? null }
+  const queued = queue?.split('\n').filter(Boolean).length ?? null
   const certificate = engine.certificate() ?? null
   const inbox = runningInbox(settings)?.url ?? null
   if (values.json) {
     const server = { running: true, engine: engine.name, versions, bindAddress, ports, inbox, certificate }
-    io.print(JSON.stringify({ ...server, accounts: counts, queue: queued }))
+    io.print(JSON.stringify({ ...server, accounts, queue: queued }))
     return
   }
-  const cell = (number: number | null) => String(number ?? '-')
-  const accounts = counts.map(({ address, inbox, otherFolders }) => [address, cell(inbox), cell(otherFolders)])
-  io.print(`The mail server runs (engine: ${engine.name}, Postfix ${postfix}, Dovecot ${versions.dovecot}).`)
-  io.print()
+  io.print(
+    `The mail server runs (engine: ${engine.name}, Postfix ${postfix ?? '?'}, Dovecot ${versions.dovecot ?? '?'}).\n`,
+  )
   const page = inbox ? [[inbox, 'Inbox', 'none']] : []
-  const rows = [['Port', 'Protocol', 'TLS'], ...portRows(settings), ...page]
-  io.print(table([...rows, [], ['Account', 'INBOX', 'Other folders'], ...accounts]))
-  io.print()
+  const cells = accounts.map(({ address, inbox, otherFolders }) => [
+    address,
+    `${inbox ?? '-'}`,
+    `${otherFolders ?? '-'}`,
+  ])
+  const mailboxes = isSmtpOnly() ? [] : [[], ['Account', 'INBOX', 'Other folders'], ...cells]
+  io.print(`${table([['Port', 'Protocol', 'TLS'], ...portRows(settings), ...page, ...mailboxes])}\n`)
+  if (isSmtpOnly()) io.print('No mailboxes and no logins: SMTP_ONLY=1 in development-mail-server.env')
   if (certificate) io.print(`Certificate to trust: ${certificate}`)
-  const messages = `${queued} message${queued === 1 ? '' : 's'}`
-  io.print(`Queue: ${queued === null ? 'unknown; only root may look into it' : queued === 0 ? 'empty' : messages}`)
+  const messages = queued === 0 ? 'empty' : `${queued} message${queued === 1 ? '' : 's'}`
+  io.print(`Queue: ${queued === null ? 'unknown; only root may look into it' : messages}`)
   return
 }
 

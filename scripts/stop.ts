@@ -9,11 +9,7 @@ Exit codes:
 ${explainExitCodes('ok', 'failed', 'usage')}`
 
 export async function main(args: string[], io: Io): Promise<ExitName | undefined> {
-  const { values } = parse(args, {})
-  if (values.help) {
-    io.print(HELP)
-    return
-  }
+  if (parse(args, {}).values.help) return void io.print(HELP)
   const { chooseEngine } = await import('./lib/server/choose.ts')
   const { readSettings } = await import('./lib/settings.ts')
   const { stopInbox } = await import('./lib/inbox/service.ts')

@@ -1,6 +1,7 @@
 /** The running instance as the kernel sees it: its processes, what they listen on, its files. */
-import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
+import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
+import { openFiles, readOr } from '../scripts/lib/server/processes.ts'
 import { type Project, processesOf } from './harness.ts'
 
 /** The pids of the two masters. */
@@ -22,56 +23,25 @@ export function ofProcesses(project: Project, file: string): string[] {
 
 /** The addresses that the instance listens on over TCP and UDP, as the kernel writes them: hexadecimal, `0100007F:0019`. */
 export function listensOn(project: Project): string[] {
-  const sockets = new Set(pidsOf(project).flatMap(socketsOf))
+  const files = new Set(pidsOf(project).flatMap(openFiles))
   return ['tcp', 'tcp6', 'udp', 'udp6'].flatMap((protocol) =>
     readOr(`/proc/net/${protocol}`)
       .split('\n')
       .map((line) => line.trim().split(/\s+/))
       // TCP's state 0A is LISTEN; UDP has no such state.
-      .filter(([, , , state, , , , , , inode]) => sockets.has(inode) && (state === '0A' || protocol.startsWith('udp')))
+      .filter(([, , , state, , , , , , inode]) => state === '0A' || (inode && protocol.startsWith('udp')))
+      .filter(([, , , , , , , , , inode]) => files.has(`socket:[${inode}]`))
       .map(([, address = '']) => address),
   )
-}
-
-/** The inodes of a process's sockets. */
-function socketsOf(pid: number): (string | undefined)[] {
-  const links = listOr(`/proc/${pid}/fd`).map((fd) => {
-    try {
-      return readlinkSync(`/proc/${pid}/fd/${fd}`)
-    } catch {
-      return ''
-    }
-  })
-  return links.map((link) => /^socket:\[(\d+)\]$/.exec(link)?.[1]).filter((inode) => inode !== undefined)
 }
 
 /** The paths of all files and folders below `dir`, without those below `left`, which are paths below `dir` themselves. */
 export function filesBelow(dir: string, left: string[]): string[] {
   const walk = (part: string): string[] =>
-    listOr(join(dir, part)).flatMap((name) => {
+    readdirSync(join(dir, part)).flatMap((name) => {
       const path = join(part, name)
       if (left.includes(path)) return []
-      return isFolder(join(dir, path)) ? [path, ...walk(path)] : [path]
+      return statSync(join(dir, path), { throwIfNoEntry: false })?.isDirectory() ? [path, ...walk(path)] : [path]
     })
   return walk('').sort()
-}
-
-export function isFolder(path: string): boolean {
-  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false
-}
-
-function readOr(path: string): string {
-  try {
-    return readFileSync(path, 'utf8')
-  } catch {
-    return ''
-  }
-}
-
-function listOr(path: string): string[] {
-  try {
-    return readdirSync(path)
-  } catch {
-    return []
-  }
 }

@@ -1,9 +1,11 @@
+/** What npm start refuses, each in one line with the next step; it leaves nothing running. And what it honours. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { once } from 'node:events'
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
-import { after, before, test } from 'node:test'
+import { after, before, describe, test } from 'node:test'
 import { BAR, CATCHALL } from '../scripts/lib/accounts/accounts.ts'
 import { mailboxOf } from '../scripts/lib/server/native_configuration.ts'
 import { send, smtpClient } from './deliveries.ts'
@@ -11,6 +13,7 @@ import { Project, processesOf, type Result, until } from './harness.ts'
 import { runIn } from './here.ts'
 
 const host = '127.0.0.1'
+const CONFIG = 'docker-data/mail-server/config'
 
 let project: Project
 before(async () => {
@@ -18,133 +21,140 @@ before(async () => {
 })
 after(() => project?.remove())
 
-/** Changes a file of the configuration for one start. */
-async function startWith(name: string, change: (text: string) => string): Promise<Result> {
-  const file = name.endsWith('.env') ? project.path(name) : project.config(name)
-  const text = readFileSync(file, 'utf8')
-  writeFileSync(file, change(text))
-  try {
-    return await runIn(project, {}, 'start')
-  } finally {
-    writeFileSync(file, text)
+const start = (env: Record<string, string> = {}) => runIn(project, { env }, 'start')
+
+/** Starts with a file in another state, made by `put` where the file was. */
+async function startWith(name: string, put: (path: string, text: string) => void): Promise<Result> {
+  const [path, aside] = [project.path(name), project.path('aside')]
+  renameSync(path, aside)
+  put(path, statSync(aside).isFile() ? readFileSync(aside, 'utf8') : '')
+  const result = await start()
+  rmSync(path, { recursive: true, force: true })
+  renameSync(aside, path)
+  return result
+}
+
+function assertRefused({ code, stdout, stderr }: Result, said: RegExp): void {
+  assert.equal(code, 2, stderr)
+  assert.match(stderr, said)
+  assert.deepEqual([stdout, stderr.trim().split('\n').length], ['', 1], stderr)
+  assert.equal(processesOf(project), '')
+}
+
+describe('a wrong setting', () => {
+  for (const [name, value, said] of [
+    ['SMTP_PORT', 'abc', /SMTP_PORT=abc: a port is a number/],
+    ['POP3S_PORT', '70000', /POP3S_PORT=70000/],
+    ['IMAP_PORT', '-1', /IMAP_PORT=-1/],
+    ['SUBMISSION_PORT', () => `${project.ports.smtp}`, /SUBMISSION_PORT=\d+: SMTP_PORT has this port already/],
+    ['MAIL_SERVER_ENGINE', 'podman', /MAIL_SERVER_ENGINE=podman: no such engine/],
+    ['BIND_ADDRESS', 'localhost:25', /BIND_ADDRESS=localhost:25/],
+    ['BIND_ADDRESS', '192.0.2.1', /BIND_ADDRESS=192\.0\.2\.1: this machine has no such address/],
+    ['MAIL_SERVER_STATE_DIR', `/tmp/${'long/'.repeat(20)}`, /too long for Unix sockets/],
+    ['MAIL_SERVER_STATE_DIR', '/tmp/with space', /spaces/],
+    ['MAIL_SERVER_STATE_DIR', 'state', /MAIL_SERVER_STATE_DIR=state: not an absolute path/],
+    ['MAIL_SERVER_STATE_DIR', () => project.path('package.json'), /package\.json is no folder/],
+    ['MAIL_SERVER_STATE_DIR', () => project.path('package.json/state'), /package\.json is no folder/],
+    ['MAIL_SERVER_STATE_DIR', '/proc/mail', /\/proc\/mail.*\. Set MAIL_SERVER_STATE_DIR/],
+    ['MAIL_SERVER_STATE_DIR', () => project.path('scripts'), /it is not the mail server's own folder/],
+    ['MAIL_SERVER_STATE_DIR', () => project.path('private/state'), /private: only its owner can enter/],
+  ] as const) {
+    test(`${name}: ${said.source}`, async () => {
+      mkdirSync(project.path('private'), { recursive: true, mode: 0o700 })
+      assertRefused(await start({ [name]: typeof value === 'string' ? value : value() }), said)
+    })
   }
-}
 
-for (const [name, value, said] of [
-  ['SMTP_PORT', 'abc', /SMTP_PORT=abc: a port is a number/],
-  ['POP3S_PORT', '70000', /POP3S_PORT=70000/],
-  ['IMAP_PORT', '-1', /IMAP_PORT=-1/],
-  ['MAIL_SERVER_ENGINE', 'podman', /MAIL_SERVER_ENGINE=podman: no such engine/],
-  ['BIND_ADDRESS', 'localhost:25', /BIND_ADDRESS=localhost:25/],
-  ['BIND_ADDRESS', '192.0.2.1', /BIND_ADDRESS=192\.0\.2\.1: this machine has no such address/],
-  ['MAIL_SERVER_STATE_DIR', `/tmp/${'long/'.repeat(20)}`, /too long for Unix sockets/],
-  ['MAIL_SERVER_STATE_DIR', '/tmp/with space', /spaces/],
-] as const) {
-  test(`${name}=${value.slice(0, 20)} is one clear line and exit 2`, async () => {
-    const { code, stdout, stderr } = await runIn(project, { env: { [name]: value } }, 'start')
-    assert.equal(code, 2)
-    assert.equal(stdout, '')
-    assert.match(stderr, said)
-    assert.equal(stderr.trim().split('\n').length, 1)
+  test('a real environment variable wins over .env', async () => {
+    writeFileSync(project.path('.env'), 'SMTP_PORT=fromfile\n')
+    const fromFile = await project.runWith({ env: { SMTP_PORT: undefined } }, 'status')
+    assert.deepEqual([fromFile.code, (await project.run('status')).code], [2, 1])
+    assert.match(fromFile.stderr, /SMTP_PORT=fromfile/)
+    rmSync(project.path('.env'))
   })
-}
-
-test('two services on one port are named', async () => {
-  const env = { SMTP_PORT: '2525', SUBMISSION_PORT: '2525' }
-  const { code, stderr } = await runIn(project, { env }, 'start')
-  assert.equal(code, 2)
-  assert.match(stderr, /SUBMISSION_PORT=2525: SMTP_PORT has this port already/)
 })
 
-test('a real environment variable wins over .env, and .env over the default', async () => {
-  writeFileSync(project.path('.env'), 'SMTP_PORT=fromfile\n')
-  const fromEnvironment = await project.run('status')
-  const fromFile = await project.runWith({ env: { SMTP_PORT: undefined } }, 'status')
-  rmSync(project.path('.env'))
-  const fromDefault = await project.runWith({ env: { SMTP_PORT: undefined } }, 'status')
-  assert.deepEqual([fromEnvironment.code, fromFile.code, fromDefault.code], [1, 2, 1])
-  assert.match(fromFile.stderr, /SMTP_PORT=fromfile/)
+describe('a file', () => {
+  const needed = ['docker-data/native/main.cf', 'docker-data/native/master.cf', 'development-mail-server.env']
+  const own = readdirSync(new URL(`../${CONFIG}`, import.meta.url)).filter((name) =>
+    /\.(cf|pcre)$|_maps$|-users$/.test(name),
+  )
+  const all = [...needed, ...own.map((name) => `${CONFIG}/${name}`)]
+  const some = ['development-mail-server.env', `${CONFIG}/postfix-main.cf`, `${CONFIG}/dovecot-quotas.cf`]
+  for (const [what, files, put, said] of [
+    [
+      'missing',
+      [...needed, CONFIG, `${CONFIG}/postfix-main.cf`, `${CONFIG}/postfix-accounts.cf`],
+      () => {},
+      'there is no such file',
+    ],
+    ['a pipe', all, (path: string) => execFileSync('mkfifo', [path]), 'it is a pipe'],
+    ['a folder', some, (path: string) => mkdirSync(path), 'it is a folder and not a file'],
+    ['UTF-16', some, (path: string) => writeFileSync(path, '\ufeffa = b', 'utf16le'), 'it is UTF-16 or binary'],
+  ] as const) {
+    test(`that is ${what}, whichever it is`, async () => {
+      for (const file of files) {
+        assertRefused(await startWith(file, put), new RegExp(`^${file}.*: ${said}.*\\. .*git checkout -- ${file}`))
+      }
+    })
+  }
+
+  for (const [file, line, said] of [
+    ['postfix-main.cf', 'this is no parameter', /postfix-main\.cf line LAST: .*"this is no parameter"/],
+    ['postfix-main.cf', 'message_size_limit = much', /postfix-main\.cf line LAST: .*message_size_limit/],
+    ['postfix-main.cf', 'smtpd_client_restrictions = nonsense', /unknown smtpd restriction: "nonsense"/],
+    ['postfix-master.cf', 'nonsense/inet/x=y', /postfix-master\.cf line LAST: .*nonsense/],
+    ['dovecot.cf', 'nonsense = yes', /config\/dovecot\.cf line LAST: Unknown setting: nonsense/],
+    ['postfix-accounts.cf', 'nobody', /postfix-accounts\.cf line LAST/],
+  ] as const) {
+    test(`${file} with "${line}": what is wrong, and where`, async () => {
+      let last = 0
+      const { code, stderr } = await startWith(`${CONFIG}/${file}`, (path, text) => {
+        last = text.split('\n').length
+        writeFileSync(path, `${text}${line}\n`)
+      })
+      assert.equal(code, 1, stderr)
+      assert.match(stderr, new RegExp(said.source.replace('LAST', `${last}`)))
+      assert.doesNotMatch(stderr, / at .*\.ts:/)
+      assert.equal(processesOf(project), '')
+    })
+  }
 })
 
 test('a taken port is named with its holder and the variable to change', async () => {
   const holder = createServer().listen(project.ports.pop3, host)
-  await until('the port taken', () => holder.listening)
-  const { code, stderr } = await runIn(project, {}, 'start')
+  await once(holder, 'listening')
+  const { code, stderr } = await start()
   holder.close()
   assert.equal(code, 1)
   assert.match(stderr, new RegExp(`Port ${project.ports.pop3} .*node \\(pid ${process.pid}\\).*POP3_PORT`))
   assert.equal(processesOf(project), '')
 })
 
-test('a state folder that others cannot reach is named', async () => {
-  const folder = project.path('private')
-  execFileSync('mkdir', ['-m', '700', folder])
-  const { code, stderr } = await runIn(project, { env: { MAIL_SERVER_STATE_DIR: `${folder}/state` } }, 'start')
-  assert.equal(code, 2)
-  assert.match(stderr, new RegExp(`${folder}: only its owner can enter`))
-})
-
-for (const [what, file, line, said] of [
-  ['no parameter', 'postfix-main.cf', 'this is no parameter', /postfix-main\.cf, line LAST/],
-  ['a wrong number', 'postfix-main.cf', 'message_size_limit = much', /message_size_limit.*postfix-main\.cf, line LAST/],
-  ['an unknown restriction', 'postfix-main.cf', 'smtpd_client_restrictions = nonsense', /postfix-main\.cf, line LAST/],
-  ['an unknown service', 'postfix-master.cf', 'nonsense/inet/x=y', /postfix-master\.cf line LAST/],
-  ['an unknown setting', 'dovecot.cf', 'nonsense = yes', /dovecot\.cf line LAST/],
-  ['an open brace', 'dovecot.cf', 'plugin {', /dovecot\.cf/],
-  ['no account', 'postfix-accounts.cf', 'nobody', /postfix-accounts\.cf line LAST/],
-] as const) {
-  test(`${what} in ${file} is an error that names file and line, and leaves nothing running`, async () => {
-    let last = 0
-    const { code, stderr } = await startWith(file, (text) => {
-      last = text.split('\n').length
-      return `${text}${line}\n`
-    })
-    assert.equal(code, 1, stderr)
-    assert.match(stderr, new RegExp(said.source.replace('LAST', `${last}\\b`)))
-    assert.doesNotMatch(stderr, / at .*\.ts:/)
-    await runIn(project, {}, 'stop')
-    assert.equal(processesOf(project), '')
-  })
-}
-
-test('SSL_TYPE empty, POP3 off and another host name are honoured', async () => {
-  await runIn(project, {}, 'stop')
-  const { code, stdout, stderr } = await startWith('development-mail-server.env', (text) =>
-    text
-      .replace('SSL_TYPE=snakeoil', 'SSL_TYPE=\nOVERRIDE_HOSTNAME=mx.tests.example')
-      .replace('ENABLE_POP3=1', 'ENABLE_POP3=0'),
-  )
+test('no TLS, no POP3, another host name, and limits: all honoured, and what is accepted arrives', async () => {
+  const file = project.path('development-mail-server.env')
+  const text = readFileSync(file, 'utf8')
+    .replace('SSL_TYPE=snakeoil', 'SSL_TYPE=\nOVERRIDE_HOSTNAME=mx.tests.example')
+    .replace('ENABLE_POP3=1', 'ENABLE_POP3=0')
+    .replace(/(POSTFIX_MESSAGE_SIZE_LIMIT)=\d+/, '$1=1990000')
+    .replace(/(POSTFIX_MAILBOX_SIZE_LIMIT)=\d+/, '$1=3000000')
+  writeFileSync(file, text)
+  const { code, stdout, stderr } = await start()
   assert.equal(code, 0, stderr)
   assert.match(stderr, /POP3 is off/)
   assert.match(stdout, /Port .*Protocol +TLS\n(\S+ +SMTP.* none\n){3}\S+ +IMAP +none\n\n/)
+  await assert.rejects(smtpClient({ host, ports: project.ports }, project.ports.pop3))
   const connection = await smtpClient({ host, ports: project.ports })
   assert.match(connection.lastServerResponse || '', /mx\.tests\.example/)
   connection.quit()
-  // The catchall's domain stays what it is.
-  const inbox = join(project.stateDir, 'mail', mailboxOf(CATCHALL), 'new')
-  const caught = () => (existsSync(inbox) ? readdirSync(inbox).length : 0)
-  const before = caught()
-  for (const to of ['x@gmail.com', 'x@mx.tests.example', 'x'])
-    assert.equal(await send(project.ports, to, 'caught'), null)
-  await until('three more caught', () => caught() === before + 3)
-  await assert.rejects(smtpClient({ host, ports: project.ports }, project.ports.pop3))
-  await runIn(project, {}, 'stop')
-})
-
-test('limits of messages and of mailboxes: what is accepted arrives, and the catchall has none', async () => {
-  const { code, stderr } = await startWith('development-mail-server.env', (text) =>
-    text
-      .replace(/(POSTFIX_MESSAGE_SIZE_LIMIT)=\d+/, '$1=1990000')
-      .replace(/(POSTFIX_MAILBOX_SIZE_LIMIT)=\d+/, '$1=3000000'),
-  )
-  assert.equal(code, 0, stderr)
   const large = 'x'.repeat(70).concat('\r\n').repeat(26_000)
-  const before = JSON.parse((await runIn(project, {}, 'status', '--json')).stdout).accounts[0].inbox
+  // The catchall's domain stays what it is, and it has no limit.
+  for (const to of ['x@mx.tests.example', 'x']) assert.equal(await send(project.ports, to, 'caught'), null)
   for (const to of [BAR, 'x@gmail.com', 'y@gmail.com'])
     assert.equal(await send(project.ports, to, 'large', large), null)
-  await until('all three', async () => {
-    const [catchall, , bar] = JSON.parse((await runIn(project, {}, 'status', '--json')).stdout).accounts
-    return catchall.inbox - before === 2 && bar.inbox === 1
-  })
-  await runIn(project, {}, 'stop')
+  const storedFor = (address: string) => {
+    const inbox = join(project.stateDir, 'mail', mailboxOf(address), 'new')
+    return existsSync(inbox) ? readdirSync(inbox).length : 0
+  }
+  await until('all of them', () => storedFor(CATCHALL) === 4 && storedFor(BAR) === 1)
 })

@@ -72,8 +72,8 @@ export function ioOf({ stdin, stdout, stderr }: Pick<Io, 'stdin' | 'stdout' | 's
 }
 
 const TERMINAL = ioOf(process)
-/** `Io.print`, `Io.write` and `Io.say` of this process. */
-export const { print, write: printAll, say } = TERMINAL
+/** `Io.print` and `Io.say` of this process. */
+export const { print, say } = TERMINAL
 
 /** What any thrown value says in one line, without "Error:" in front. */
 export function messageOf(error: unknown): string {
@@ -84,8 +84,7 @@ type StyleFormat = Parameters<typeof util.styleText>[0]
 
 /** Colours text for a terminal; plain where stdout is a pipe, NO_COLOR is set or the terminal is dumb. */
 export function style(format: StyleFormat, text: string, stream: Io['stdout'] = process.stdout): string {
-  // Node before 20.12 has no styleText; that is too old for this project, which the doctor has to be able to say there.
-  const plain = !stream.isTTY || process.env.NO_COLOR || process.env.TERM === 'dumb' || !util.styleText
+  const plain = !stream.isTTY || process.env.NO_COLOR || process.env.TERM === 'dumb'
   return plain ? text : util.styleText(format, text)
 }
 
@@ -140,15 +139,16 @@ export function nearestOf(
 /** Letters to change, to add, to take out or to swap with the next (Damerau's distance, optimal string alignment). */
 function distanceOf(a: string, b: string): number {
   const rows: number[][] = []
-  const at = (row: number, column: number) => rows[row]?.[column] ?? Number.POSITIVE_INFINITY
-  for (let row = 0; row <= a.length; row++) {
-    rows.push([])
-    for (let column = 0; column <= b.length; column++) {
-      const same = a[row - 1] === b[column - 1] ? 0 : 1
-      const isSwapped = row > 1 && column > 1 && a[row - 1] === b[column - 2] && a[row - 2] === b[column - 1]
-      const steps = [at(row - 1, column) + 1, at(row, column - 1) + 1, at(row - 1, column - 1) + same]
+  const at = (row: number, column: number) => (row * column === 0 ? row + column : (rows[row]?.[column] ?? 0))
+  for (let row = 1; row <= a.length; row++) {
+    const line = [row]
+    rows[row] = line
+    for (let column = 1; column <= b.length; column++) {
+      const other = a[row - 1] === b[column - 1] ? 0 : 1
+      const steps = [at(row - 1, column) + 1, at(row, column - 1) + 1, at(row - 1, column - 1) + other]
+      const isSwapped = row * column > 1 && a[row - 1] === b[column - 2] && a[row - 2] === b[column - 1]
       if (isSwapped) steps.push(at(row - 2, column - 2) + 1)
-      rows[row]?.push(row + column === 0 ? 0 : Math.min(...steps))
+      line.push(Math.min(...steps))
     }
   }
   return at(a.length, b.length)
@@ -258,13 +258,15 @@ export function columnsOf(text: string): number {
   // Most text is ASCII, and then counting is all there is to do.
   if (/^[\x20-\x7e]*$/.test(text)) return text.length
   let columns = 0
-  for (const { segment } of GRAPHEMES.segment(text)) {
+  // Made when it is needed: it takes longer than all the rest of this module.
+  graphemes ??= new Intl.Segmenter(undefined, { granularity: 'grapheme' })
+  for (const { segment } of graphemes.segment(text)) {
     columns += WIDE.test(segment) ? 2 : ZERO.test(segment) ? 0 : 1
   }
   return columns
 }
 
-const GRAPHEMES = new Intl.Segmenter(undefined, { granularity: 'grapheme' })
+let graphemes: Intl.Segmenter | undefined
 
 // The wide and fullwidth ranges of Unicode's East Asian Width (UAX 11), as far as mail meets them.
 const WIDE =

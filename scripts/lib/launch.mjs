@@ -18,7 +18,7 @@ if (major < oldest || (major === oldest && minor < oldestMinor)) {
   fail(`Node ${process.versions.node} is too old: ${OLDEST} or newer is needed. See https://nodejs.org/`)
 } else {
   process.argv = [process.argv[0], script, ...args]
-  const tsx = process.features.typescript ? Promise.resolve() : import('tsx')
+  const tsx = process.features.typescript ? Promise.resolve() : import('tsx/esm')
   tsx.then(
     () => import(pathToFileURL(script).href),
     (error) => {

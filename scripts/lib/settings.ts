@@ -52,16 +52,8 @@ export interface Settings {
 /** All settings: names that `.env` and the environment may have. */
 export const NAMES: readonly string[] = [
   ...Object.values(SERVICES).map(({ variable }) => variable),
-  ...[
-    'BIND_ADDRESS',
-    'INBOX_PORT',
-    'MAIL_SERVER_ENGINE',
-    'MAIL_SERVER_STATE_DIR',
-    'DMS_VERSION',
-    'MAIL_HOST',
-    'MAIL_TIMEOUT',
-  ],
-  ...['SMTP', 'POP3'].flatMap((protocol) => ['TLS', 'USER', 'PASSWORD'].map((what) => `${protocol}_${what}`)),
+  ...['BIND_ADDRESS', 'INBOX_PORT', 'MAIL_SERVER_ENGINE', 'MAIL_SERVER_STATE_DIR', 'DMS_VERSION'],
+  ...['MAIL_HOST', 'MAIL_TIMEOUT', 'SMTP_TLS', 'SMTP_USER', 'SMTP_PASSWORD', 'POP3_TLS', 'POP3_USER', 'POP3_PASSWORD'],
 ]
 
 let dotEnv: Record<string, string> | undefined
@@ -95,9 +87,10 @@ export const UNREADABLE: Record<string, string> = {
   ELOOP: 'its symbolic links lead in a circle',
 }
 
-/** A file's bytes. Throws where it is a pipe, which would be waited for without an end, and without Ctrl-C. */
+/** A file's bytes. Throws where it is a pipe or a device, which might be waited for without an end, and without Ctrl-C. */
 export function readBytes(path: string): Buffer {
-  if (statSync(path).isFIFO()) throw new Error('it is a pipe and not a file')
+  const found = statSync(path)
+  if (!found.isFile() && !found.isDirectory()) throw new Error('it is a pipe or a device and not a file')
   return readFileSync(path)
 }
 
@@ -146,29 +139,24 @@ export function readSettings(): Settings {
     const path = resolve(ROOT, stateDir)
     throw wrong('MAIL_SERVER_STATE_DIR', `not an absolute path. Write ${path}, or correct it in .env`)
   }
-  return {
-    bindAddress,
-    host: { '0.0.0.0': '127.0.0.1', '::': '::1' }[bindAddress] ?? bindAddress,
-    ...readPorts(),
-    engine,
-    stateDir: resolve(stateDir),
-    dmsVersion: setting('DMS_VERSION') ?? '15.1.0',
-  }
-}
-
-function readPorts(): Pick<Settings, 'ports' | 'inboxPort'> {
-  const ports = {} as Record<ServiceName, number>
   const taken = new Map<number, string>()
   const take = (variable: string, standard: number) => {
     const port = parsePort(variable, setting(variable) ?? String(standard))
     const other = taken.get(port)
-    if (other)
-      throw new Failure('usage', `${variable}=${port}: ${other} has this port already. Give each its own in .env.`)
+    if (other) throw wrong(variable, `${other} has this port already. Give each its own in .env`)
     taken.set(port, variable)
     return port
   }
-  for (const name of SERVICE_NAMES) ports[name] = take(SERVICES[name].variable, SERVICES[name].port)
-  return { ports, inboxPort: setting('INBOX_PORT') === '0' ? 0 : take('INBOX_PORT', 8025) }
+  const ports = SERVICE_NAMES.map((name) => [name, take(SERVICES[name].variable, SERVICES[name].port)] as const)
+  return {
+    bindAddress,
+    host: { '0.0.0.0': '127.0.0.1', '::': '::1' }[bindAddress] ?? bindAddress,
+    ports: Object.fromEntries(ports) as Settings['ports'],
+    inboxPort: setting('INBOX_PORT') === '0' ? 0 : take('INBOX_PORT', 8025),
+    engine,
+    stateDir: resolve(stateDir),
+    dmsVersion: setting('DMS_VERSION') ?? '15.1.0',
+  }
 }
 
 /** The variables of `development-mail-server.env`, which docker-mailserver and the native engine obey. */
@@ -176,9 +164,14 @@ export function readServerEnvironment(): Record<string, string> {
   return parse(readProjectFile('development-mail-server.env'))
 }
 
+/** Whether SMTP_ONLY=1 leaves out Dovecot: no mailboxes, and nobody can log in. */
+export function isSmtpOnly(environment = readServerEnvironment()): boolean {
+  return environment.SMTP_ONLY === '1'
+}
+
 /** Which protocols the environment file turns on, by docker-mailserver's defaults (POP3 off, IMAP on). */
 export function enabledProtocols(environment = readServerEnvironment()): { smtp: true; pop3: boolean; imap: boolean } {
-  const mailboxes = environment.SMTP_ONLY !== '1'
+  const mailboxes = !isSmtpOnly(environment)
   return {
     smtp: true,
     pop3: mailboxes && environment.ENABLE_POP3 === '1',

@@ -4,7 +4,7 @@ import { execFileSync } from 'node:child_process'
 import { appendFileSync, mkdirSync, rmSync } from 'node:fs'
 import { after, before, test } from 'node:test'
 import { BAR } from '../../scripts/lib/accounts/accounts.ts'
-import { Project, until } from '../harness.ts'
+import { Project, processesOf, until } from '../harness.ts'
 import { booksOf, Delivered, daemonsOf, deliverAllWaiting, kill, queue, Traffic } from './traffic.ts'
 
 let project: Project | undefined
@@ -75,6 +75,16 @@ test('a full disk is answered with 4xx, and everything accepted is delivered whe
   t.diagnostic(`${replies}, ${refused.length} times; ${summary}; ${small.troubles}`)
   assert.deepEqual([missing, repeated, delivered.bounces], [[], [], []])
   assert.deepEqual([small.silent, large.silent], [[], []])
+})
+
+test('on a full disk npm start says what to do, and npm stop stops', async (t) => {
+  if (obstacle || !project) return t.skip(obstacle)
+  fill(`${project.stateDir}/log/filler`)
+  const { code, stderr } = await project.run('start')
+  assert.deepEqual([code, /ENOSPC.*See: df -h /.test(stderr)], [1, true], stderr)
+  assert.equal((await project.run('stop')).code, 0)
+  assert.equal(processesOf(project), '')
+  rmSync(`${project.stateDir}/log/filler`)
 })
 
 /** Fills the file system up to the last byte. */

@@ -1,7 +1,7 @@
 /** What a kill leaves behind must not stop or slow down the next start. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { appendFileSync, existsSync, writeFileSync } from 'node:fs'
+import { existsSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { afterEach, beforeEach, test } from 'node:test'
 import { BAR, masterLogin } from '../../scripts/lib/accounts/accounts.ts'
@@ -27,16 +27,6 @@ test('a mailbox lock of a killed process does not hold up mail when its pid is a
   assert.equal(await send(project.ports, BAR, 'not held up'), null)
   const where = { host: '127.0.0.1', ports: project.ports }
   await until('the mail', async () => subjectsOf(await messagesOf(where, BAR)).includes('not held up'), 5_000)
-})
-
-test('a start on a server with much to do says that its test mail waits', async () => {
-  // One delivery a second.
-  appendFileSync(project.config('postfix-main.cf'), 'lmtp_destination_rate_delay = 1s\n')
-  await project.start()
-  await Promise.all(Array.from({ length: 120 }, (_, n) => send(project.ports, BAR, `one of many ${n}`)))
-  const { code, stdout, stderr } = await project.run('start')
-  assert.equal(code, 0, stderr)
-  assert.match(stdout, /was accepted and waits behind \d+ messages in the queue\.$/m)
 })
 
 test('mail that met a dead Dovecot is delivered by the next start, not minutes later', async () => {

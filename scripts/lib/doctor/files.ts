@@ -27,7 +27,9 @@ import {
   VIRTUAL,
 } from './facts.ts'
 
-const NATIVE = ['main.cf', 'dovecot-2.3.conf', 'dovecot-2.4.conf'].map((name) => `docker-data/native/${name}`)
+const NATIVE = ['main.cf', 'master.cf', 'dovecot-2.3.conf', 'dovecot-2.4.conf'].map(
+  (name) => `docker-data/native/${name}`,
+)
 const OPTIONAL = ['dovecot-quotas.cf', 'postfix-aliases.cf'].map(inConfig)
 /** Each is only for the release or the engine that reads it. */
 const SPARE = /2\.4\.c|user-patches\.sh|docker-compose/

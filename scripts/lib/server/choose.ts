@@ -25,38 +25,32 @@ export async function chooseEngine(settings: Settings): Promise<Engine> {
 /** `chooseEngine` with its reason. `patience`: milliseconds for each question to Docker. */
 export async function explainEngine(settings: Settings, patience?: number): Promise<EngineChoice> {
   const asked = `MAIL_SERVER_ENGINE=${settings.engine}`
-  if (settings.engine === 'native') return { engine: new NativeEngine(settings), reason: asked }
-  if (settings.engine === 'docker') {
-    const problem = await DockerEngine.problem(patience)
-    if (problem) return { reason: `${asked}: ${problem}` }
-    return { engine: new DockerEngine(settings, patience), reason: asked }
-  }
-  const native = hasApt() ? new NativeEngine(settings) : undefined
-  if (native && ((await native.isRunning()) || (await native.half()))) {
+  const native = settings.engine === 'native' || hasApt() ? new NativeEngine(settings) : undefined
+  if (settings.engine === 'native') return { engine: native, reason: asked }
+  if (settings.engine === 'auto' && native && ((await native.isRunning()) || (await native.half()))) {
     return { engine: native, reason: `${asked}, and it runs already` }
   }
   const problem = await DockerEngine.problem(patience)
   if (!problem) return { engine: new DockerEngine(settings, patience), reason: `${asked}, and a Docker engine answers` }
+  if (settings.engine === 'docker') return { reason: `${asked}: ${problem}` }
   if (native) return { engine: native, reason: `${asked}: ${problem}` }
   return { reason: `No engine for the mail server: ${problem} (Without Docker it runs on Debian and Ubuntu only.)` }
 }
 
 /** The native engine where it is the one that runs. Asks no Docker engine, so that none has to be there. */
 export async function runningNativeEngine(settings: Settings): Promise<NativeEngine | undefined> {
-  if (settings.engine === 'docker' || !hasApt()) return undefined
-  const native = new NativeEngine(settings)
-  return (await native.isRunning()) ? native : undefined
+  const native = settings.engine === 'docker' || !hasApt() ? undefined : new NativeEngine(settings)
+  return (await native?.isRunning()) ? native : undefined
 }
 
 function hasApt(): boolean {
   return process.platform === 'linux' && existsSync('/usr/bin/apt-get')
 }
 
-/** The engine with its server up. Throws a Failure that names the next command otherwise. */
-export async function runningEngine(settings: Settings): Promise<Engine> {
-  const engine = await chooseEngine(settings)
-  if (await engine.isRunning()) return engine
+/** What is to be said of a server that is not up, or only half of it, with the next command; undefined where it is up. */
+export async function whyNotRunning(engine: Engine): Promise<{ half: string | undefined; fact: string } | undefined> {
   const half = await engine.half()
-  const fact = half ? `${half} Mend it: npm start` : 'The mail server is not running. Start it: npm start'
-  throw new Failure('failed', fact)
+  if (half) return { half, fact: `${half} Mend it: npm start` }
+  if (await engine.isRunning()) return undefined
+  return { half, fact: 'The mail server is not running. Start it: npm start' }
 }

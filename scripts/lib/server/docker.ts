@@ -6,13 +6,16 @@ import { Failure, say, step } from '../cli.ts'
 import {
   CONFIG_DIR,
   CONTAINER,
+  isSmtpOnly,
   ROOT,
   readServerEnvironment,
   SERVICE_NAMES,
+  type ServiceName,
   type Settings,
   setting,
 } from '../settings.ts'
 import type { Engine, ExecOptions, ExecResult, Started } from './engine.ts'
+import { removableMailboxOf } from './native_configuration.ts'
 import { assertPortsFree } from './ports.ts'
 import { foreground, input, $ as shell } from './shell.ts'
 
@@ -77,7 +80,7 @@ export class DockerEngine implements Engine {
 
   async half(): Promise<string | undefined> {
     if (!(await this.isRunning())) return undefined
-    const wanted = readServerEnvironment().SMTP_ONLY === '1' ? ['postfix'] : ['postfix', 'dovecot']
+    const wanted = isSmtpOnly() ? ['postfix'] : ['postfix', 'dovecot']
     const deadline = Date.now() + RESTART
     for (;;) {
       const { stdout } = await this.exec(['supervisorctl', 'status', ...wanted], { timeout: this.#patience })
@@ -91,9 +94,10 @@ export class DockerEngine implements Engine {
 
   async start(): Promise<Started> {
     const before = await this.#container()
-    const own = await this.#publishedPorts()
-    const services = SERVICE_NAMES.filter((name) => !own.has(this.#settings.ports[name]))
-    await assertPortsFree(this.#settings, services)
+    // A line a port that it holds: "25/tcp -> 127.0.0.1:2525".
+    const { stdout: held } = await docker(['container', 'port', CONTAINER])
+    const isNew = (name: ServiceName) => !new RegExp(`:${this.#settings.ports[name]}$`, 'm').test(held)
+    await assertPortsFree(this.#settings, SERVICE_NAMES.filter(isNew))
     await pull(`mailserver/docker-mailserver:${this.#settings.dmsVersion}`)
 
     // Compose makes the container anew by itself when its own file, .env or the environment file have changed.
@@ -140,10 +144,9 @@ export class DockerEngine implements Engine {
   }
 
   async removeMailbox(address: string): Promise<void> {
-    const at = address.lastIndexOf('@')
-    const [user, domain] = [address.slice(0, at), address.slice(at + 1)]
-    if ([user, domain].some((part) => /^\.{0,2}$|\//.test(part))) return
-    const remove = ['-rf', '--', `/var/mail/${domain}/${user}`]
+    const mailbox = removableMailboxOf(address)
+    if (!mailbox) return
+    const remove = ['-rf', '--', `/var/mail/${mailbox}`]
     // A stopped server has its mail in the volume, which any container of the image opens.
     const { exitCode, stderr } = (await this.isRunning())
       ? await this.exec(['rm', ...remove])
@@ -164,11 +167,6 @@ export class DockerEngine implements Engine {
     await foreground('docker', ['logs', ...tail, CONTAINER], { stdio: ['ignore', 'inherit', 'inherit'] })
   }
 
-  async complaints(): Promise<string[]> {
-    const lines = await this.logged()
-    return [...new Set(lines.filter((line) => /\b(fatal|panic|error)\b/i.test(line)))].slice(-10)
-  }
-
   async logged(): Promise<string[]> {
     const { exitCode, stdout, stderr } = await docker(['logs', '--tail', '500', CONTAINER], this.#patience)
     // Without a container there is no log yet.
@@ -181,11 +179,11 @@ export class DockerEngine implements Engine {
   }
 
   /** The container; undefined when there is none. Throws a Failure when one of this name is somebody else's. */
-  async #container(): Promise<{ running: boolean; created: Date; id: string | undefined } | undefined> {
+  async #container(): Promise<{ running: boolean; created: Date; id: string } | undefined> {
     const format = '{{json .State.Running}} {{json .Created}} {{.Id}} {{json .Config.Labels}}'
     const { exitCode, stdout } = await docker(['container', 'inspect', '--format', format, CONTAINER], this.#patience)
     if (exitCode !== 0) return undefined
-    const [, running, created = '', id, labels = ''] = /^(\S+) "(\S+)" (\S+) (.*)$/m.exec(stdout) ?? []
+    const [, running, created = '', id = '', labels = ''] = /^(\S+) "(\S+)" (\S+) (.*)$/m.exec(stdout) ?? []
     const label: Record<string, string> = JSON.parse(labels) ?? {}
     const project = label['com.docker.compose.project'] ?? 'none'
     const own = setting('COMPOSE_PROJECT_NAME') ?? CONTAINER
@@ -194,13 +192,6 @@ export class DockerEngine implements Engine {
       throw new Failure('failed', `${fact}. Remove it, its volumes stay: docker rm --force ${CONTAINER}`)
     }
     return { running: running === 'true', created: new Date(created), id }
-  }
-
-  /** The ports of this machine that the container holds. */
-  async #publishedPorts(): Promise<Set<number>> {
-    // A line a port: "25/tcp -> 127.0.0.1:2525".
-    const { stdout } = await docker(['container', 'port', CONTAINER])
-    return new Set([...stdout.matchAll(/:(\d+)\s*$/gm)].map(([, port]) => Number(port)))
   }
 }
 

@@ -14,26 +14,16 @@ import { isAnswering, silentProtocols } from './proof.ts'
 const PATIENCE = 60_000
 /** Milliseconds between two looks at the server; a refused recipient is a line in its log. */
 const INTERVAL = 100
-/** Milliseconds that docker-mailserver 10.5.0 keeps its ports closed when it restarts itself, and some more. */
-const RESTART = 20_000
-
 export interface Server {
   /** Undefined where none can be used here, such as Docker without its client. */
   engine: (Engine & { hasMailbox?(address: string): boolean }) | undefined
   running: boolean
 }
 
-/** The engine and whether its server is up. One that restarts itself is: its ports are asked again for a while. */
+/** The engine, and whether its server is up: by its own word or, since another user may have started it, by its ports. */
 export async function serverOf(settings: Settings): Promise<Server> {
   const engine = await chooseEngine(settings).catch(() => undefined)
-  if (engine) return { engine, running: (await engine.isRunning()) || (await isAnswering(settings)) }
-  const running = await step('Looking for the mail server', async () => {
-    for (const deadline = Date.now() + RESTART; Date.now() < deadline; await sleep(INTERVAL)) {
-      if (await isAnswering(settings)) return true
-    }
-    return false
-  })
-  return { engine, running }
+  return { engine, running: (await engine?.isRunning()) || (await isAnswering(settings)) }
 }
 
 /** Throws a Failure where a native server runs and does not answer; a container may be restarting itself. */

@@ -27,8 +27,6 @@ export interface Engine {
   certificate(): string | undefined
   /** Shows the mail log's last lines on stdout and, with `follow`, what comes until Ctrl-C. */
   logs(options: { lines: number; follow: boolean }): Promise<void>
-  /** What the daemons complained about since the last start, one line each, with the user's file and line. */
-  complaints(): Promise<string[]>
   /** All that the daemons logged since the last start, oldest first; of a long log its end. */
   logged(): Promise<string[]>
   /** Whether a process that holds one of the ports is the server's. */
@@ -37,6 +35,11 @@ export interface Engine {
 
 /** What a start did: `running` left a server as it was, its configuration brought up to date. */
 export type Started = 'running' | 'started' | 'restarted'
+
+/** What daemons complain about in lines of their log: the last ten. */
+export function complaintsIn(lines: string[]): string[] {
+  return [...new Set(lines.filter((line) => /\b(fatal|panic|error)\b|\bwarning:/i.test(line)))].slice(-10)
+}
 
 export interface ExecOptions {
   input?: string

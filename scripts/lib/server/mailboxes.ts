@@ -17,14 +17,13 @@ export interface MailboxCount {
 
 /** How many messages an account has. Throws a Failure when the server refuses, or is silent for `timeout` milliseconds. */
 export async function countMessages(settings: Settings, address: string, timeout = TIMEOUT): Promise<MailboxCount> {
-  if (!enabledProtocols().imap) {
-    const { count } = await overPop3(settings, address, (session) => session.stat(), timeout)
-    return { inbox: count, otherFolders: 0 }
+  const imap = async (client: ImapFlow) => {
+    const folders = await foldersOf(client)
+    const inbox = folders.find(({ path }) => path === 'INBOX')?.messages ?? 0
+    return { inbox, otherFolders: sumOf(folders, 'messages') - inbox }
   }
-  const folders = await overImap(settings, masterLogin(address), (client) => foldersOf(client), timeout)
-  const sum = (isInbox: boolean) =>
-    folders.reduce((all, { path, messages }) => all + ((path === 'INBOX') === isInbox ? messages : 0), 0)
-  return { inbox: sum(true), otherFolders: sum(false) }
+  const pop3 = async (session: Pop3Session) => ({ inbox: (await session.stat()).count, otherFolders: 0 })
+  return inMailbox(settings, address, { imap, pop3 }, timeout)
 }
 
 export interface MailboxUsage {
@@ -32,25 +31,56 @@ export interface MailboxUsage {
   messages: number
   bytes: number
   /** The quota that the server keeps to, in bytes; undefined where it has none or cannot be asked. */
-  limit: number | undefined
+  limit?: number | undefined
 }
 
 /** How much an account's mailbox holds. Throws a Failure when the server does not answer or refuses. */
 export async function usageOf(settings: Settings, address: string): Promise<MailboxUsage> {
-  if (!enabledProtocols().imap) {
-    const { count, bytes } = await overPop3(settings, address, (session) => session.stat())
-    return { messages: count, bytes, limit: undefined }
-  }
-  return overImap(settings, masterLogin(address), async (client) => {
+  const imap = async (client: ImapFlow) => {
     const folders = await foldersOf(client, { size: true })
-    const sum = (of: 'messages' | 'size') => folders.reduce((all, folder) => all + folder[of], 0)
     const quota = (await client.getQuota('INBOX')) || undefined
-    return { messages: sum('messages'), bytes: sum('size'), limit: quota?.storage?.limit }
-  })
+    return {
+      messages: sumOf(folders, 'messages'),
+      bytes: sumOf(folders, 'size'),
+      limit: quota?.storage?.limit,
+    }
+  }
+  const pop3 = async (session: Pop3Session) => {
+    const { count, bytes } = await session.stat()
+    return { messages: count, bytes }
+  }
+  return inMailbox<MailboxUsage>(settings, address, { imap, pop3 })
 }
 
+/** Deletes every message of an account in every folder; the folders stay. Gives the number of messages. */
+export async function emptyMailbox(settings: Settings, address: string): Promise<number> {
+  const imap = async (client: ImapFlow) => {
+    let deleted = 0
+    for (const { path } of (await foldersOf(client)).filter(({ messages }) => messages > 0)) {
+      deleted += (await client.mailboxOpen(path)).exists
+      await client.messageDelete('1:*')
+    }
+    return deleted
+  }
+  const pop3 = async (session: Pop3Session) => {
+    const messages = await session.list()
+    for (const message of messages) await session.delete(message)
+    await session.quit()
+    return messages.length
+  }
+  return inMailbox(settings, address, { imap, pop3 })
+}
+
+interface Folder {
+  path: string
+  messages: number
+  size: number
+}
+
+const sumOf = (folders: Folder[], what: 'messages' | 'size') => folders.reduce((sum, folder) => sum + folder[what], 0)
+
 /** All folders with their messages and, where asked for, the bytes in them. */
-async function foldersOf(client: ImapFlow, what: { size?: boolean } = {}) {
+async function foldersOf(client: ImapFlow, what: { size?: boolean } = {}): Promise<Folder[]> {
   const folders = []
   for (const { path, flags } of await client.list()) {
     if (flags.has('\\Noselect')) continue
@@ -60,45 +90,36 @@ async function foldersOf(client: ImapFlow, what: { size?: boolean } = {}) {
   return folders
 }
 
-/** Deletes every message of an account in every folder; the folders stay. Gives the number of messages. */
-export async function emptyMailbox(settings: Settings, address: string): Promise<number> {
-  if (!enabledProtocols().imap) {
-    return overPop3(settings, address, async (session) => {
-      const messages = await session.list()
-      for (const message of messages) await session.delete(message)
-      await session.quit()
-      return messages.length
-    })
+/** Opens an account's mailbox as the master user: over IMAP or, where that is off, over POP3. */
+async function inMailbox<T>(
+  settings: Settings,
+  address: string,
+  work: { imap: (client: ImapFlow) => Promise<T>; pop3: (session: Pop3Session) => Promise<T> },
+  timeout = TIMEOUT,
+): Promise<T> {
+  const login = masterLogin(address)
+  if (enabledProtocols().imap) return overImap(settings, login, work.imap, timeout)
+  const session = await Pop3Session.open(
+    { host: settings.host, port: settings.ports.pop3, tls: 'none', timeout },
+    login,
+  )
+  try {
+    return await work.pop3(session)
+  } finally {
+    session.close()
   }
-  return overImap(settings, masterLogin(address), async (client) => {
-    let deleted = 0
-    for (const { path, messages } of await foldersOf(client)) {
-      if (messages === 0) continue
-      deleted += (await client.mailboxOpen(path)).exists
-      await client.messageDelete('1:*')
-    }
-    return deleted
-  })
 }
 
 /** Logs in over IMAP, does `work`, and drops the connection. Throws a Failure when the server does not answer or refuses. */
 export async function overImap<T>(
-  settings: Settings,
+  { host, ports }: Settings,
   { user, password }: Login,
   work: (client: ImapFlow) => Promise<T>,
   timeout = TIMEOUT,
 ): Promise<T> {
-  const client = new ImapFlow({
-    host: settings.host,
-    port: settings.ports.imap,
-    secure: false,
-    doSTARTTLS: false,
-    auth: { user, pass: password },
-    logger: false,
-    connectionTimeout: timeout,
-    greetingTimeout: timeout,
-    socketTimeout: timeout,
-  })
+  const timeouts = { connectionTimeout: timeout, greetingTimeout: timeout, socketTimeout: timeout }
+  const where = { host, port: ports.imap, secure: false, doSTARTTLS: false, ...timeouts }
+  const client = new ImapFlow({ ...where, auth: { user, pass: password }, logger: false })
   // A broken connection also rejects what waits for it; without a listener the event would end the process.
   client.on('error', () => {})
   try {
@@ -106,24 +127,9 @@ export async function overImap<T>(
     return await work(client)
   } catch (error) {
     const { responseText } = error as { responseText?: string }
-    const fact = `IMAP on ${settings.host}:${settings.ports.imap} for ${user}: ${responseText ?? messageOf(error)}`
+    const fact = `IMAP on ${host}:${ports.imap} for ${user}: ${responseText ?? messageOf(error)}`
     throw new Failure('connection', `${fact}. Is the server up? npm run status`)
   } finally {
     client.close()
-  }
-}
-
-async function overPop3<T>(
-  settings: Settings,
-  address: string,
-  work: (session: Pop3Session) => Promise<T>,
-  timeout = TIMEOUT,
-): Promise<T> {
-  const server = { host: settings.host, port: settings.ports.pop3, tls: 'none', timeout } as const
-  const session = await Pop3Session.open(server, masterLogin(address))
-  try {
-    return await work(session)
-  } finally {
-    session.close()
   }
 }

@@ -2,29 +2,29 @@
  * The server without Docker: a private instance of Debian's own Postfix and Dovecot, with everything it needs in one
  * state folder. Nothing below /etc/postfix or /etc/dovecot is read or written.
  */
-import { existsSync, readdirSync, readFileSync, rmdirSync, rmSync, statSync } from 'node:fs'
+import * as fs from 'node:fs'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { readAccounts } from '../accounts/accounts.ts'
-import { withLock } from '../accounts/lock.ts'
+import { unwritable, withLock } from '../accounts/lock.ts'
 import { Failure, say } from '../cli.ts'
 import { enabledServices, type Settings } from '../settings.ts'
-import type { Engine, ExecOptions, ExecResult, Started } from './engine.ts'
+import { complaintsIn, type Engine, type ExecOptions, type ExecResult, type Started } from './engine.ts'
 import {
-  filesBelow,
   mailboxOf,
   makeConfiguration,
   type NativeConfiguration,
+  namesBelow,
+  removableMailboxOf,
   tryConfiguration,
 } from './native_configuration.ts'
 import { certificateOf } from './native_environment.ts'
-import { checkStateDir, idOf, makeCertificate, makeFolders, removeLocks, replaceFile } from './native_files.ts'
+import { checkStateDir, makeCertificate, makeFolders } from './native_files.ts'
 import { MailLog } from './native_log.ts'
 import { NativeProcesses } from './native_processes.ts'
 import { installPackages } from './packages.ts'
-import { assertPortsFree } from './ports.ts'
-import { isProcessOf, signal } from './processes.ts'
-import { asRoot, becomeRoot, isRoot, startAsRoot } from './root.ts'
+import { assertPortsFree, holdersOf } from './ports.ts'
+import { becomeRoot, isRoot, startAsRoot } from './root.ts'
 import { $, input } from './shell.ts'
 
 /** Milliseconds until a stop becomes a kill. */
@@ -33,6 +33,10 @@ const STOP_PATIENCE = 10_000
 const RELOAD_PATIENCE = 5_000
 /** Milliseconds for a daemon's own start command. */
 const LAUNCH = 30_000
+/** Milliseconds from its end until the masters are there. */
+const MASTERS = 10_000
+/** What the daemons read. */
+const PARTS = ['config', 'postfix', 'dovecot']
 
 export class NativeEngine implements Engine {
   readonly name = 'native'
@@ -54,8 +58,7 @@ export class NativeEngine implements Engine {
   async half(): Promise<string | undefined> {
     const { up, down } = this.#processes.daemons()
     if (up.length > 0 && down.length > 0) return `Half of the mail server runs: ${up.join()} without ${down.join()}.`
-    // Only root sees whose children are left behind by masters that were killed.
-    if (up.length > 0 || !isRoot || this.#processes.all().length === 0) return undefined
+    if (up.length > 0 || this.#processes.all().length === 0) return undefined
     return 'Half of the mail server runs: processes of Postfix or Dovecot without their master.'
   }
 
@@ -65,9 +68,23 @@ export class NativeEngine implements Engine {
     // Other users may see whether the server runs, whatever root's umask; what is secret has modes of its own.
     process.umask(0o022)
     await installPackages()
-    makeFolders(this.#settings.stateDir)
+    await makeFolders(this.#settings.stateDir)
     // One at a time: whoever waited finds the server running.
-    return withLock(this.#path('start.lock'), () => this.#start().finally(() => this.#clear()))
+    return this.#locked(() => this.#start())
+  }
+
+  /** Does the work while nobody else starts or stops, and removes next/: password hashes need no second place. */
+  #locked<T>(work: () => Promise<T>): Promise<T> {
+    return withLock(this.#path('start.lock'), async () => {
+      try {
+        return await work()
+      } catch (error) {
+        const { syscall, path = this.#settings.stateDir } = error as NodeJS.ErrnoException
+        throw syscall ? unwritable(path, error) : error
+      } finally {
+        fs.rmSync(this.#path('next'), { recursive: true, force: true })
+      }
+    })
   }
 
   async #start(): Promise<Started> {
@@ -77,16 +94,26 @@ export class NativeEngine implements Engine {
       await this.#reload()
       return 'running'
     }
-    if (wasRunning) say('Other ports or services than the server was started with: it starts anew.')
+    if (wasRunning) {
+      const other = 'Other ports or services than the server was started with'
+      say(`${this.#processes.addresses ? other : 'Its last start was not finished'}: it starts anew.`)
+    }
     const configuration = await this.#prepare()
-    // Also what a crash left behind: one of the two daemons, or children without a master, which keep the ports.
-    await this.#processes.end(STOP_PATIENCE)
-    await assertPortsFree(this.#settings, enabledServices())
+    const end = () => this.#processes.end(STOP_PATIENCE)
+    // What a crash left behind: one of the two daemons, or children without a master, which keep the ports.
+    if (!wasRunning) await end()
+    // A server that runs is stopped only where the next can start.
+    const { ports } = this.#settings
+    const holders = holdersOf(Object.values(ports))
+    const own = this.#processes.all()
+    const others = enabledServices().filter((name) => !own.includes(holders.get(ports[name])?.pid ?? 0))
+    await assertPortsFree(this.#settings, others)
+    await end()
     try {
-      await this.#launchAll(configuration)
+      await this.#launch(configuration)
     } catch (error) {
-      const complaints = this.#log.complaints()
-      await this.#processes.end(STOP_PATIENCE)
+      const complaints = complaintsIn(this.#log.logged())
+      await end()
       throw complaints.length > 0
         ? new Failure('failed', `The mail server did not start:\n${complaints.join('\n')}`)
         : error
@@ -94,59 +121,69 @@ export class NativeEngine implements Engine {
     return wasRunning ? 'restarted' : 'started'
   }
 
-  async #launchAll(configuration: NativeConfiguration): Promise<void> {
-    // Sockets and pid files of an earlier start: Dovecot waits for the one, and takes a number of the other for a server's.
-    for (const name of readdirSync(this.#path('run'))) rmSync(this.#path(`run/${name}`), { recursive: true })
-    removeLocks(this.#path('mail'))
-    this.#write(configuration)
-    await this.#log.begin(idOf('passwd', 'postfix'))
-    this.#processes.keep(this.#addresses)
-    const commands = [['postfix', '-c', this.#path('postfix'), 'start']]
-    if (configuration.dovecot) commands.push(['dovecot', '-c', this.#dovecotConf])
-    // Both to their end before one's failure is looked at: a daemon that comes up later would be left behind.
-    const launched = await Promise.all(commands.map((command) => this.#launch(command)))
-    const failed = commands.find((_, index) => launched[index] !== 0)
-    if (failed) throw new Failure('failed', `${failed.join(' ')} failed. See: npm run logs`)
+  async #launch({ dovecot }: NativeConfiguration): Promise<void> {
+    // Sockets of an earlier start, for which Dovecot would wait.
+    for (const name of fs.readdirSync(this.#path('run'))) fs.rmSync(this.#path(`run/${name}`), { recursive: true })
+    // Locks that killed processes left in the mailboxes: Dovecot honours one for two minutes when the pid in it is
+    // another process's by now. A Maildir's messages lie in the folders that are left out, many of them and no lock.
+    const skipped = ['cur', 'new', 'tmp'].flatMap((name) => ['-name', name, '-prune', '-o'])
+    await $`find ${this.#path('mail')} ${skipped} -type f -name ${'*.lock'} -exec rm {} +`
+    for (const part of PARTS) {
+      fs.rmSync(this.#path(part), { recursive: true, force: true })
+      fs.renameSync(this.#path(`next/${part}`), this.#path(part))
+    }
+    await this.#log.begin()
+    const postfix = ['postfix', '-c', this.#path('postfix'), 'start']
+    const commands = dovecot ? [postfix, ['dovecot', '-c', this.#dovecotConf]] : [postfix]
+    // With their streams on a file: a daemon keeps them open for its whole life, and a pipe would keep this process waiting
+    // just as long. In sessions of their own, which Ctrl-C does not reach. Both to their end before one's failure is looked
+    // at: a daemon that comes up later would be left behind.
+    const run = $({ timeout: LAUNCH, detached: true })
+    const ended = await Promise.all(commands.map((command) => run`${command} >> ${this.#log.file} 2>&1 < /dev/null`))
+    const deadline = ended.every(({ exitCode }) => exitCode === 0) ? Date.now() + MASTERS : 0
+    // Dovecot's command ends a moment before its master is there.
+    for (; deadline === 0 || !(await this.isRunning()); await sleep(10)) {
+      if (Date.now() > deadline) throw new Failure('failed', 'The daemons do not start. See: npm run logs')
+    }
     this.#processes.keep(this.#addresses)
     // Mail that waits since before the stop goes out now and not at its next turn.
-    await this.#flush()
+    await this.#postfix('postqueue', '-f')
   }
 
   async stop(): Promise<boolean> {
     if (!isRoot && this.#processes.daemons().up.length === 0) return false
     await becomeRoot()
     const end = () => this.#processes.end(STOP_PATIENCE)
-    return existsSync(this.#settings.stateDir) ? withLock(this.#path('start.lock'), end) : end()
+    // Also where no lock can be made: on a full disk, or where the state folder was removed.
+    return this.#locked(end).catch(end)
   }
 
   async reload(): Promise<void> {
     // Not becomeRoot: the script that asks for a reload has done its work, and would do it twice.
     if (!isRoot) return startAsRoot()
-    await withLock(this.#path('start.lock'), async () => {
-      if (await this.isRunning()) await this.#reload().finally(() => this.#clear())
+    await this.#locked(async () => {
+      if (await this.isRunning()) await this.#reload()
     })
   }
 
   async #reload(): Promise<void> {
     const configuration = await this.#prepare().catch((error) => {
+      if (!(error instanceof Failure)) throw error
       const fact = 'The server runs on with its old settings, because these cannot be read'
-      throw new Failure('failed', `${fact}:\n${error.message}`)
+      throw new Failure(error.exit, `${fact}: ${error.message}`)
     })
-    const users = this.#write(configuration, (name) => name === 'dovecot/userdb')
-    // Dovecot first: mail that Postfix accepts for an account that Dovecot does not know yet would bounce.
-    if (users.length > 0) await this.#untilDovecotHasRead(configuration.userdbMarker)
-    const changed = [...users, ...this.#write(configuration)]
+    const changed = await this.#replace(configuration.userdbMarker)
     if (changed.length === 0) return
     // Dovecot sees new accounts by itself, and a reload takes its sockets away for a moment: only for new settings.
     const isSetting = (name: string) => /dovecot(?!-quotas)[^/]*\.(cf|conf)$|config\/ssl\//.test(name)
     const newSettings = configuration.dovecot && changed.some(isSetting)
     if (newSettings) await this.#reloadDovecot()
-    const { exitCode, stderr } = await $({ timeout: LAUNCH })`postfix -c ${this.#path('postfix')} reload`
-    if (exitCode !== 0) throw new Failure('failed', this.#log.traced(stderr).join('\n'))
-    if (newSettings) await this.#flush()
+    const { exitCode, stderr } = await this.#postfix('postfix', 'reload')
+    if (exitCode !== 0) throw new Failure('failed', this.#log.named(stderr.trim()))
+    if (newSettings) await this.#postfix('postqueue', '-f')
   }
 
-  /** Makes the configuration in next/ and has the daemons try it. Throws a Failure that names the user's file and line. */
+  /** Makes the configuration in next/ and has the daemons try it. Throws a Failure that names the user's file. */
   async #prepare(): Promise<NativeConfiguration> {
     const next = this.#path('next')
     try {
@@ -154,52 +191,55 @@ export class NativeEngine implements Engine {
       const configuration = await makeConfiguration(this.#settings, next)
       for (const notice of configuration.notices) say(notice)
       await tryConfiguration(next, configuration)
+      // Password hashes are for root and Dovecot's auth process alone; every user may ask Postfix for its settings.
+      await $`chgrp -R dovecot ${next}`
+      await $`chmod -R u=rwX,g=rX,o= ${next}`
+      await $`chmod -R o+rX ${next}/postfix`
+      // Postfix's programs wait until their tables are two seconds old, lest they read half a file; these are whole.
+      await $`find ${next} -exec touch -d ${'10 seconds ago'} {} +`
       return configuration
     } catch (error) {
-      if (!(error instanceof Failure)) throw error
-      throw new Failure(error.exit, this.#log.traced(error.message).join('\n'))
+      throw error instanceof Failure ? new Failure(error.exit, this.#log.named(error.message)) : error
     }
   }
 
-  /** Removes next/: password hashes need no second place. */
-  #clear(): void {
-    rmSync(this.#path('next'), { recursive: true, force: true })
-  }
-
-  /** Puts the files of next/ in place that differ; gives their names. Those that next/ has not go. */
-  #write({ dovecot }: NativeConfiguration, isWanted: (name: string) => boolean = () => true): string[] {
-    const names = filesBelow(this.#path('next'))
-    const group = idOf('group', 'dovecot')
-    const changed = names.filter(isWanted).filter((name) => {
-      // Password hashes stand in two folders: for root and Dovecot's auth process alone.
-      const mode = name.startsWith('postfix/') ? 0o644 : 0o640
-      return replaceFile(this.#path(name), readFileSync(this.#path(`next/${name}`)), mode, group)
-    })
-    const copies = filesBelow(this.#path('config')).map((name) => `config/${name}`)
-    const gone = copies.filter((name) => !names.includes(name))
-    for (const name of gone) rmSync(this.#path(name))
-    if (!dovecot) rmSync(this.#dovecotConf, { force: true })
-    return [...changed, ...gone]
+  /** Puts the files of next/ that differ in place, each in one step; gives their names. Those that next/ has not go. */
+  async #replace(userdbMarker: string): Promise<string[]> {
+    const filesIn = (folder: string) =>
+      namesBelow(this.#path(folder)).filter((name) => fs.statSync(this.#path(join(folder, name))).isFile())
+    const names = filesIn('next')
+    const changed = filesIn('config').flatMap((name) => (names.includes(`config/${name}`) ? [] : [`config/${name}`]))
+    for (const name of changed) fs.rmSync(this.#path(name))
+    const users = 'dovecot/userdb'
+    for (const name of names.sort((one, other) => Number(other === users) - Number(one === users))) {
+      const [old, made] = [this.#path(name), this.#path(`next/${name}`)]
+      const before = fs.statSync(old, { throwIfNoEntry: false })
+      if (before && fs.readFileSync(old).equals(fs.readFileSync(made))) continue
+      // Dovecot sees by the second that its userdb has changed.
+      const past = new Date(Math.max(Date.now() - 10_000, (before?.mtimeMs ?? 0) + 1_000))
+      fs.utimesSync(made, past, past)
+      fs.mkdirSync(dirname(old), { recursive: true })
+      fs.renameSync(made, old)
+      changed.push(name)
+      // First of all: mail that Postfix accepts for an account that Dovecot does not know yet would bounce.
+      if (name === users) await this.#untilDovecotHasRead(userdbMarker)
+    }
+    return changed
   }
 
   /** Returns when the socket that Postfix asks for AUTH is a new one: without it smtpd ends with an error. */
   async #reloadDovecot(): Promise<void> {
-    const socket = this.#path('run/smtpd-auth')
-    // Inode numbers come back; a new socket has another time at least.
-    const stateOf = () => {
-      const { ino, ctimeMs } = statSync(socket, { throwIfNoEntry: false }) ?? {}
-      return ino && `${ino} ${ctimeMs}`
-    }
-    const before = stateOf()
+    const madeAt = () => fs.statSync(this.#path('run/smtpd-auth'), { throwIfNoEntry: false })?.ctimeMs
+    const before = madeAt()
+    await $({ timeout: LAUNCH })`doveadm -c ${this.#dovecotConf} reload`
     const deadline = Date.now() + RELOAD_PATIENCE
-    for (const pid of this.#processes.masters('Dovecot')) signal(pid, 'SIGHUP')
-    while (Date.now() < deadline && [undefined, before].includes(stateOf())) await sleep(10)
+    while (Date.now() < deadline && [undefined, before].includes(madeAt())) await sleep(10)
   }
 
   /** Dovecot looks at its userdb once a second at the most. */
   async #untilDovecotHasRead(marker: string): Promise<void> {
     const [account] = readAccounts()
-    if (!account || this.#processes.masters('Dovecot').length === 0) return
+    if (!account) return
     const ask = $({ timeout: RELOAD_PATIENCE })
     for (const deadline = Date.now() + RELOAD_PATIENCE; Date.now() < deadline; await sleep(50)) {
       const { stdout } = await ask`doveadm -c ${this.#dovecotConf} user -f marker ${account.address}`
@@ -208,34 +248,23 @@ export class NativeEngine implements Engine {
     throw new Failure('failed', 'Dovecot does not read its accounts again. See: npm run logs')
   }
 
-  /** Has Postfix try waiting mail now: what met a Dovecot that was away would else wait five minutes or more. */
-  async #flush(): Promise<void> {
-    await $({ timeout: LAUNCH })`postqueue -c ${this.#path('postfix')} -f`
-  }
-
-  /**
-   * Starts a daemon with its streams on a file: it keeps them open for its whole life, and a pipe to this process would
-   * keep this process waiting just as long. In a session of its own, which Ctrl-C does not reach. Gives the exit code.
-   */
-  async #launch(command: string[]): Promise<number | null> {
-    const out = this.#path(`log/${command[0]}.out`)
-    return (await $({ timeout: LAUNCH, detached: true })`${command} > ${out} 2>&1 < /dev/null`).exitCode
+  /** One of Postfix's programs on this instance. */
+  #postfix(program: string, ...args: string[]) {
+    return $({ timeout: LAUNCH })`${[program, '-c', this.#path('postfix'), ...args]}`
   }
 
   async removeMailbox(address: string): Promise<void> {
-    const parts = mailboxOf(address).split('/')
-    // Somebody may have written an address by hand that leads elsewhere.
-    if (parts.length !== 2 || parts.some((part) => /^\.{0,2}$/.test(part))) return
-    const folder = this.#path(join('mail', ...parts))
-    if (!existsSync(folder)) return
+    const mailbox = removableMailboxOf(address)
+    if (!mailbox || !this.hasMailbox(address)) return
     await becomeRoot()
-    rmSync(folder, { recursive: true, force: true })
-    if (readdirSync(dirname(folder)).length === 0) rmdirSync(dirname(folder))
+    const folder = this.#path(join('mail', mailbox))
+    fs.rmSync(folder, { recursive: true, force: true })
+    if (fs.readdirSync(dirname(folder)).length === 0) fs.rmdirSync(dirname(folder))
   }
 
   /** Whether an account's mailbox has a folder here. */
   hasMailbox(address: string): boolean {
-    return existsSync(this.#path(join('mail', mailboxOf(address))))
+    return fs.existsSync(this.#path(join('mail', mailboxOf(address))))
   }
 
   async exec(
@@ -243,22 +272,17 @@ export class NativeEngine implements Engine {
     { input: text, timeout = 60_000 }: ExecOptions = {},
   ): Promise<ExecResult> {
     const configuration = /^(dovecot|doveadm|doveconf)$/.test(program) ? this.#dovecotConf : this.#path('postfix')
-    const words = [program, '-c', configuration, ...args]
-    // These two tell every user what they read; the others want the queue, the passwords or a root's socket.
-    const isOpen = program === 'postconf' || args[0] === '--version'
-    const command = isOpen ? words : await asRoot(words, words.join(' '))
-    return $({ timeout, ...(text === undefined ? {} : input(text)) })`${command}`
+    return $({ timeout, ...(text === undefined ? {} : input(text)) })`${[program, '-c', configuration, ...args]}`
   }
 
   async readFile(path: string): Promise<string | undefined> {
-    return existsSync(path) ? readFileSync(path, 'utf8') : undefined
+    return fs.existsSync(path) ? fs.readFileSync(path, 'utf8') : undefined
   }
 
   certificate = () => certificateOf(this.#settings)
   logs = (options: { lines: number; follow: boolean }) => this.#log.show(options)
-  complaints = async () => this.#log.complaints()
   logged = async () => this.#log.logged()
-  owns = ({ pid }: { pid: number }) => isProcessOf(pid, this.#settings.stateDir, this.#processes.masters())
+  owns = ({ pid }: { pid: number }) => this.#processes.all().includes(pid)
 
   #path(part: string): string {
     return join(this.#settings.stateDir, part)

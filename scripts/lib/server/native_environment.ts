@@ -2,7 +2,14 @@
 import { isIPv6 } from 'node:net'
 import { networkInterfaces } from 'node:os'
 import { Failure } from '../cli.ts'
-import { enabledProtocols, HOSTNAME, readProjectFile, readServerEnvironment, type Settings } from '../settings.ts'
+import {
+  enabledProtocols,
+  HOSTNAME,
+  isSmtpOnly,
+  readProjectFile,
+  readServerEnvironment,
+  type Settings,
+} from '../settings.ts'
 
 /** The variables of development-mail-server.env. */
 export type Environment = Record<string, string>
@@ -45,6 +52,11 @@ export function base(name: string, settings: Settings, environment: Environment)
     DOMAIN: domain,
     BIND_ADDRESS: bindAddress,
     INET_PROTOCOLS: isIPv6(bindAddress) ? 'all' : environment.POSTFIX_INET_PROTOCOLS || 'all',
+    SMTP: `${hostOf(bindAddress)}:${ports.smtp}`,
+    SUBMISSION: `${hostOf(bindAddress)}:${ports.submission}`,
+    SUBMISSIONS: `${hostOf(bindAddress)}:${ports.submissions}`,
+    LOGINS: isSmtpOnly(environment) ? 'no' : 'yes',
+    TLS: tls ? 'yes' : 'no',
     NETWORKS: trustedNetworks(environment),
     POSTMASTER_ADDRESS: environment.POSTMASTER_ADDRESS || `postmaster@${domain}`,
     DELIVERY: mapPaths(environment.POSTFIX_DAGENT || 'lmtp:unix:/var/run/dovecot/lmtp', stateDir),
@@ -55,8 +67,6 @@ export function base(name: string, settings: Settings, environment: Environment)
     // Room for the lines that are added on the way: what Postfix takes, Dovecot takes as well.
     MESSAGE_LIMIT: messageLimit > 0 ? `${messageLimit + 1_000_000}B` : 0,
     MAILBOX_LIMIT: mailboxLimit > 0 ? `${mailboxLimit}M` : 0,
-    SMTP_HOST: hostOf(bindAddress),
-    SMTP_PORT: ports.smtp,
     POP3_PORT: ports.pop3,
     POP3S_PORT: tls ? ports.pop3s : 0,
     IMAP_PORT: ports.imap,
@@ -128,15 +138,12 @@ function wrong(name: string, environment: Environment, allowed: string): Failure
   return new Failure('usage', `development-mail-server.env: ${name}=${environment[name]} should be ${allowed}.`)
 }
 
-/** One line each for what the native engine cannot honour: variables, and parameters that it sets `fixed`. */
-export function noticesOf(environment: Environment, fixed: string[]): string[] {
+/** A line for the variables that the native engine cannot honour. */
+export function noticesOf(environment: Environment): string[] {
   const unknown = Object.entries(environment)
     .filter(([name, value]) => !HONOURED.split(/\s+/).includes(name) && !['', '0', 'none'].includes(value))
     .map(([name, value]) => `${name}=${value}`)
-  return [
-    ...(unknown.length > 0
-      ? [`development-mail-server.env: the native engine does without ${unknown.join(', ')}.`]
-      : []),
-    ...(fixed.length > 0 ? [`postfix-main.cf: the native engine sets ${fixed.join(', ')} itself.`] : []),
-  ]
+  return unknown.length > 0
+    ? [`development-mail-server.env: the native engine does without ${unknown.join(', ')}.`]
+    : []
 }

@@ -1,26 +1,25 @@
-/** Which processes of the native engine live: asked by root of /proc and the pid files, by others of a record for all. */
+/** Which processes of the native engine live: root sees them in /proc; others, who cannot, read a record of the masters. */
 import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { readServerEnvironment } from '../settings.ts'
-import { readOr } from './native_configuration.ts'
-import { isLiving, isProcessOf, processIds, signal, startTimeOf } from './processes.ts'
+import { isSmtpOnly } from '../settings.ts'
+import { isLiving, processIds, programOf, readOr, signal, startTimeOf, worksIn } from './processes.ts'
 import { isRoot } from './root.ts'
 
-const PID_FILES = { Postfix: 'queue/pid/master.pid', Dovecot: 'run/master.pid' } as const
-export type Daemon = keyof typeof PID_FILES
-const DAEMONS = Object.keys(PID_FILES) as Daemon[]
+/** The masters' programs. */
+const PROGRAMS = { Postfix: 'master', Dovecot: 'dovecot' } as const
+export type Daemon = keyof typeof PROGRAMS
+const DAEMONS = Object.keys(PROGRAMS) as Daemon[]
 
 interface StartRecord {
   /** What the daemons listen on, as text, to notice that it changed. */
   addresses?: string
-  /** Each daemon's master: its pid, and the time of its start as the kernel counts it, which a reused pid has not. */
-  masters?: Partial<Record<Daemon, { pid: number; startTime: string }>>
+  /** A pid comes back for another process, but not with the same time of start. */
+  masters?: { daemon: Daemon; pid: number; startTime: string }[]
 }
 
 export class NativeProcesses {
   readonly #stateDir: string
-  /** In the state folder for every user to read; gone after a stop. */
   readonly #recordFile: string
 
   constructor(stateDir: string) {
@@ -35,49 +34,53 @@ export class NativeProcesses {
 
   /** Records the masters that live now. */
   keep(addresses: string): void {
-    const living = DAEMONS.flatMap((daemon) => this.masters(daemon).map((pid) => [daemon, pid] as const))
-    const masters = Object.fromEntries(living.map(([daemon, pid]) => [daemon, { pid, startTime: startTimeOf(pid) }]))
+    const masters = this.masters().map((master) => ({ ...master, startTime: startTimeOf(master.pid) }))
     writeFileSync(this.#recordFile, JSON.stringify({ addresses, masters }), { mode: 0o644 })
   }
 
-  /** The pids of the living masters, of all daemons or those named. */
-  masters(...daemons: Daemon[]): number[] {
-    return (daemons.length > 0 ? daemons : DAEMONS).flatMap((daemon) => {
-      const master = isRoot ? undefined : this.#record().masters?.[daemon]
-      if (master && isLiving(master.pid, master.startTime)) return [master.pid]
-      // A pid file outlives a crash, and its number may belong to somebody else by now.
-      const pid = isRoot ? Number(readOr(join(this.#stateDir, PID_FILES[daemon]))) : 0
-      return pid > 0 && isProcessOf(pid, this.#stateDir) ? [pid] : []
+  /** All processes of the instance; only root can tell them. */
+  all(): number[] {
+    return isRoot ? processIds().filter((pid) => worksIn(pid, this.#stateDir)) : []
+  }
+
+  /** The masters that live. */
+  masters(): { daemon: Daemon; pid: number }[] {
+    if (!isRoot) return (this.#record().masters ?? []).filter(({ pid, startTime }) => isLiving(pid, startTime))
+    const programs = this.all().map((pid) => ({ pid, program: programOf(pid) }))
+    return DAEMONS.flatMap((daemon) => {
+      // The first of them: a child that a master has just made has the master's name.
+      const master = programs.find(({ program }) => program === PROGRAMS[daemon])
+      return master ? [{ daemon, pid: master.pid }] : []
     })
   }
 
   /** Which of the daemons that the environment file asks for are up, and which are not. */
   daemons(): { up: Daemon[]; down: Daemon[] } {
-    const wanted: Daemon[] = readServerEnvironment().SMTP_ONLY === '1' ? ['Postfix'] : DAEMONS
-    const up = wanted.filter((daemon) => this.masters(daemon).length > 0)
-    return { up, down: wanted.filter((daemon) => !up.includes(daemon)) }
-  }
-
-  /** All processes of the instance; as another user the masters alone. */
-  all(): number[] {
-    return isRoot ? processIds().filter((pid) => isProcessOf(pid, this.#stateDir)) : this.masters()
+    const wanted: Daemon[] = isSmtpOnly() ? ['Postfix'] : DAEMONS
+    const living = this.masters().map(({ daemon }) => daemon)
+    return { up: wanted.filter((name) => living.includes(name)), down: wanted.filter((name) => !living.includes(name)) }
   }
 
   /** Ends all of them, by force after `patience` milliseconds. False where there were none. */
   async end(patience: number): Promise<boolean> {
-    if (this.all().length === 0) return false
     const deadline = Date.now() + patience
     const send = (pids: number[], name: NodeJS.Signals) => {
       // A stopped process (SIGSTOP) takes a signal when it goes on.
       for (const pid of pids) for (const sent of [name, 'SIGCONT'] as const) signal(pid, sent)
     }
+    const isMaster = (pid: number) => DAEMONS.some((daemon) => PROGRAMS[daemon] === programOf(pid))
+    let left = this.all()
+    if (left.length === 0) return false
     // Both masters at once: Dovecot alone would wait for the connections of Postfix's smtpd.
-    send(this.masters(), 'SIGTERM')
-    for (let left = this.all(); left.length > 0; left = this.all()) {
+    send(left.filter(isMaster), 'SIGTERM')
+    while (left.length > 0) {
       // Without their masters, or at the end of patience, the rest goes at once; the queue is made for that.
       if (Date.now() > deadline) send(left, 'SIGKILL')
-      else if (this.masters().length === 0) send(left, 'SIGTERM')
+      else if (!left.some(isMaster)) send(left, 'SIGTERM')
       await sleep(20)
+      const living = left.filter((pid) => worksIn(pid, this.#stateDir))
+      // In the end also those that were born meanwhile.
+      left = living.length > 0 ? living : this.all()
     }
     rmSync(this.#recordFile, { force: true })
     return true

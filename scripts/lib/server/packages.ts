@@ -1,6 +1,6 @@
 /** Debian's packages of Postfix and Dovecot, which the native engine runs: what is missing, and its installation by apt. */
 import { existsSync, rmSync, writeFileSync } from 'node:fs'
-import { Failure, messageOf, step } from '../cli.ts'
+import { Failure, step } from '../cli.ts'
 import { becomeRoot } from './root.ts'
 import { $, input } from './shell.ts'
 
@@ -24,25 +24,15 @@ export async function installPackages(): Promise<void> {
   const missing = await missingPackages()
   if (missing.length === 0) return
   await becomeRoot()
-  await step(`Installing ${missing.join(', ')}`, (update) => withoutServices(() => install(missing, update)))
-}
-
-async function withoutServices(work: () => Promise<void>): Promise<void> {
   const isOurs = !existsSync(POLICY)
-  const remove = () => rmSync(POLICY, { force: true })
+  const remove = () => isOurs && rmSync(POLICY, { force: true })
+  process.once('exit', remove)
+  if (isOurs) writeFileSync(POLICY, '#!/bin/sh\nexit 101\n', { mode: 0o755 })
   try {
-    if (isOurs) {
-      process.once('exit', remove)
-      writeFileSync(POLICY, '#!/bin/sh\nexit 101\n', { mode: 0o755 })
-    }
-    await work()
-  } catch (error) {
-    throw error instanceof Failure ? error : new Failure('failed', `${POLICY}: ${messageOf(error)}`)
+    await step(`Installing ${missing.join(', ')}`, (update) => install(missing, update))
   } finally {
-    if (isOurs) {
-      remove()
-      process.off('exit', remove)
-    }
+    remove()
+    process.off('exit', remove)
   }
 }
 

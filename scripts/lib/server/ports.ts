@@ -1,9 +1,8 @@
 /** Which ports are free, and who holds those that are not. */
-import { readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { Failure } from '../cli.ts'
-import { SERVICE_NAMES, SERVICES, type ServiceName, type Settings } from '../settings.ts'
-import { openFiles, processIds } from './processes.ts'
+import { SERVICES, type ServiceName, type Settings } from '../settings.ts'
+import { openFiles, processIds, programOf, readOr } from './processes.ts'
 
 /**
  * True when a server could listen there now. A port that only root may open counts as free. Throws a usage Failure when
@@ -23,7 +22,7 @@ export function isFree(host: string, port: number): Promise<boolean> {
 /** Throws a Failure that names the first port that is taken, its holder, and the variable to change. */
 export async function assertPortsFree(
   { bindAddress, ports }: Settings,
-  services: readonly ServiceName[] = SERVICE_NAMES,
+  services: readonly ServiceName[],
 ): Promise<void> {
   for (const name of services) {
     await assertPortFree(bindAddress, ports[name], SERVICES[name].protocol, SERVICES[name].variable)
@@ -33,12 +32,9 @@ export async function assertPortsFree(
 /** `assertPortsFree` for one port: `what` speaks there, and `variable` moves it. */
 export async function assertPortFree(host: string, port: number, what: string, variable: string): Promise<void> {
   if (await isFree(host, port)) return
-  const holder = holderOf(port)
-  const who = holder ? `${holder.name} (pid ${holder.pid})` : 'another process'
-  throw new Failure(
-    'failed',
-    `Port ${port} (${what}) on ${host} is in use by ${who}. Stop that, or set ${variable} to a free port in .env.`,
-  )
+  const holder = holdersOf([port]).get(port)
+  const fact = `Port ${port} (${what}) on ${host} is in use by ${holder ? `${holder.name} (pid ${holder.pid})` : 'another process'}`
+  throw new Failure('failed', `${fact}. Stop that, or set ${variable} to a free port in .env.`)
 }
 
 export interface Holder {
@@ -46,38 +42,21 @@ export interface Holder {
   name: string
 }
 
-/** The process that listens on a port: from /proc, so Linux only, and other users' processes only for root. */
-function holderOf(port: number): Holder | undefined {
-  return holdersOf([port]).get(port)
-}
-
-/** `holderOf` for several ports, with one walk through all processes. */
+/** The processes that listen on ports: from /proc, so Linux only, and other users' processes only for root. */
 export function holdersOf(ports: readonly number[]): Map<number, Holder> {
-  const inodes = new Map<string, number>()
-  for (const table of ['/proc/net/tcp', '/proc/net/tcp6']) {
-    for (const line of readOr(table).split('\n').slice(1)) {
-      // Fields: number, local address:port in hex, remote, state (0A is LISTEN), ..., inode.
-      const fields = line.trim().split(/\s+/)
-      const port = Number.parseInt(fields[1]?.split(':')[1] ?? '', 16)
-      if (fields[3] === '0A' && ports.includes(port)) inodes.set(fields[9] ?? '', port)
-    }
+  const portOf = new Map<string, number>()
+  for (const line of [readOr('/proc/net/tcp'), readOr('/proc/net/tcp6')].join('\n').split('\n')) {
+    // Number, local address and port in hex, remote, state (0A is LISTEN), ..., inode.
+    const [, address = '', , state, , , , , , inode] = line.trim().split(/\s+/)
+    const port = Number.parseInt(address.split(':')[1] ?? '', 16)
+    if (state === '0A' && ports.includes(port)) portOf.set(`socket:[${inode}]`, port)
   }
   const holders = new Map<number, Holder>()
-  for (const pid of inodes.size > 0 ? processIds() : []) {
-    for (const target of openFiles(pid)) {
-      const port = inodes.get(/^socket:\[(\d+)\]$/.exec(target)?.[1] ?? '')
+  for (const pid of portOf.size > 0 ? processIds() : []) {
+    for (const port of openFiles(pid).map((file) => portOf.get(file))) {
       // The first is the oldest: a master, not the children that inherited its sockets.
-      if (port !== undefined && !holders.has(port)) holders.set(port, { pid, name: readOr(`/proc/${pid}/comm`).trim() })
+      if (port !== undefined && !holders.has(port)) holders.set(port, { pid, name: programOf(pid) })
     }
-    if (holders.size === new Set(inodes.values()).size) break
   }
   return holders
-}
-
-function readOr(path: string): string {
-  try {
-    return readFileSync(path, 'utf8')
-  } catch {
-    return ''
-  }
 }

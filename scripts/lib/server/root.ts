@@ -17,9 +17,8 @@ export const isRoot = process.getuid?.() === 0
  */
 export async function becomeRoot(): Promise<void> {
   if (isRoot) return
-  const script = process.argv[1] ?? ''
-  const words = process.argv.slice(2)
-  const command = await bySudo(script, words, ['npx', 'tsx', relative(ROOT, script), ...words].join(' '))
+  const name = relative(join(ROOT, 'scripts'), process.argv[1] ?? '').replace(/\.[jt]s$/, '')
+  const command = await bySudo(name, process.argv.slice(2))
   // Ctrl-C reaches sudo's script as well; this one waits for its end. A signal to this process alone is handed on by sudo.
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {})
   process.exit(await foreground('sudo', command))
@@ -27,33 +26,24 @@ export async function becomeRoot(): Promise<void> {
 
 /** Has `npm start`, which brings a changed configuration into effect, do so as root. Throws a Failure where it cannot. */
 export async function startAsRoot(): Promise<void> {
-  const command = await bySudo(join(ROOT, 'scripts', 'start.ts'), [], 'npm start')
-  const { exitCode, stderr } = await $({ timeout: 120_000 })`sudo ${command}`
+  const { exitCode, stderr } = await $({ timeout: 120_000 })`sudo ${await bySudo('start', [])}`
   if (exitCode !== 0) throw new Failure('failed', stderr.trim())
 }
 
-/** A command with which this user's sudo runs a program of Postfix or Dovecot; the program itself for root. */
-export async function asRoot(command: string[], typed: string): Promise<string[]> {
-  if (isRoot) return command
-  await assertSudo(typed)
-  return ['sudo', '-n', ...command]
-}
-
-/** sudo's arguments for a script of this project; `typed` is what a user would type for the same. */
-async function bySudo(script: string, args: string[], typed: string): Promise<string[]> {
-  const environment = [...NAMES, ...KEPT]
-    .filter((name) => process.env[name])
-    .map((name) => `${name}=${process.env[name]}`)
-  const settings = environment.filter((assignment) => NAMES.includes(assignment.split('=')[0] ?? ''))
-  await assertSudo(['env', 'PATH="$PATH"', ...settings, typed].join(' '))
-  const name = relative(join(ROOT, 'scripts'), script).replace(/\.[jt]s$/, '')
-  return ['-n', 'env', ...environment, process.execPath, LAUNCH, name, ...args]
-}
-
-async function assertSudo(typed: string): Promise<void> {
+/**
+ * sudo's arguments for a script of this project, with this user's settings. Throws a Failure, with what to type instead,
+ * where sudo asks for a password or is not there.
+ */
+async function bySudo(name: string, args: string[]): Promise<string[]> {
+  const assignments = (names: readonly string[]) =>
+    names.filter((variable) => process.env[variable]).map((variable) => `${variable}=${process.env[variable]}`)
   const { exitCode, stderr } = await $({ timeout: 10_000 })`sudo -n true`
-  if (exitCode === 0) return
+  if (exitCode === 0) return ['-n', 'env', ...assignments([...NAMES, ...KEPT]), process.execPath, LAUNCH, name, ...args]
+  const typed = ['env', 'PATH="$PATH"', ...assignments(NAMES), 'npx', 'tsx', `scripts/${name}.ts`, ...args]
+  const command = typed.join(' ')
   const isMissing = /not found/.test(stderr)
-  const way = isMissing ? `sudo is not installed. As root type: ${typed}` : `sudo wants a password. Type: sudo ${typed}`
+  const way = isMissing
+    ? `sudo is not installed. As root type: ${command}`
+    : `sudo wants a password. Type: sudo ${command}`
   throw new Failure('failed', `The native engine needs root, and ${way}`)
 }

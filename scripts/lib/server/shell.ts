@@ -1,5 +1,5 @@
 /** Runs other programs by zx: quiet, without stdin, by a shell that reads no start-up file. */
-import { spawn } from 'node:child_process'
+import { type SpawnOptions, spawn } from 'node:child_process'
 // Without zx's extras, which take as long to load as the rest of a short script.
 import { usePowerShell, $ as zx } from 'zx/core'
 
@@ -14,6 +14,13 @@ function quote(word: string): string {
   return /^[\w/.:=@%+-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`
 }
 
+/** A program that ends before it has read its stdin, or is not there at all, has that right. */
+const spawnPatiently = ((program: string, args: string[], options: SpawnOptions) => {
+  const child = spawn(program, args, options)
+  child.stdin?.on('error', () => {})
+  return child
+}) as typeof spawn
+
 /** Postfix's and Dovecot's programs lie where only root's PATH leads on some machines. */
 const PATH = `${process.env.PATH}:/usr/sbin:/sbin`
 
@@ -24,6 +31,7 @@ const PATH = `${process.env.PATH}:/usr/sbin:/sbin`
 export const $ = zx({
   quiet: true,
   nothrow: true,
+  spawn: spawnPatiently,
   timeoutSignal: 'SIGKILL',
   stdio: ['ignore', 'pipe', 'pipe'],
   ...(process.platform === 'win32' ? {} : { env: { ...process.env, PATH } }),
