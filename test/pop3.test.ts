@@ -1,5 +1,6 @@
 /** The POP3 client: a scripted server that does what a real one does at its worst, and Dovecot for exactness. */
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import type { Socket } from 'node:net'
 import { after, before, describe, test } from 'node:test'
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
@@ -116,6 +117,16 @@ describe('a scripted server', () => {
       ])
     })
   }
+
+  test('a server that ends behind the login, between two commands, is told like any other', async () => {
+    const write = async (socket: Socket, bytes: Buffer) =>
+      void (bytes.includes('bye') ? socket.end(bytes) : socket.write(bytes))
+    const server = await serve('none', { write, replies: { PASS: '+OK bye\r\n' } })
+    const session = await Pop3Session.open(server.at(), LOGIN)
+    const quit = once(session._socket as Socket, 'end').then(() => session.quit())
+    await assert.rejects(quit, { exit: 'connection', message: /the server closed the connection/ })
+    await server.close()
+  })
 
   test('many are read exactly, asked for at once where the server knows PIPELINING; the loop can be left early', async () => {
     const many = Array.from({ length: 60 }, (_, index) => MESSAGES[index % MESSAGES.length] as Buffer)

@@ -247,7 +247,10 @@ export class Pop3Session extends Pop3Command {
   #listen(socket: Socket): void {
     socket.removeAllListeners('data').on('data', (chunk: Buffer) => this.#take(chunk))
     socket.on('error', ({ message }) => this.#lose(/SSL|TLS/.test(message) ? 'tls' : 'connection', message))
-    socket.on('close', () => this.#lose('connection', 'the server closed the connection'))
+    // node-pop3 forgets its socket at either, and knows only "no-socket" afterwards.
+    for (const event of ['end', 'close']) {
+      socket.on(event, () => this.#lose('connection', 'the server closed the connection'))
+    }
     socket.setTimeout(this.#server.timeout).on('timeout', () => {
       const { bytesRead } = socket
       // A process that was busy itself finds now what has come meanwhile.
