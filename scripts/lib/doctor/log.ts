@@ -43,7 +43,9 @@ export function fixOf(text: string): string | undefined {
 
 /** The last line that says why, among those logged since the last start; undefined where none is known. */
 export function causeIn(lines: readonly string[]): string | undefined {
-  const bad = lines.filter((line) => /\b(fatal|panic|error|warning|status=(deferred|bounced)|reject)/i.test(line))
+  // The doctor's own question about an unknown user is refused as it should be.
+  const foreign = lines.filter((line) => !/\bto=<nobody-[\da-f]{8}@/.test(line))
+  const bad = foreign.filter((line) => /\b(fatal|panic|error|warning|status=(deferred|bounced)|reject)/i.test(line))
   // What stands further up in the table says it better than "fatal:".
   const line = MEANINGS.map(([pattern]) => bad.findLast((text) => pattern.test(text))).find((found) => found)
   return line && explained(line)
