@@ -159,6 +159,8 @@ export const BROKEN_FILES: Broken[] = [
   ['an account twice', add(ACCOUNTS, `${user('foo')}|${HASH}`), 'accounts', 'failure', /stands twice/],
   ['an interrupted deletion', addFirst(MAP, '/@shop\\.example$/ :'), 'remains', 'warning', /shop\.example has no account/],
   ['a capital letter', add(ACCOUNTS, `${user('Alice')}|${HASH}`), 'accounts', 'failure', /Alice@.*capital letter/],
+  ['an address with a +', add(ACCOUNTS, `${user('a+b')}|${HASH}`), 'accounts', 'failure', /a\+b@.* never gets there/],
+  ['an account at localhost', add(ACCOUNTS, `al@localhost|${HASH}`), 'accounts', 'failure', /al@localhost never gets there/],
   ['an unknown scheme', add(ACCOUNTS, `${user('alice')}|{ROT13}frperg`), 'accounts', 'failure', /\{ROT13\}/],
   ['a hash cut off', add(ACCOUNTS, `${user('alice')}|${HASH.slice(0, -3)}`), 'accounts', 'failure', /no whole \{SHA512-CRYPT\} hash/],
   ['no catchall account', change(ACCOUNTS, /catchall@.*\n/, ''), 'accounts', 'failure', /no account catchall@/],

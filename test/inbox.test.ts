@@ -248,8 +248,15 @@ test('what is read, tagged and deleted is so for all: by IDs, by query, all of i
   assert.equal((await world.search(`tag:"${tag}"`)).length, 2)
   await world.ask(`PUT /api/v1/tags/${encodeURIComponent(tag)}`, { Name: 'Renamed' })
   assert.equal((await world.search('tag:renamed')).length, 2)
+  await world.ask('PUT /api/v1/tags/renamed', { Name: 'RENAMED' })
+  await world.ask('PUT /api/v1/tags', { IDs: [ids[0]], Tags: ['reNamed'] })
+  const { body: tags } = await world.ask('GET /api/v1/tags')
+  assert.deepEqual(
+    tags.filter((one: string) => /^renamed$/i.test(one)),
+    ['RENAMED'],
+  )
   await world.ask('DELETE /api/v1/tags/Renamed')
-  assert.ok(!(await world.ask('GET /api/v1/tags')).body.includes('Renamed'))
+  assert.ok(!(await world.ask('GET /api/v1/tags')).body.includes('RENAMED'))
   const headers = { 'content-type': 'application/x-www-form-urlencoded' }
   await world.ask('DELETE /api/v1/messages', `IDs=${ids[0]}`, { headers })
   assert.deepEqual(await states(), ['two true', 'three false'])

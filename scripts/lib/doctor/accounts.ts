@@ -6,7 +6,7 @@ import { nearestOf } from '../cli.ts'
 import { deleteLine, type Finding, failure, MEND, placeOf, verdict, warning, writeLine } from './check.ts'
 import { ACCOUNTS, CAUGHT, type Facts, inConfig, MAP, VIRTUAL } from './facts.ts'
 import { edit, repair } from './files.ts'
-import { addressesOf, domainsOf } from './values.ts'
+import { addressesOf, domainsOf, UNREACHED } from './values.ts'
 
 /** The first row that says something about a line is the one that counts. */
 interface Row<T extends Entry> {
@@ -45,6 +45,7 @@ const ACCOUNT_ROWS: Row<Account>[] = [
   { wrong: ({ address, text }) => /^\s|[ \t]$/.test(text) && `a space begins or ends the line of ${address.trim().split(/[:\s]/)[0]}`, mend: (text) => text.replace(/^[ \t]+(?=[^\s#])|[ \t]+$/gm, '') },
   { wrong: ({ address }) => !/^[^\s@:|]+@[^\s@:|]+$/.test(address) && `${/^[\w.+-]+@[\w.-]+/.exec(address)?.[0] ?? 'this'} is no address with a "|" behind it, and the line no account`, fix: (entry) => (/[|{]/.test(entry.text) ? undefined : deleteLine(ACCOUNTS, entry)) },
   { wrong: ({ address }) => /[^\x21-\x7e]/.test(address) && `${address} has letters that no mail address has here (SMTPUTF8 is off)` },
+  { wrong: ({ address }) => UNREACHED.test(address) && `mail to ${address} never gets there: "+" begins an extension, and localhost is the server's own` },
   { wrong: ({ address, hash }) => !/^\{[\w.-]+\}\S|^\$\d/.test(hash) && `the password of ${address} is no hash with its {SCHEME}; without the line: npm run add-account -- ${address}` },
   { wrong: (entry, all) => { const twin = all.find((other) => isBefore(other, entry) && other.address.toLowerCase() === entry.address.toLowerCase()); return twin && `${entry.address} stands twice, before in line ${twin.lines[0]}` } },
   { wrong: ({ address }) => address !== address.toLowerCase() && `${address} has a capital letter, and Dovecot looks logins up in lower case`, mend: (text) => text.replace(/^[^#|\n]+\|/gm, (address) => address.toLowerCase()) },

@@ -18,7 +18,7 @@ const MEANINGS: [pattern: RegExp, meaning: string][] = [
   [/cannot find your (reverse )?hostname|Domain not found|Host not found|Helo command rejected/i, 'a restriction asks the DNS'],
   [/Must issue a STARTTLS|Encryption required/i, 'the server insists on TLS'],
   [/milter|Service unavailable - try again later/i, 'a milter does not answer'],
-  [/unknown mail transport|mail transport unavailable/i, 'Postfix has no such transport: it was sent a way out, and there is none'],
+  [/unknown mail transport|mail transport unavailable/i, 'Postfix has no such transport, as where mail is sent a way out, or cannot reach it'],
   [/deferred transport/i, 'defer_transports holds it'],
   [/mail for .* loops back|too many hops|mail forwarding loop/i, 'the mail goes in a circle'],
   [/table lookup problem|Temporary lookup failure|is unavailable\. open|map lookup (failure|error)|unavailable or bad|unsupported dictionary|cannot load/i, 'Postfix cannot read a table'],
@@ -33,7 +33,8 @@ const meaningOf = (text: string) => MEANINGS.find(([pattern]) => pattern.test(te
 
 /** What a reply or a line of the log means, with what it says; the text alone where nothing is known about it. */
 export function explained(text: string): string {
-  return meaningOf(text) ? `${meaningOf(text)}: ${text}` : text
+  const meaning = meaningOf(text)
+  return meaning && !text.startsWith(meaning) ? `${meaning}: ${text}` : text
 }
 
 /** The fix of what a text says, where one heals it whatever else is so. */
@@ -43,7 +44,9 @@ export function fixOf(text: string): string | undefined {
 
 /** The last line that says why, among those logged since the last start; undefined where none is known. */
 export function causeIn(lines: readonly string[]): string | undefined {
-  const bad = lines.filter((line) => /\b(fatal|panic|error|warning|status=(deferred|bounced)|reject)/i.test(line))
+  // The doctor's own question about an unknown user is refused as it should be.
+  const foreign = lines.filter((line) => !/\bto=<nobody-[\da-f]{8}@/.test(line))
+  const bad = foreign.filter((line) => /\b(fatal|panic|error|warning|status=(deferred|bounced)|reject)/i.test(line))
   // What stands further up in the table says it better than "fatal:".
   const line = MEANINGS.map(([pattern]) => bad.findLast((text) => pattern.test(text))).find((found) => found)
   return line && explained(line)

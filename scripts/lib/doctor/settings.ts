@@ -29,7 +29,9 @@ function judge(facts: Facts, file: string, rules: readonly Rule[], set: Setting[
       const line = `${name}${equals}${right}`.trim()
       const fix = !at ? addLine(file, line) : right === undefined ? deleteLine(file, at) : writeLine(file, at, line)
       const evidence = at ? `${placeOf(file, at)}: ${at.text}` : `${file}: ${name} is not set`
-      return [{ level, evidence: `${evidence}: ${why}`, fix: right === null ? undefined : fix }]
+      // What stands there already would heal nothing: the cause lies elsewhere.
+      const isCertain = right !== null && value !== right
+      return [{ level, evidence: `${evidence}: ${why}`, fix: isCertain ? fix : undefined }]
     },
   )
 }

@@ -51,10 +51,13 @@ export function isOwn(target: string, facts: Facts): boolean {
   return domainsOf(facts).includes(domainOf(target).toLowerCase())
 }
 
+/** Addresses that no mailbox can have here: mail to them goes to another (recipient_delimiter, mydestination). */
+export const UNREACHED = /\+.*@|@localhost(\.|$)/i
+
 /** The addresses of the accounts, in lower case. A line that is none may be a password, and is the matter of "accounts". */
 export function addressesOf(facts: Facts): string[] {
   const found = facts.read(ACCOUNTS).matchAll(/^\s*([^\s@:|#]+@[^\s@:|]+)\|/gm)
-  return [...found].map(([, address = '']) => address.toLowerCase())
+  return [...found].map(([, address = '']) => address.toLowerCase()).filter((address) => !UNREACHED.test(address))
 }
 
 /** The domains of the accounts, the catchall's in any case: that it is there is the matter of "accounts". */

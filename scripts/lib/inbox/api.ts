@@ -4,7 +4,19 @@ import { codeOf } from '../mail/codes.ts'
 import { linksOf } from '../mail/links.ts'
 import { type Address, type Mail, readMail } from '../mail/mail.ts'
 import type { Settings } from '../settings.ts'
-import { bccOf, type Entry, envelopeOf, flagOf, isRead, mailboxesOf, SEEN, TAG, tagsOf, unreadOf } from './entry.ts'
+import {
+  bccOf,
+  type Entry,
+  envelopeOf,
+  flagOf,
+  fold,
+  isRead,
+  mailboxesOf,
+  SEEN,
+  TAG,
+  tagsOf,
+  unreadOf,
+} from './entry.ts'
 import { refuse } from './guard.ts'
 import type { Index } from './index.ts'
 import { PORTION } from './mailbox.ts'
@@ -95,16 +107,19 @@ export function routesOf(settings: Settings, index: Index): Routes {
     },
     'GET /api/v1/tags': () => current().then(() => index.all.tags),
     'PUT /api/v1/tags': async (call) => {
-      const [entries, wanted] = [await named(call), call.body.Tags ?? []]
+      const entries = await named(call)
+      const wanted = (call.body.Tags ?? []).map((tag) => index.spelt(tag))
       for (const tag of index.all.tags) if (!wanted.includes(tag)) await index.flag(entries, flagOf(tag), false)
       for (const tag of wanted) await index.flag(entries, flagOf(tag), true)
     },
     'PUT /api/v1/tags/TAG': async ({ id, body: { Name = '' } }) => {
-      const entries = await tagged(id)
-      await index.flag(entries, flagOf(Name), true)
-      if (Name.toLowerCase() !== id.toLowerCase()) await index.flag(entries, flagOf(id), false)
+      const { tag, entries } = await tagged(id)
+      const to = fold(Name) === fold(tag) ? Name : index.spelt(Name)
+      await index.flag(entries, flagOf(to), true)
+      if (to !== tag) await index.flag(entries, flagOf(tag), false)
     },
-    'DELETE /api/v1/tags/TAG': async ({ id }) => index.flag(await tagged(id), flagOf(id), false),
+    'DELETE /api/v1/tags/TAG': ({ id }) =>
+      tagged(id).then(({ tag, entries }) => index.flag(entries, flagOf(tag), false)),
     'GET /api/v1/mailboxes': async () => {
       await current()
       const counts = new Map(index.mailboxes.map((Name) => [Name, { Name, Total: 0, Unread: 0 }]))
@@ -202,10 +217,11 @@ export function routesOf(settings: Settings, index: Index): Routes {
     return search(index, query, index.all.list.filter(isWanted))
   }
 
-  async function tagged(tag: string): Promise<Entry[]> {
-    if (!TAG.test(tag)) refuse(404, `There is no tag ${tag}`)
+  async function tagged(name: string): Promise<{ tag: string; entries: Entry[] }> {
+    if (!TAG.test(name)) refuse(404, `There is no tag ${name}`)
     await current()
-    return index.all.list.filter((entry) => tagsOf(entry).includes(tag))
+    const tag = index.spelt(name)
+    return { tag, entries: index.all.list.filter((entry) => tagsOf(entry).includes(tag)) }
   }
 
   async function listed(entries: Entry[], params: URLSearchParams): Promise<object> {

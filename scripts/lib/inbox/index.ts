@@ -81,6 +81,11 @@ export class Index extends EventEmitter<Events> implements Listener {
     return this.#all
   }
 
+  /** A tag as messages have it already: tags that differ in letter case alone are one. */
+  spelt(tag: string): string {
+    return this.all.tags.find((one) => fold(one) === fold(tag)) ?? tag
+  }
+
   find(id: string): Entry | undefined {
     const entry = this.#byId.get(id)
     return entry?.arrival ? entry : undefined

@@ -63,7 +63,7 @@ export async function sendMail(
     const end = Date.now() + PATIENCE.deliver
     while (!index.find(queueId) && Date.now() < end) await sleep(5)
     const entry = index.find(queueId)
-    for (const tag of Tags) await index.flag(entry ? [entry] : [], flagOf(tag), true)
+    for (const tag of Tags) await index.flag(entry ? [entry] : [], flagOf(index.spelt(tag)), true)
     const Rejected = refused.map(({ recipient }) => recipient)
     return { ID: queueId, ...(Rejected.length > 0 && { Rejected }) }
   } finally {
