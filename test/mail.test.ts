@@ -25,7 +25,7 @@ const LABELS = `
 UTF-8 UTF8 us-ascii              e697a5e69cace8aa9e        日本語
 ISO-2022-JP iso-2022-jp-2        1b2442467c4b5c386c1b2842  日本語
 ISO-2022-JP CP50220              1b24422d211b284936401b2842  ①ｶﾀ
-Shift_JIS x-sjis cp932 MS932     8740878aeee08160817c93fa  ①㈱髙～－日
+Shift_JIS x-sjis SJIS-win MS932  8740878aeee08160817c93fa  ①㈱髙～－日
 Windows-31J                      8740                      ①
 EUC-JP eucJP CP51932             c6fc8fb0a1a1c1            日丂～
 eucJP-ms                         ada1                      ①
@@ -68,6 +68,8 @@ test('bytes without a label are UTF-8, Japanese, Chinese, Russian or Western, in
   const cases: [string, string][] = [
     ...NIHONGO.map((code): [string, string] => [hex(code), '日本語']),
     [utf8('Größe: fünf Äpfel'), 'Größe: fünf Äpfel'],
+    // A byte order mark, and no more that is not ASCII.
+    [utf8('\ufeff<p>ok</p>'), '<p>ok</p>'],
     ['Gr\xf6\xdfe: f\xfcnf \xc4pfel', 'Größe: fünf Äpfel'],
     ['Cr\xe8me br\xfbl\xe9e, d\xe9j\xe0 vu', 'Crème brûlée, déjà vu'],
     ['\x93Hello\x94 it\x92s \x80\x99', '“Hello” it’s €™'],
@@ -191,6 +193,8 @@ test('names of attachments', () => {
     ['filename*0="long "; filename*1="name.txt"', 'long name.txt'],
     ["filename*0*=shift_jis''%93%FA%96; filename*1*=%7B.txt", '日本.txt'],
     ["filename*=''%C3%A9", 'é'],
+    ['filename*=%C3%A9.txt', 'é.txt'],
+    ['filename=report (1).pdf', 'report (1).pdf'],
     ['filename=""', ''],
     ['x=1', ''],
     ['filename="it\'s 100%41 (1).txt"', "it's 100%41 (1).txt"],
@@ -387,6 +391,12 @@ describe('structure', () => {
       [multipart('mixed', '\none', multipart('mixed', '\ntwo'), '\nthree'), 'one\ntwo\nthree'],
       [multipart('mixed', enclosed('bb', 'mixed', '\na'), '\n--bbb\n--b c'), 'a\n--bbb\n--b c'],
       ['Content-Type: multipart/mixed; boundary="b"\n\n--b  \n\ntext\n--b-- \n', 'text'],
+      // Parameters in sections with a charset (RFC 2231), as Python folds them.
+      [
+        "Content-Type: multipart/mixed; boundary*0*=us-ascii''%3D;\n boundary*1*=%3Db\n\n--==b\n\ntext\n--==b--",
+        'text',
+      ],
+      ["Content-Type: text/plain; charset*=us-ascii''iso-8859-2\n\n\xb1", 'ą\n'],
       [multipart('mixed', 'Content-Type: text/plain', '', '\ntext'), '\n\ntext'],
     ]
     for (const [text, shown, warning] of cases) {
@@ -398,7 +408,7 @@ describe('structure', () => {
 
 test('links of text and HTML: absolute, decoded, once each, in the order of the mail, and no longer than they are', () => {
   const text = `See https://x.example/a?b=1&c=2. And (http://y.example/(z)), <https://w.example/>, https://v.example/あ ftp://f.example/
-(https://a.example/x_(y)), [https://b.example/?q=[1]]; "https://c.example/a,b"! http://localhost:3000/?t=a&u=1* http://[::1]:80/x
+(https://a.example/x_(y)), [https://b.example/?q=[1]]; "https://c.example/a,b"! http://localhost:3000/?t=a&u=1_* http://[::1]:80/x
 https://bücher.example/größe?q=ä, dann https://пример.example/ж und URLはhttps://x.example/aです`
   const html = `<a class=x href="https://x.example/a?b=1&amp;c=2">1</a><A HREF='HTTPS://u.example/&#x40;'>2</A> https://s.example/in-text
 <a href=https://t.example/>https://shown.example/</a><a href="#top"></a><a href="javascript:x"></a><a href="mailto:a@b.example">4</a>
@@ -407,7 +417,7 @@ https://bücher.example/größe?q=ä, dann https://пример.example/ж und U
   assert.deepEqual(linksOf({ text, html }), [
     ...['https://x.example/a?b=1&c=2', 'http://y.example/(z)', 'https://w.example/', 'https://v.example/'],
     ...['https://a.example/x_(y)', 'https://b.example/?q=[1]', 'https://c.example/a,b'],
-    ...['http://localhost:3000/?t=a&u=1', 'http://[::1]:80/x'],
+    ...['http://localhost:3000/?t=a&u=1_', 'http://[::1]:80/x'],
     ...['https://bücher.example/größe?q=ä', 'https://пример.example/ж', 'https://x.example/a'],
     ...['HTTPS://u.example/@', 'https://s.example/in-text', 'https://t.example/', 'https://r.example/ x'],
   ])

@@ -100,10 +100,11 @@ const JOINED =
 /** Between a code and its name: "is your", "as", "ist Ihr", が. */
 const JOINING = /^[\s"'”“»«」』】)\]*_]*(?:is|as|ist|als|est|es|が|は|を|-|:)(?![a-z])[^.!?。|]*$/i
 /** What asks for a code without calling it one. */
-const ASKED = /(?:enter|type in|use|following number|digits|ziffern|geben sie|gib|数字)[\s:]*$/i
+const ASKED =
+  /(?:enter|type in|use|following number|digits|ziffern|geben sie|gib|(?:verwenden?|nutzen?)(?: sie)?|数字)[\s:]*$/i
 /** Words of a mail in which a code may stand alone on its line without being called one. */
 const OCCASION =
-  /sign(?:ing)?[- ]?(?:in|up)|log[- ]?in|verif|confirm|authenticat|anmeld|bestätig|einloggen|ログイン|認証|本人確認|サインイン|確認/i
+  /sign(?:ing)?[- ]?(?:in|up)|log[- ]?in|verif|confirm|authenticat|an(?:zu)?meld|bestätig|ein(?:zu)?loggen|ログイン|認証|本人確認|サインイン|確認/i
 
 function scoreOf(lines: string[], index: number, begin: number, end: number, shape: 'likely' | 'unlikely'): number {
   const line = lines[index] as string

@@ -27,6 +27,7 @@ const NO_ASCII = /utf-?(?!-?8)|ucs|unicode/
 const TABLES: [RegExp, string][] = [
   [/utf8|65001$/, 'utf-8'],
   [/2022jp|5022\d$|^junet$/, 'iso-2022-jp'],
+  [/s(hift)?jis/, 'cp932'],
   [/eucjp|(51|20)932$/, 'euc-jp'],
   [/gb|936$|^chinese$/, 'gb18030'],
   [/88591$|latin1$|^l1$|^ansi$|819$/, 'windows-1252'],
@@ -81,7 +82,7 @@ function guess(binary: string, mail: string): string {
   const text = decodeAs('utf-8', sample)
   // Cut off in the middle of a character, or with a few bytes of something else, it is UTF-8 nevertheless.
   const [right, wrong] = [/[\x80-\ufffc]/g, /\ufffd/g].map((pattern) => text.match(pattern)?.length ?? 0)
-  if ((right ?? 0) > (wrong ?? 0) * 4) return decodeAs('utf-8', binary)
+  if (binary.startsWith('\xef\xbb\xbf') || (right ?? 0) > (wrong ?? 0) * 4) return decodeAs('utf-8', binary)
   const [, label = ''] = /charset\s*=\s*["']?([^\s"';]+)/i.exec(mail) ?? []
   const named = NO_LABEL.test(label.toLowerCase()) ? undefined : charsetOf(label)
   const isFit = named && !/^utf|2022/.test(named) && !isBroken(decodeAs(named, sample))

@@ -71,7 +71,7 @@ function linksIn(text: string): string[] {
 /** What follows a sentence's end is not part of a link; a bracket that opens within it is, as in "/wiki/Mail_(post)". */
 function withoutEnd(link: string): string {
   let end = link.length
-  while (/[.,:;!?'*_)\]]/.test(link.charAt(end - 1))) end--
+  while (/[.,:;!?'*)\]]/.test(link.charAt(end - 1))) end--
   const isOpen = /[([][^()[\]]*$/.test(link.slice(0, end)) && /[)\]]/.test(link.charAt(end))
   return link.slice(0, isOpen ? end + 1 : end)
 }

@@ -97,6 +97,10 @@ function partOf(entity: Entity, parent: Part | undefined, decoding: Decoding): P
   const field = firstOf(entity.fields, 'content-type')
   const { value, params } = parametersOf(field)
   const [type = '', kind, subtype = ''] = /^([^\s;/]+)\/([^\s;/]+)$/.exec(value.toLowerCase()) ?? []
+  // Sections and those with a charset (RFC 2231) come as an encoded word.
+  for (const key of ['boundary', 'charset']) {
+    if (params[key]?.startsWith('=?')) params[key] = decodeHeader(params[key], decoding)
+  }
   const { boundary } = params
   const section = parent ? `${parent.section}${parent.section && '.'}${++parent.count}` : ''
   const isOpen = kind === 'multipart' && boundary && section.split('.').length < DEEPEST
@@ -142,10 +146,11 @@ function fileName(field: string, decoding: Decoding): string {
   const prepared = field
     // Sections come out as an encoded word, but where there is a plain name beside them, which is for old programs.
     .replace(/(;\s*(?:file)?)name(?=\*[\d*]*\s*=)/gi, '$1long')
-    .replace("*=''", "*=utf-8''")
+    .replace(/(long(?:\*0)?\*=\s*"?)(?:'')?(?=[^';]*(?:;|$))/, "$1utf-8''")
     // Half a kanji of raw ISO-2022-JP, or a path of Windows.
     .replace(/\\["\\]|\\/g, (found) => (found === '\\' ? '\\\\' : found))
-  const { params } = parametersOf(prepared)
+  // What looks like a comment is "report (1).pdf" without its quotes.
+  const { params } = parseHeaderValue(prepared)
   return decodeHeader(params.filelong ?? params.long ?? params.filename ?? params.name ?? '', decoding)
 }
 

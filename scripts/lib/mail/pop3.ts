@@ -62,10 +62,7 @@ export class Pop3Session extends Pop3Command {
     this.#name = `POP3 on ${host}:${port}`
   }
 
-  /**
-   * Connects and logs in. Throws a Failure: `connection`, `tls`, `timeout`, or `login` when the server refuses. The
-   * server's certificate is not verified.
-   */
+  /** Connects and logs in. Throws a Failure: `connection`, `tls`, `timeout`, or `login` when the server refuses. */
   static async open(server: Pop3Server, { user, password }: Login): Promise<Pop3Session> {
     if (/[\r\n\0]/.test(user + password)) throw new Failure('usage', 'A login over POP3 has no line break or NUL.')
     const session = new Pop3Session(server)
@@ -246,7 +243,10 @@ export class Pop3Session extends Pop3Command {
 
   #listen(socket: Socket): void {
     socket.removeAllListeners('data').on('data', (chunk: Buffer) => this.#take(chunk))
-    socket.on('error', ({ message }) => this.#lose(/SSL|TLS/.test(message) ? 'tls' : 'connection', message))
+    // OpenSSL's own words are in `reason`.
+    socket.on('error', ({ message, reason = message }: Error & { reason?: string }) =>
+      this.#lose(/SSL|TLS/.test(message) ? 'tls' : 'connection', reason),
+    )
     // node-pop3 forgets its socket at either, and knows only "no-socket" afterwards.
     for (const event of ['end', 'close']) {
       socket.on(event, () => this.#lose('connection', 'the server closed the connection'))
