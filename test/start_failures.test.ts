@@ -106,7 +106,7 @@ describe('a file', () => {
     ['postfix-main.cf', 'message_size_limit = much', /postfix-main\.cf line LAST: .*message_size_limit/],
     ['postfix-main.cf', 'smtpd_client_restrictions = nonsense', /unknown smtpd restriction: "nonsense"/],
     ['postfix-master.cf', 'nonsense/inet/x=y', /postfix-master\.cf line LAST: .*nonsense/],
-    [DOVECOT, 'nonsense = yes', /config\/dovecot.*\.cf line LAST: Unknown setting: nonsense/],
+    [DOVECOT, 'nonsense = yes', /config\/dovecot.*\.cf line LAST: .*Unknown setting: nonsense/],
     ['postfix-accounts.cf', 'nobody', /postfix-accounts\.cf line LAST/],
   ] as const) {
     test(`${file} with "${line}": what is wrong, and where`, async () => {
