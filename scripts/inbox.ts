@@ -17,11 +17,16 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   }
   const { readSettings } = await import('./lib/settings.ts')
   const { serveInbox } = await import('./lib/inbox/http.ts')
-  const { assertInboxPortFree, exposure } = await import('./lib/inbox/service.ts')
+  const { assertInboxPortFree, exposure, runningInbox } = await import('./lib/inbox/service.ts')
 
   const settings = readSettings()
   const { inboxPort } = settings
   if (inboxPort === 0) throw new Failure('usage', 'INBOX_PORT=0 turns the inbox off. Give it a port in .env.')
+  const running = runningInbox(settings)
+  // The one in the background comes here, too.
+  if (running && running.pid !== process.pid) {
+    throw new Failure('failed', `The inbox runs already: ${running.url} It ends with the server: npm stop`)
+  }
   await assertInboxPortFree(settings)
   const inbox = await serveInbox(settings, inboxPort)
   io.print(inbox.url)

@@ -13,7 +13,7 @@ const { adviceFor, chooseMailboxes, chooseView, POP_OPTIONS, parseWait, withValu
   () => import('./lib/mail/pop_options.ts'),
 )
 
-const HELP = `Usage: npx tsx scripts/pop_email.ts [options]
+const HELP = `Usage: npx tsx scripts/pop_email.ts [options]   (Node 22.18 and newer: node scripts/pop_email.ts)
 
 Shows the mails of a mailbox, oldest first, and leaves them there.
 

@@ -46,7 +46,9 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
       deleted += await emptyMailbox(settings, address)
     }
   })
-  io.print(`Deleted: ${deleted} messages in ${accounts.length} mailboxes, ${queued} in the queue. The accounts stay.`)
+  io.print(
+    `Deleted: ${deleted} ${deleted === 1 ? 'message' : 'messages'} in ${accounts.length} mailboxes, ${queued} in the queue. The accounts stay.`,
+  )
   return
 }
 

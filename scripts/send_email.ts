@@ -1,4 +1,4 @@
-/** node scripts/send_email.ts: sends mail over SMTP; with no option the test mail from foo to bar. */
+/** npx tsx scripts/send_email.ts: sends mail over SMTP; with no option the test mail from foo to bar. */
 import { EXIT, type ExitName, explainExitCodes, Failure, type Io, load, parse, run, style, table } from './lib/cli.ts'
 import type { Outgoing } from './lib/mail/bulk.ts'
 import type { Delivery } from './lib/mail/delivery.ts'
@@ -10,7 +10,7 @@ const { CLIENT_OPTIONS, chosenUser, explainClientOptions, resolveClient } = awai
 const { MAIL_OPTIONS, mailMaker } = await load(() => import('./lib/mail/mail_options.ts'))
 const { jsonLine, visible, visibleLine } = await load(() => import('./lib/mail/visible.ts'))
 
-const HELP = `Usage: node scripts/send_email.ts [options]   (Node 22.18 and newer; npx tsx scripts/send_email.ts everywhere)
+const HELP = `Usage: npx tsx scripts/send_email.ts [options]   (Node 22.18 and newer: node scripts/send_email.ts)
 
 Sends a mail over SMTP. What is not given is taken from the test mail: from foo to bar, with a Japanese subject.
 
@@ -65,11 +65,11 @@ ${explainExitCodes('ok', 'failed', 'usage', 'connection', 'tls', 'login', 'sende
   --dsn at a server that does not offer DSN is wrong usage (2); nothing is sent.
 
 Examples:
-  node scripts/send_email.ts
-  node scripts/send_email.ts --to someone@gmail.com --subject Hello --text 'Caught, not delivered.'
-  node scripts/send_email.ts --to 'バー <bar@development-virtual.example.com>' --html @mail.html --inline logo=logo.png
-  node scripts/send_email.ts --eml bounce.eml --envelope-from '' --envelope-to foo@development-virtual.example.com
-  node scripts/send_email.ts --count 1000 --to 'user{n}@example.com' --subject 'Mail {n}'`
+  npx tsx scripts/send_email.ts
+  npx tsx scripts/send_email.ts --to someone@gmail.com --subject Hello --text 'Caught, not delivered.'
+  npx tsx scripts/send_email.ts --to 'バー <bar@development-virtual.example.com>' --html @mail.html --inline logo=logo.png
+  npx tsx scripts/send_email.ts --eml bounce.eml --envelope-from '' --envelope-to foo@development-virtual.example.com
+  npx tsx scripts/send_email.ts --count 1000 --to 'user{n}@example.com' --subject 'Mail {n}'`
 
 const MOST_CONNECTIONS = 500
 /** RFC 3461 section 4.1: NEVER stands alone. */

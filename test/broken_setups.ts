@@ -42,6 +42,7 @@ const VIRTUAL = inConfig('postfix-virtual.cf')
 const ALIASES = inConfig('postfix-aliases.cf')
 const QUOTAS = inConfig('dovecot-quotas.cf')
 const DOVECOT = inConfig('dovecot.cf')
+const DOVECOT_24 = inConfig('dovecot-2.4.cf')
 const MASTER_USERS = inConfig('dovecot-master-users')
 const TEXTS = [ENV, MASTER, DOVECOT, ACCOUNTS, VIRTUAL, CAUGHT, MAP, QUOTAS, MAIN, COMPOSE]
 
@@ -241,8 +242,8 @@ export const BROKEN_FILES: Broken[] = [
   ['TLS for every login', change(DOVECOT, 'ssl = yes', 'ssl = required'), 'dovecot', 'failure', /logins without TLS/],
   ['no plain passwords', change(DOVECOT, 'disable_plaintext_auth = no', 'disable_plaintext_auth = yes'), 'dovecot', 'failure', /logins without TLS/],
   ['plain passwords not mentioned', change(DOVECOT, 'disable_plaintext_auth = no\n', ''), 'dovecot', 'failure', /disable_plaintext_auth is not set/],
-  ['no plain passwords on 2.4', change(inConfig('dovecot-2.4.cf'), 'auth_allow_cleartext = yes', 'auth_allow_cleartext = no'), 'dovecot', 'failure', /logins without TLS/],
-  ['an unknown setting', add(DOVECOT, 'nonsense = yes'), 'start', 'failure', /nonsense/],
+  ['no plain passwords on 2.4', change(DOVECOT_24, 'auth_allow_cleartext = yes', 'auth_allow_cleartext = no'), 'dovecot', 'failure', /logins without TLS/],
+  ['an unknown setting', both(add(DOVECOT, 'nonsense = yes'), add(DOVECOT_24, 'nonsense = yes')), 'start', 'failure', /nonsense/],
   ['a Dovecot that sends by itself', add(DOVECOT, 'submission_host = smtp.example.net:587'), 'dovecot', 'failure', /submission_host/],
   ['another mail folder', add(DOVECOT, 'mail_location = maildir:/srv/mail/%d/%n'), 'dovecot', 'failure', /mail lies elsewhere/],
 ]

@@ -1,6 +1,6 @@
 /** What npm start refuses, each in one line with the next step; it leaves nothing running. And what it honours. */
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
@@ -14,6 +14,8 @@ import { runIn } from './here.ts'
 
 const host = '127.0.0.1'
 const CONFIG = 'docker-data/mail-server/config'
+/** What the Dovecot of this machine reads. */
+const DOVECOT = spawnSync('dovecot', ['--version']).stdout?.includes('2.3.') ? 'dovecot.cf' : 'dovecot-2.4.cf'
 
 let project: Project
 before(async () => {
@@ -104,7 +106,7 @@ describe('a file', () => {
     ['postfix-main.cf', 'message_size_limit = much', /postfix-main\.cf line LAST: .*message_size_limit/],
     ['postfix-main.cf', 'smtpd_client_restrictions = nonsense', /unknown smtpd restriction: "nonsense"/],
     ['postfix-master.cf', 'nonsense/inet/x=y', /postfix-master\.cf line LAST: .*nonsense/],
-    ['dovecot.cf', 'nonsense = yes', /config\/dovecot\.cf line LAST: Unknown setting: nonsense/],
+    [DOVECOT, 'nonsense = yes', /config\/dovecot.*\.cf line LAST: .*Unknown setting: nonsense/],
     ['postfix-accounts.cf', 'nobody', /postfix-accounts\.cf line LAST/],
   ] as const) {
     test(`${file} with "${line}": what is wrong, and where`, async () => {

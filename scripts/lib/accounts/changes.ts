@@ -175,7 +175,7 @@ export function accountLines(configuration: Configuration, address: string): Acc
 function existing(configuration: Configuration, address: string): Account[] {
   const found = accountLines(configuration, address)
   if (found.length > 0) return found
-  throw new Failure('failed', `${address} is no account. The accounts: npm run add-account -- --list`)
+  throw new Failure('failed', `${address} is no account. Accounts and aliases: npm run add-account -- --list`)
 }
 
 /** Lines that are no accounts are somebody else's matter here. */
