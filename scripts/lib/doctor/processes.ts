@@ -16,8 +16,8 @@ const DAEMONS: [name: string, find: typeof failure, wrong: string][] = [
   ['rsyslog', warning, 'rsyslog is stopped in the container, and nothing is logged'],
   ['changedetector', warning, 'changedetector is stopped in the container, and changed accounts do not go live'],
 ]
-/** Milliseconds for a daemon that is restarted, as releases up to 10 do after a change, and for Docker to notice. */
-const RESTART = 8_000
+/** Milliseconds for a daemon that is restarted, as releases up to 10 do after a change, and for Docker to notice that all run. */
+const [RESTART, NOTICE] = [5_000, 20_000]
 const HEALTH = '{{if .State.Health}}{{.State.Health.Status}}{{end}}'
 
 async function processesDocker(facts: Facts): Promise<Finding[]> {
@@ -27,14 +27,14 @@ async function processesDocker(facts: Facts): Promise<Finding[]> {
   if (is) return [failure(`the container ends and restarts again and again; its log: docker logs ${CONTAINER}`)]
   const engine = await facts.server()
   const isOff = (name: string) => name !== 'postfix' && name !== 'rsyslog' && facts.environment().SMTP_ONLY === '1'
-  for (const deadline = Date.now() + RESTART; ; await sleep(500)) {
+  for (const begin = Date.now(); ; await sleep(500)) {
     const { stdout } = await engine.exec(['supervisorctl', 'status'], { timeout: ANSWER })
     const stateOf = (name: string) => new RegExp(`^${name} +(\\w+)`, 'm').exec(stdout)?.[1] ?? 'RUNNING'
     const down = DAEMONS.filter(([name]) => !isOff(name) && !/RUNNING|STARTING/.test(stateOf(name)))
     const { stdout: word } = await $({ timeout: DOCKER })`docker container inspect --format ${HEALTH} ${CONTAINER}`
     const isUnhealthy = word.trim() === 'unhealthy'
     if (down.length === 0 && !isUnhealthy) return verdict([], 'all of them run')
-    if (Date.now() < deadline) continue
+    if (Date.now() - begin < (down.length > 0 ? RESTART : NOTICE)) continue
     const problems = down.map(([name, find, wrong]) => {
       // One that gave up does so again.
       if (stateOf(name) === 'STOPPED') return find(wrong, `docker exec ${CONTAINER} supervisorctl start ${name}`)
