@@ -77,9 +77,9 @@ case "$1 $2" in
   "version "*) echo 28.0.1 ;;
   "compose version") echo 2.35.0 ;;
   "compose "*) echo "unknown command: compose" >&2; exit 1 ;;
-  "logs --tail") tail -n 5 $state/log/mail.log ;;
+  "logs --since") tail -n 5 $state/log/mail.log ;;
   "container inspect") case "$*" in
-    *Paused*) echo false ;;
+    *Status*) echo running ;;
     *Config.Env*) echo '[]' ;;
     *) echo 'true "2026-01-01T00:00:00Z" 0123 {"com.docker.compose.project":"development-mail-server"}' ;;
     esac ;;

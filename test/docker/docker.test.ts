@@ -10,6 +10,7 @@ import { promisify } from 'node:util'
 import { createTransport } from 'nodemailer'
 import { encrypt } from 'unixcrypt'
 import { BAR, CATCHALL, FOO } from '../../scripts/lib/accounts/accounts.ts'
+import type { Result } from '../../scripts/lib/doctor/check.ts'
 import { Pop3Session } from '../../scripts/lib/mail/pop3.ts'
 import { DockerEngine } from '../../scripts/lib/server/docker.ts'
 import { greetingOf } from '../../scripts/lib/server/proof.ts'
@@ -258,6 +259,28 @@ describe(image, { skip: reason ?? false }, () => {
     assert.match(await run('start'), /is up again after/)
     assert.equal((await project.run('status')).code, 0)
   })
+
+  const STANDSTILLS: [what: string, breaks: string, level: string, said: RegExp][] = [
+    ['Dovecot is stopped', `exec ${CONTAINER} supervisorctl stop dovecot`, 'failure', /^Dovecot is stopped/],
+    ['Postfix is stopped', `exec ${CONTAINER} supervisorctl stop postfix`, 'failure', /^Postfix is stopped/],
+    ['rsyslog is stopped', `exec ${CONTAINER} supervisorctl stop rsyslog`, 'warning', /nothing is logged/],
+    ['the container is paused', `pause ${CONTAINER}`, 'failure', /is paused/],
+  ]
+  for (const [what, breaks, level, said] of STANDSTILLS) {
+    test(`the doctor says once that ${what}, and what it says to type heals it`, async () => {
+      const troubles = async () => {
+        const { results } = JSON.parse((await project.run('doctor', '--json')).stdout)
+        return (results as Result[]).filter(({ level }) => level === 'failure' || level === 'warning')
+      }
+      await docker(project, ...breaks.split(' '))
+      const [first, ...others] = await troubles()
+      const fix = (first?.fix ?? '').split(' ').slice(1)
+      await docker(project, ...fix)
+      assert.deepEqual([first?.check, first?.level, others], ['processes', level, []])
+      assert.match(first?.evidence ?? '', said)
+      await until('no trouble left', async () => (await troubles()).length === 0, 60_000)
+    })
+  }
 
   test('it is unhealthy while Dovecot is down', async () => {
     const control = (verb: string, otherwise: string) =>

@@ -8,6 +8,7 @@ import { Facts } from './facts.ts'
 import { files, gluedLines, leftovers, lineEnds, remains } from './files.ts'
 import { disk, engine, image, packages, root, settings } from './machine.ts'
 import { logins, mailForeign, mailUnknown, mailVirtual } from './mail.ts'
+import { folders, processes } from './processes.ts'
 import * as server from './server.ts'
 import { dovecot, environment, environmentNames, mainCf, mainCfNames, wayOut } from './settings.ts'
 
@@ -51,8 +52,8 @@ export const CHECKS: readonly Check[] = ([
   ['ports', 'The ports are free, or the server holds them', server.ports, ANSWERS],
   ['start', 'npm start takes the files as they are', server.start, ['live']],
   ['running', 'The server is running', server.running, ['live', 'ports']],
-  ['processes', 'No daemon of the server is stopped', server.processes, ANSWERS],
-  ['folders', 'The daemons may walk to their folders', server.folders, ['mailboxes', 'running', ...ANSWERS]],
+  ['processes', 'No daemon of the server is stopped', processes, ANSWERS],
+  ['folders', 'The daemons may walk to their folders', folders, ['mailboxes', 'running', ...ANSWERS]],
   ['live', 'The running server is the one that the files describe', server.live, ['way-out', ...ANSWERS]],
   ['way-out', 'The running Postfix has no SMTP client, and nothing that leads out', wayOut, MAIL],
   ['certificate', 'Key and certificate belong together', server.certificate, ANSWERS],

@@ -10,7 +10,7 @@ import type { Engine, ExecResult } from '../server/engine.ts'
 import { makeConfiguration, tryConfiguration } from '../server/native_configuration.ts'
 import { isRoot } from '../server/root.ts'
 import { $, input } from '../server/shell.ts'
-import { ROOT, readSettings, type Settings } from '../settings.ts'
+import { CONTAINER, ROOT, readSettings, type Settings } from '../settings.ts'
 import { Skipped } from './check.ts'
 
 /** The configuration folder from the project's root, and as docker-mailserver sees it. */
@@ -138,10 +138,25 @@ export class Facts {
     })
   }
 
+  /** What `docker container inspect` says about the container; an empty text where there is none. */
+  inspect(format: string): Promise<string> {
+    return this.once(`inspect ${format}`, async () =>
+      (await $({ timeout: DOCKER })`docker container inspect --format ${format} ${CONTAINER}`).stdout.trim(),
+    )
+  }
+
+  /** In which state nothing in the container can be asked, its processes being there; undefined where it can. */
+  async standstill(): Promise<'paused' | 'restarting' | undefined> {
+    const status = await this.inspect('{{.State.Status}}')
+    return status === 'paused' || status === 'restarting' ? status : undefined
+  }
+
   /** The engine with its server up, where this user may ask it. */
   async server(): Promise<Engine> {
     const engine = await this.engine()
     if (!(await this.isRunning())) throw new Skipped('the server is not running, see "running"')
+    if (engine.name === 'docker' && (await this.standstill()))
+      throw new Skipped('the container stands still, see "processes"')
     if (engine.name === 'native' && !isRoot) throw new Skipped('only root can ask, see "root"')
     return engine
   }
@@ -156,6 +171,7 @@ export class Facts {
     const engine = await this.engine().catch(() => undefined)
     if (engine?.name !== 'docker') return false
     if (!(await this.isRunning())) throw new Skipped('Postfix is not there to ask before the first start')
+    await this.server()
     return true
   }
 

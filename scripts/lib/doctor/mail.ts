@@ -22,8 +22,13 @@ const SLOW = 3_000
 const DELIVERY = 20_000
 /** Milliseconds until the queue and the log are asked where the mail is, and for one that was delivered to be seen. */
 const [IMPATIENCE, SEEN] = [1_000, 3_000]
+/** Milliseconds for what a daemon logs to stand in the log. */
+const LOGGED = 500
 /** How many of the newest messages are looked at for the test mail. */
 const NEWEST = 50
+
+/** What went wrong, less the clients' advice to ask whether the server is up. */
+const wordsOf = (error: unknown) => messageOf(error).replace(/ Is the server up\? npm run status$/, '')
 
 type Tls = 'none' | 'starttls' | 'implicit'
 
@@ -88,6 +93,7 @@ export async function logins(facts: Facts): Promise<Finding[]> {
       (error) => error,
     )
     return {
+      name,
       label: `${SERVICES[name].protocol} on port ${ports[name]}`,
       address,
       error,
@@ -99,12 +105,17 @@ export async function logins(facts: Facts): Promise<Finding[]> {
     ...services.map((name) => look(name, first)),
     ...more.map((address) => look('pop3', address)),
   ])
-  const bad = all.filter(({ error }) => error)
-  const cause = bad.length > 0 ? causeIn(await engine.logged()) : undefined
+  let bad = all.filter(({ error }) => error)
+  // What the log says while it fails once more is about that, and not about what is over.
+  const before = bad.length > 0 ? await engine.logged() : []
+  bad = (await Promise.all(bad.map(({ name, address }) => look(name, address)))).filter(({ error }) => error)
+  if (bad.length > 0) await sleep(LOGGED)
+  const logged = bad.length > 0 ? await engine.logged() : []
+  const cause = causeIn(logged.slice(logged.lastIndexOf(before.at(-1) ?? '') + 1))
   const problems = bad.map(({ label, address, error }) => {
     // Where others get in, the account is at fault.
     const isRefused = bad.length === 1 && error instanceof Failure && error.exit === 'login'
-    const evidence = `${label} for ${address}: ${messageOf(error)}${cause ? `; the log says ${cause}` : ''}`
+    const evidence = `${label} for ${address}: ${wordsOf(error)}${cause ? `; the log says ${cause}` : ''}`
     return failure(evidence, isRefused ? `npm run add-account -- --update ${address}` : undefined)
   })
   const times = all.sort((a, b) => b.took - a.took)
@@ -186,7 +197,14 @@ async function fateOf(facts: Facts, { queueId }: TestMail): Promise<{ stuck?: st
   const lines = await (await facts.server()).logged()
   const { queue_name, recipients = [] } = (await queueOf(facts)).find(({ queue_id }) => queue_id === queueId) ?? {}
   if (queue_name === 'hold') return { stuck: 'it is on hold in the queue' }
-  const reason = recipients.find(({ delay_reason }) => delay_reason)?.delay_reason ?? causeIn(lines)
+  // What was logged before this mail is not about it.
+  const since = lines.slice(
+    Math.max(
+      0,
+      lines.findIndex((line) => line.includes(`${queueId}:`)),
+    ),
+  )
+  const reason = recipients.find(({ delay_reason }) => delay_reason)?.delay_reason ?? causeIn(since)
   if (queue_name === 'deferred') return { stuck: reason ?? 'it was deferred without a reason' }
   const last = lines.findLast((line) => line.includes(`${queueId}:`) && line.includes('status=')) ?? ''
   if (/status=bounced/.test(last)) return { stuck: `it bounced: ${last.replace(/^.*?status=bounced/, '')}` }
@@ -203,7 +221,7 @@ async function flow(facts: Facts, test: (sent: (mail: TestMail) => TestMail) => 
     return [finding]
   } catch (error) {
     if (error instanceof Skipped || error instanceof TypeError) throw error
-    return [failure(explained(messageOf(error)), fixOf(messageOf(error)))]
+    return [failure(explained(wordsOf(error)), fixOf(wordsOf(error)))]
   } finally {
     // Lest it arrives later.
     if (mail?.queueId) await (await facts.server()).exec(['postsuper', '-d', mail.queueId], { timeout: ANSWER })
@@ -268,6 +286,6 @@ export async function mailUnknown(facts: Facts): Promise<Finding[]> {
     const where = `see smtpd_recipient_restrictions and virtual_alias_domains in ${MAIN_CF}`
     return [failure(`RCPT TO:<${recipient}> got "${reply}", not 550: ${/^2/.test(reply) ? where : explained(reply)}`)]
   } catch (error) {
-    return [failure(explained(messageOf(error)))]
+    return [failure(explained(wordsOf(error)))]
   }
 }

@@ -3,18 +3,17 @@ import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { lstatSync, readdirSync, type Stats } from 'node:fs'
 import { join } from 'node:path'
 import { CATCHALL, parseAccounts } from '../accounts/accounts.ts'
-import { Failure, messageOf } from '../cli.ts'
+import { messageOf } from '../cli.ts'
 import type { Engine } from '../server/engine.ts'
 import { VMAIL_ID } from '../server/native_configuration.ts'
-import { checkStateDir } from '../server/native_files.ts'
 import { holdersOf, isFree } from '../server/ports.ts'
-import { processIds, readOr } from '../server/processes.ts'
+import { readOr } from '../server/processes.ts'
 import { isRoot } from '../server/root.ts'
-import { $ } from '../server/shell.ts'
 import { CONTAINER, enabledServices, SERVICES } from '../settings.ts'
 import { addLine, deleteLine, type Finding, failure, Skipped, verdict, warning } from './check.ts'
-import { ACCOUNTS, ANSWER, CONFIG, DOCKER, type Facts, filesIn, inConfig, MAIN_CF } from './facts.ts'
+import { ACCOUNTS, ANSWER, CONFIG, type Facts, filesIn, inConfig, MAIN_CF } from './facts.ts'
 import { causeIn, explained } from './log.ts'
+import { folders, processes } from './processes.ts'
 
 export async function ports(facts: Facts): Promise<Finding[]> {
   const { bindAddress, ports: taken, stateDir } = facts.settings()
@@ -55,39 +54,13 @@ export async function start(facts: Facts): Promise<Finding[]> {
 export async function running(facts: Facts): Promise<Finding[]> {
   const engine = await facts.engine()
   if (await facts.isRunning()) return verdict([], `engine: ${engine.name}`)
-  const evidence = (await engine.half()) ?? 'the server is not running'
+  const half = await engine.half()
+  const evidence = half ?? 'the server is not running'
   if (isRoot && (await facts.refusal())) return [failure(`${evidence}; npm start refuses the files`)]
-  // A mail that was refused says nothing about a server that does not run.
-  const cause = causeIn((await engine.logged()).filter((line) => !/\breject: |\bstatus=/.test(line)))
+  // A mail that was refused says nothing about a server that does not run, nor does a warning about a daemon that ended.
+  const says = (line: string) => (half ? /\b(fatal|panic):/i.test(line) : !/\breject: |\bstatus=/.test(line))
+  const cause = causeIn((await engine.logged()).filter(says))
   return [failure(cause ? `${evidence}; the log of its last start: ${cause}` : evidence, 'npm start')]
-}
-
-export async function processes(facts: Facts): Promise<Finding[]> {
-  const engine = await facts.server()
-  if (engine.name === 'docker') {
-    const isPaused = (await inspected('{{.State.Paused}}')).trim() === 'true'
-    const problem = failure('the container is paused', `docker unpause ${CONTAINER}`)
-    return verdict(isPaused ? [problem] : [], 'all of them run')
-  }
-  /** A process's name and state. */
-  const statOf = (pid: number) => /\((.*)\) (\S)/s.exec(readOr(`/proc/${pid}/stat`)) ?? []
-  const stopped = processIds().filter((pid) => statOf(pid)[2] === 'T' && engine.owns({ pid, name: '' }))
-  const names = [...new Set(stopped.map((pid) => statOf(pid)[1]))].join(', ')
-  const problem = failure(`stopped by a signal (SIGSTOP): ${names}`, `kill -CONT ${stopped.join(' ')}`)
-  return verdict(stopped.length > 0 ? [problem] : [], 'all of them run')
-}
-
-export async function folders(facts: Facts): Promise<Finding[]> {
-  if ((await facts.engine()).name === 'docker') throw new Skipped('in the container all can')
-  const { stateDir } = facts.settings()
-  try {
-    checkStateDir(stateDir)
-    return verdict([], stateDir)
-  } catch (error) {
-    const [, folder] = /(\/\S+): only its owner can enter it/.exec(messageOf(error)) ?? []
-    if (error instanceof Failure) return [failure(error.message, folder && `chmod o+x ${folder}`)]
-    throw error
-  }
 }
 
 /** The server, up and able to answer: what keeps it from that keeps everybody waiting. */
@@ -145,7 +118,7 @@ async function liveDocker(facts: Facts): Promise<Finding[]> {
   const other = accounts.find(({ address, hash }) => !userdb.includes(`${address}:${hash}:`))
   const fact = `the running server has another password for ${other?.address}, or no such account, than ${ACCOUNTS}`
   if (other) problems.push(failure(fact, 'npm stop && npm start'))
-  const made = await inspected('{{json .Config.Env}}')
+  const made = await facts.inspect('{{json .Config.Env}}')
   const isOther = ([name, value]: [string, string]) =>
     made.includes(`"${name}=`) && !made.includes(JSON.stringify(`${name}=${value}`))
   const set = Object.entries(facts.environment()).find(isOther)
@@ -272,9 +245,4 @@ export async function queue(facts: Facts): Promise<Finding[]> {
     return failure(`waits: ${is}: ${explained(reason)}`, typed('postqueue', '-f'))
   })
   return verdict(problems, all.length === 0 ? 'empty' : `${all.length} on their way`)
-}
-
-/** What `docker container inspect` says about the container; an empty text where there is none. */
-async function inspected(format: string): Promise<string> {
-  return (await $({ timeout: DOCKER })`docker container inspect --format ${format} ${CONTAINER}`).stdout
 }

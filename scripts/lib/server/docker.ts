@@ -168,7 +168,10 @@ export class DockerEngine implements Engine {
   }
 
   async logged(): Promise<string[]> {
-    const { exitCode, stdout, stderr } = await docker(['logs', '--tail', '500', CONTAINER], this.#patience)
+    const since = ['container', 'inspect', '--format', '{{.State.StartedAt}}', CONTAINER]
+    const { stdout: started } = await docker(since, this.#patience)
+    const from = ['--since', started.trim() || '0', '--tail', '500']
+    const { exitCode, stdout, stderr } = await docker(['logs', ...from, CONTAINER], this.#patience)
     // Without a container there is no log yet.
     return exitCode === 0 ? `${stdout}\n${stderr}`.split('\n').map((line) => line.trim()) : []
   }
