@@ -2,7 +2,8 @@
 import { randomUUID } from 'node:crypto'
 import SMTPConnection from 'nodemailer/lib/smtp-connection'
 import { BAR, CATCHALL, FOO, type Login, masterLogin, readAccounts } from '../scripts/lib/accounts/accounts.ts'
-import { Pop3Session, type TlsMode } from '../scripts/lib/mail/pop3.ts'
+import type { TlsMode } from '../scripts/lib/mail/client_options.ts'
+import { Pop3Session } from '../scripts/lib/mail/pop3.ts'
 import type { Settings } from '../scripts/lib/settings.ts'
 import { until } from './harness.ts'
 

@@ -5,7 +5,7 @@ import { type AddressInfo, createServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createSecureContext, type SecureContext, TLSSocket } from 'node:tls'
-import type { TlsMode } from '../scripts/lib/mail/pop3.ts'
+import type { TlsMode } from '../scripts/lib/mail/client_options.ts'
 
 export interface Behaviour {
   messages?: Buffer[]

@@ -6,10 +6,9 @@ import { connect as connectTls } from 'node:tls'
 import Pop3Command from 'node-pop3'
 import type { Login } from '../accounts/accounts.ts'
 import { type ExitName, Failure } from '../cli.ts'
-import type { Client, TlsMode } from './client_options.ts'
+import type { Client } from './client_options.ts'
 import { visibleLine } from './visible.ts'
 
-export type { TlsMode }
 /** Where the server is; `timeout` is the milliseconds that it may stay silent at any point. */
 export type Pop3Server = Client['server']
 
@@ -248,9 +247,8 @@ export class Pop3Session extends Pop3Command {
       this.#lose(/SSL|TLS/.test(message) ? 'tls' : 'connection', reason),
     )
     // node-pop3 forgets its socket at either, and knows only "no-socket" afterwards.
-    for (const event of ['end', 'close']) {
-      socket.on(event, () => this.#lose('connection', 'the server closed the connection'))
-    }
+    const ended = () => this.#lose('connection', 'the server closed the connection')
+    socket.on('end', ended).on('close', ended)
     socket.setTimeout(this.#server.timeout).on('timeout', () => {
       const { bytesRead } = socket
       // A process that was busy itself finds now what has come meanwhile.
