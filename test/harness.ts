@@ -185,7 +185,9 @@ export class Project {
     }
     const { NativeProcesses } = await import('../scripts/lib/server/native_processes.ts')
     const processes = new NativeProcesses(this.stateDir)
-    await until('both daemons', () => processes.masters().length === daemons.length)
+    // A master writes its pid a moment after it can be seen.
+    const written = ['queue/pid/master.pid', 'run/master.pid'].map((name) => join(this.stateDir, name))
+    await until('both daemons', () => processes.masters().length === daemons.length && written.every(fs.existsSync))
     processes.keep(adapted(addresses))
     return true
   }
