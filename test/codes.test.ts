@@ -59,6 +59,9 @@ A7F9KQ  セキュリティコード【A7F9KQ】
 482913  Hallo Jürgen,⏎⏎dein Code für die Anmeldung am 22. November 2026 um 15:26 Uhr:⏎⏎482 913⏎⏎Bestellnummer 4711-0815, Kundennummer 99887766⏎Telefon 030 1234567
 482913  Ihre TAN: 482913 für die Überweisung von 1.250,00 EUR an DE89370400440532013000
 4821  Die PIN für Ihr Schließfach ist 4821. Rechnung Nr. 2026-0042 vom 22.11.2026, 49,90 €
+-  We use 20000 servers to serve 45000 users. Sign in now.
+418205  ログインするには 418205 を入力してください。
+90-44-12  二段階認証用の番号: 90-44-12
 771230  Verwende 771 230, um dich bei Foo anzumelden. © 2026 Foo GmbH
 482913  Geben Sie 482913 als Sicherheitscode ein. PLZ 10115
 7788  Mit dem Rabattcode SPAR2026 sparen Sie 20 %. Ihr Zugangscode: 7788

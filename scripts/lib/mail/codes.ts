@@ -17,7 +17,7 @@ export function codeOf(mail: Mail): string | undefined {
 const LONGEST = 100_000
 
 /** What a code is called. */
-const NAME = String.raw`(?<![a-z])(?:(?:[a-zäöüß]{1,30}-?)?codes?|code?|c[óo]digo|codice|(?:[a-zäöü]{1,20}-?)?pin|otp|(?:sms|push|photo|chip|[mi])?-?tan|token|(?:one-?\s?time|temporary)\s(?:password|passcode)|einmal-?(?:passwort|kennwort)|(?:verification|confirmation|security|access|authentication|authorization)\s(?:number|key)|(?:bestätigungs|sicherheits|prüf|verifizierungs)(?:nummer|zahl|ziffern)|(?:aktivierungs|bestätigungs|freischalt|sicherheits|zugangs)schlüssel)(?![a-z])|コード|(?:認証|確認|暗証|検証|照合|承認|ログイン|セキュリティ)(?:番号|キー|用番号|用?の?数字)|(?:ワンタイム|仮|一時)パスワード|验证码|驗證碼|인증\s?(?:번호|코드)`
+const NAME = String.raw`(?<![a-z])(?:(?:[a-zäöüß]{1,30}-?)?codes?|code?|c[óo]digo|codice|(?:[a-zäöü]{1,20}-?)?pin|otp|(?:sms|push|photo|chip|[mi])?-?tan|token|(?:one-?\s?time|temporary)\s(?:password|passcode)|einmal-?(?:passwort|kennwort)|(?:verification|confirmation|security|access|authentication|authorization)\s(?:number|key)|(?:bestätigungs|sicherheits|prüf|verifizierungs)(?:nummer|zahl|ziffern)|(?:aktivierungs|bestätigungs|freischalt|sicherheits|zugangs)schlüssel)(?![a-z])|コード|(?:認証|確認|暗証|検証|照合|承認|ログイン|セキュリティ)(?:番号|キー|用の?番号|用?の?数字)|(?:ワンタイム|仮|一時)パスワード|验证码|驗證碼|인증\s?(?:번호|코드)`
 /** What is called like a code and is none. */
 const OTHER_NAME =
   /(?:zip|postal|post|promo(?:tion(?:al)?)?|discount|coupon|voucher|gift|qr|bar|error|status|exit|dress|source|country|area|tracking|booking|product|item|order|reference|referral|sort|swift|bank|routing|tax|colou?r|morse|rabatt|gutschein|fehler|aktions|länder|vorwahl|artikel|bestell|buchungs)[-\s]?codes?|(?:レ|バー|QR|エラー|クーポン|商品|割引|紹介|国|ソース|銘柄|証券|店舗|銀行|支店|文字|キャンペーン)[-\s]?コード/gi
@@ -102,6 +102,11 @@ const JOINING = /^[\s"'”“»«」』】)\]*_]*(?:is|as|ist|als|est|es|が|は
 /** What asks for a code without calling it one. */
 const ASKED =
   /(?:enter|type in|use|following number|digits|ziffern|geben sie|gib|(?:verwenden?|nutzen?)(?: sie)?|数字)[\s:]*$/i
+/** What follows such a code: the end of the sentence or what it is for; a noun would be what is counted. */
+const ASKED_END =
+  /^[\s"'”“»«」』】)\]*_]*(?:[.,;:!。、|]|$|(?:to|as|for|on|in|at|when|within|um|zum?|zur|als|ein)(?!\p{L}))/iu
+/** What asks for a code behind it. */
+const ASKED_AFTER = /^[\s"'”“」』】)\]*_]*を(?:ご?入力|ご?使用|お?使い|打ち込)/
 /** Words of a mail in which a code may stand alone on its line without being called one. */
 const OCCASION =
   /sign(?:ing)?[- ]?(?:in|up)|log[- ]?in|verif|confirm|authenticat|an(?:zu)?meld|bestätig|ein(?:zu)?loggen|ログイン|認証|本人確認|サインイン|確認/i
@@ -118,5 +123,6 @@ function scoreOf(lines: string[], index: number, begin: number, end: number, sha
   if (shape === 'unlikely' || !lines.some((other) => OCCASION.test(other))) return 0
   if (between !== undefined && !/[.!?。]\s/.test(between)) return 100 - between.length
   if (following !== undefined && !/[.!?。]/.test(following)) return 80 - following.length
-  return isAlone || ASKED.test(line.slice(Math.max(0, begin - 40), begin)) ? 20 : 0
+  const isAsked = ASKED.test(line.slice(Math.max(0, begin - 40), begin)) && ASKED_END.test(line.slice(end))
+  return isAlone || isAsked || ASKED_AFTER.test(line.slice(end)) ? 20 : 0
 }
