@@ -3,7 +3,6 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Login } from '../accounts/accounts.ts'
 import { Failure, messageOf } from '../cli.ts'
 import type { Filters } from './filters.ts'
-import type { parseWait } from './pop_options.ts'
 import { type Pop3Message, Pop3Refusal, type Pop3Server, Pop3Session } from './pop3.ts'
 import type { Listed } from './views.ts'
 import { visibleLine } from './visible.ts'
@@ -105,11 +104,22 @@ export async function select(
 }
 
 /**
+ * What is waited for: so many matching mails, all mailboxes together, until `end`, and whether only those count that come
+ * after `begin`, the call (milliseconds since 1970).
+ */
+export interface Wait {
+  expect: number
+  onlyNew: boolean
+  begin: number
+  end: number
+}
+
+/**
  * A search for mails that match: `look` tells how many there are now, `untilFound` when they are enough or the time is
  * up. A server that is not up yet, or busy, is tried again; what it said last is thrown when it never answered.
  */
 export function searchFor(
-  { expect, onlyNew, begin, end }: NonNullable<ReturnType<typeof parseWait>>,
+  { expect, onlyNew, begin, end }: Wait,
   server: Pop3Server,
   mailboxes: Mailbox[],
   filters: Filters,

@@ -6,7 +6,7 @@ import { Failure, type Io, type parse } from '../cli.ts'
 import { CONFIG_DIR, setting } from '../settings.ts'
 import { CLIENT_OPTIONS, resolveClient } from './client_options.ts'
 import { FILTER_OPTIONS, parseCount } from './filters.ts'
-import type { Mailbox } from './mailbox.ts'
+import type { Mailbox, Wait } from './mailbox.ts'
 import type { Pop3Server } from './pop3.ts'
 import { visibleLine } from './visible.ts'
 
@@ -57,11 +57,11 @@ export function withValues(args: string[]): string[] {
   })
 }
 
-/**
- * What is waited for: how many matching mails, all mailboxes together, until when, and whether only those count that come
- * after the call, which is `now` (milliseconds since 1970). Undefined without --wait.
- */
-export function parseWait({ wait, expect, new: onlyNew = false }: PopValues, now: number) {
+/** What is waited for, from `now` on (milliseconds since 1970); undefined without --wait. */
+export function parseWait(
+  { wait, expect, new: onlyNew = false }: PopValues,
+  now: number,
+): (Wait & { seconds: number }) | undefined {
   if (wait === undefined) {
     if (expect === undefined && !onlyNew) return undefined
     throw new Failure('usage', `--${onlyNew ? 'new' : 'expect'} needs --wait: it says what is waited for.`)
