@@ -247,8 +247,8 @@ export class Pop3Session extends Pop3Command {
       this.#lose(/SSL|TLS/.test(message) ? 'tls' : 'connection', reason),
     )
     // node-pop3 forgets its socket at either, and knows only "no-socket" afterwards.
-    const ended = () => this.#lose('connection', 'the server closed the connection')
-    socket.on('end', ended).on('close', ended)
+    for (const end of ['end', 'close'])
+      socket.on(end, () => this.#lose('connection', 'the server closed the connection'))
     socket.setTimeout(this.#server.timeout).on('timeout', () => {
       const { bytesRead } = socket
       // A process that was busy itself finds now what has come meanwhile.
@@ -285,9 +285,7 @@ export class Pop3Session extends Pop3Command {
 }
 
 /** The beginning of what a server sent, fit to print. */
-function quoted(line: string): string {
-  return JSON.stringify(visibleLine(line.slice(0, 100)))
-}
+const quoted = (line: string) => JSON.stringify(visibleLine(line.slice(0, 100)))
 
 /** The lines of a reply, without the dots that stand in front of those that begin with one (RFC 1939 section 3). */
 function unstuff(reply: Buffer): Buffer {
