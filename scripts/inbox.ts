@@ -28,13 +28,15 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
     throw new Failure('failed', `The inbox runs already: ${running.url} It ends with the server: npm stop`)
   }
   await assertInboxPortFree(settings)
+  // Whoever reads the URL may end it at once.
+  const ended = new Promise((resolve) => {
+    for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, resolve)
+  })
   const inbox = await serveInbox(settings, inboxPort)
   io.print(inbox.url)
   const warning = exposure(settings)
   if (warning) io.say(warning)
-  await new Promise((resolve) => {
-    for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, resolve)
-  })
+  await ended
   inbox.close()
   return
 }
