@@ -2,8 +2,8 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { createInterface } from 'node:readline/promises'
 import { fileURLToPath } from 'node:url'
+import { ask } from './lib/accounts/prompts.ts'
 import * as cli from './lib/cli.ts'
 import type { Result } from './lib/doctor/check.ts'
 
@@ -59,7 +59,7 @@ export async function main(args: string[], io: cli.Io): Promise<cli.ExitName | u
     return counts.failures > 0 ? 'failed' : 'ok'
   }
   const mend = async (result: Result) => {
-    if (!result.mend || (result.question && !values.yes && !(await ask(result.question, io)))) return
+    if (!result.mend || (result.question && !values.yes && !(await isAgreed(result.question, io)))) return
     try {
       mended.push(await result.mend())
       io.say(`mended: ${mended.at(-1)}`)
@@ -125,17 +125,10 @@ async function becomeRootForNative(): Promise<void> {
   }
 }
 
-async function ask(question: string, io: cli.Io): Promise<boolean> {
-  if (!io.stdin.isTTY) {
-    io.say(`${question} No terminal to ask on; to say yes: npm run doctor -- --fix --yes`)
-    return false
-  }
-  const lines = createInterface({ input: io.stdin, output: io.stderr })
-  try {
-    return /^y(es)?$/i.test((await lines.question(`${question} [y/N] `)).trim())
-  } finally {
-    lines.close()
-  }
+async function isAgreed(question: string, io: cli.Io): Promise<boolean> {
+  if (io.stdin.isTTY) return /^y(es)?$/i.test((await ask(io, `${question} [y/N] `, '')).trim())
+  io.say(`${question} No terminal to ask on; to say yes: npm run doctor -- --fix --yes`)
+  return false
 }
 
 function toText(results: Result[], counts: Record<string, number>, verbose: boolean, io: cli.Io): string {

@@ -135,9 +135,9 @@ test('what stands before the header of a message is named, and its fields are fo
     ['\ufeff', /a byte order mark/],
     ['\ufeff\nFrom x\n', /an mbox line/],
   ] as const) {
-    const { before = '', bytes, mailboxesOf } = prepareEml(Buffer.from(mark + message))
+    const { before = '', bytes, addressesIn } = prepareEml(Buffer.from(mark + message))
     assert.match(before, named)
-    const found = ['From', 'To', 'Bcc'].flatMap(mailboxesOf).map(({ address }) => address)
+    const found = ['From', 'To', 'Bcc'].flatMap(addressesIn).map(({ address }) => address)
     assert.equal(found.join(), 'f@x.example,t@x.example,b@x.example')
     assert.equal(bytes.toString(), mark + message.replace('Bcc: b@x.example\n', ''))
   }

@@ -1,6 +1,7 @@
 /** All checks of the doctor, in the order that they are shown, running them, and what they say about a start that failed. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, messageOf } from '../cli.ts'
+import { visibleLine } from '../mail/visible.ts'
 import { accounts, aliases, masterUser, quotas, tables } from './accounts.ts'
 import { type Finding, failure, type Result, Skipped, warning } from './check.ts'
 import { compose } from './compose.ts'
@@ -134,8 +135,7 @@ function shorten(findings: Finding[]): Finding[] {
 
 /** One printable line: log lines and server replies may hold anything, terminal escape sequences included. */
 function oneLine(text: string): string {
-  const line = text.trim().replace(/\s*[\r\n]+\s*/g, ' | ')
-  const visible = line.replace(/[\p{Cc}\p{Cf}]/gu, (c) => `\\x${(c.codePointAt(0) ?? 0).toString(16).padStart(2, '0')}`)
+  const visible = visibleLine(text.trim().replace(/\s*[\r\n]+\s*/g, ' | '))
   return visible.length > 400 ? `${visible.slice(0, 399)}…` : visible
 }
 

@@ -7,7 +7,7 @@ import { type Entry, entriesOf } from '../accounts/tables.ts'
 import { Failure, messageOf } from '../cli.ts'
 import { type EngineChoice, explainEngine } from '../server/choose.ts'
 import type { Engine, ExecResult } from '../server/engine.ts'
-import { makeConfiguration, tryConfiguration } from '../server/native_configuration.ts'
+import { makeConfiguration, namesBelow, tryConfiguration } from '../server/native_configuration.ts'
 import { isRoot } from '../server/root.ts'
 import { $, input } from '../server/shell.ts'
 import { CONTAINER, ROOT, readSettings, type Settings } from '../settings.ts'
@@ -231,7 +231,7 @@ export class Facts {
       const ctimeOf = (path: string) => fs.statSync(path, { throwIfNoEntry: false })?.ctimeMs ?? 0
       const made = ['config', 'postfix', 'dovecot'].map((part) => join(stateDir, part))
       const folders = [join(ROOT, CONFIG), join(ROOT, 'docker-data/native'), ...made]
-      const below = folders.flatMap((dir) => [dir, ...filesIn(dir).map((name) => join(dir, name))])
+      const below = folders.flatMap((dir) => [dir, ...namesBelow(dir).map((name) => join(dir, name))])
       const started = ctimeOf(join(stateDir, 'started.json'))
       return [join(ROOT, ENV_FILE), join(ROOT, '.env'), ...below].every((path) => ctimeOf(path) < started)
     })
@@ -252,11 +252,4 @@ export class Facts {
     if (!this.#once.has(key)) this.#once.set(key, work())
     return this.#once.get(key) as T
   }
-}
-
-/** The names of all files below a folder; none where it is not there. */
-export function filesIn(folder: string): string[] {
-  return fs.statSync(folder, { throwIfNoEntry: false })?.isDirectory()
-    ? (fs.readdirSync(folder, { recursive: true }) as string[])
-    : []
 }

@@ -11,6 +11,7 @@ import {
   textOf,
 } from '../accounts/configuration.ts'
 import { isLeftBehind, withLock } from '../accounts/lock.ts'
+import { namesBelow } from '../server/native_configuration.ts'
 import { CONFIG_DIR, ROOT } from '../settings.ts'
 import { type Finding, failure, MEND, verdict, warning, writeLine } from './check.ts'
 import {
@@ -19,7 +20,6 @@ import {
   CONFIG,
   ENV_FILE,
   type Facts,
-  filesIn,
   inConfig,
   MAIN_CF,
   MAP,
@@ -58,7 +58,7 @@ const ENTRIES: [file: string, looks: RegExp][] = [
 ]
 
 export function lineEnds(facts: Facts): Finding[] {
-  const inFolder = filesIn(CONFIG_DIR).filter((name) => !/\.(tmp|lock)$/.test(name))
+  const inFolder = namesBelow(CONFIG_DIR).filter((name) => !/\.(tmp|lock)$/.test(name))
   const names = [COMPOSE_FILE, ENV_FILE, ...inFolder.sort().map(inConfig)]
   const problems = names.flatMap((name): Finding[] => {
     const text = facts.raw(name)
@@ -118,7 +118,7 @@ export function remains(): Finding[] {
 }
 
 export function leftovers(): Finding[] {
-  const names = filesIn(CONFIG_DIR).filter((name) => /\.(tmp|lock)$/.test(name))
+  const names = namesBelow(CONFIG_DIR).filter((name) => /\.(tmp|lock)$/.test(name))
   const problems = names.flatMap((name) => {
     const path = join(CONFIG_DIR, name)
     const textOf = () => (existsSync(path) ? readFileSync(path, 'utf8') : '')

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, messageOf } from '../cli.ts'
 import { checkStateDir } from '../server/native_files.ts'
-import { processIds, readOr } from '../server/processes.ts'
+import { processIds, programOf, stateOf } from '../server/processes.ts'
 import { $ } from '../server/shell.ts'
 import { CONTAINER } from '../settings.ts'
 import { type Finding, failure, Skipped, verdict, warning } from './check.ts'
@@ -49,10 +49,8 @@ export async function processes(facts: Facts): Promise<Finding[]> {
   const engine = await facts.engine()
   if (engine.name === 'docker') return processesDocker(facts)
   await facts.server()
-  /** A process's name and state. */
-  const statOf = (pid: number) => /\((.*)\) (\S)/s.exec(readOr(`/proc/${pid}/stat`)) ?? []
-  const stopped = processIds().filter((pid) => statOf(pid)[2] === 'T' && engine.owns({ pid, name: '' }))
-  const names = [...new Set(stopped.map((pid) => statOf(pid)[1]))].join(', ')
+  const stopped = processIds().filter((pid) => stateOf(pid) === 'T' && engine.owns({ pid, name: '' }))
+  const names = [...new Set(stopped.map(programOf))].join(', ')
   const problem = failure(`stopped by a signal (SIGSTOP): ${names}`, `kill -CONT ${stopped.join(' ')}`)
   return verdict(stopped.length > 0 ? [problem] : [], 'all of them run')
 }

@@ -5,13 +5,13 @@ import { join } from 'node:path'
 import { CATCHALL, parseAccounts } from '../accounts/accounts.ts'
 import { messageOf } from '../cli.ts'
 import type { Engine } from '../server/engine.ts'
-import { VMAIL_ID } from '../server/native_configuration.ts'
+import { namesBelow, VMAIL_ID } from '../server/native_configuration.ts'
 import { holdersOf, isFree } from '../server/ports.ts'
 import { readOr } from '../server/processes.ts'
 import { isRoot } from '../server/root.ts'
 import { CONTAINER, enabledServices, SERVICES } from '../settings.ts'
 import { addLine, deleteLine, type Finding, failure, Skipped, verdict, warning } from './check.ts'
-import { ACCOUNTS, ANSWER, CONFIG, type Facts, filesIn, inConfig, MAIN_CF } from './facts.ts'
+import { ACCOUNTS, ANSWER, CONFIG, type Facts, inConfig, MAIN_CF } from './facts.ts'
 import { causeIn, explained } from './log.ts'
 import { folders, processes } from './processes.ts'
 
@@ -83,7 +83,7 @@ async function liveNative(facts: Facts): Promise<Finding[]> {
   const { folder, refusal } = await facts.made()
   if (refusal) throw new Skipped('npm start refuses the files, see "start"')
   const { stateDir } = facts.settings()
-  const namesIn = (dir: string, part: string) => filesIn(join(dir, part)).map((name) => `${part}/${name}`)
+  const namesIn = (dir: string, part: string) => namesBelow(join(dir, part)).map((name) => `${part}/${name}`)
   const names = [...namesIn(folder, 'config'), ...namesIn(stateDir, 'config')]
   const made = ['postfix', 'dovecot'].flatMap((part) => namesIn(folder, part))
   // This machine's networks come and go.

@@ -1,22 +1,12 @@
 /** Mailpit's API over the real mailboxes: its routes, and what a test wants beside them. */
 import { createHash } from 'node:crypto'
+import type { Address } from '../mail/addresses.ts'
 import { codeOf } from '../mail/codes.ts'
+import { fold } from '../mail/filters.ts'
 import { linksOf } from '../mail/links.ts'
-import { type Address, type Mail, readMail } from '../mail/mail.ts'
+import { type Mail, readMail } from '../mail/mail.ts'
 import type { Settings } from '../settings.ts'
-import {
-  bccOf,
-  type Entry,
-  envelopeOf,
-  flagOf,
-  fold,
-  isRead,
-  mailboxesOf,
-  SEEN,
-  TAG,
-  tagsOf,
-  unreadOf,
-} from './entry.ts'
+import { bccOf, type Entry, envelopeOf, flagOf, isRead, mailboxesOf, SEEN, TAG, tagsOf, unreadOf } from './entry.ts'
 import { refuse } from './guard.ts'
 import type { Index } from './index.ts'
 import { PORTION } from './mailbox.ts'

@@ -1,7 +1,8 @@
 /** A message as the inbox knows it without its body: once, however many copies of it are stored. */
 import type { FetchMessageObject, MessageStructureObject } from 'imapflow'
-import { toEnvelope } from '../mail/addresses.ts'
-import { type Address, type Headers, readHeaders } from '../mail/mail.ts'
+import { type Address, toEnvelope } from '../mail/addresses.ts'
+import { fold } from '../mail/filters.ts'
+import { type Headers, readHeaders } from '../mail/mail.ts'
 import type { Copy } from './mailbox.ts'
 
 export interface Entry extends Pick<Headers, 'from' | 'to' | 'cc' | 'bcc' | 'replyTo' | 'subject' | 'messageId'> {
@@ -44,8 +45,6 @@ export function readCopy(
   return { entry, recipient: envelopeRecipient || box.address, isAlone: isAlone || !time }
 }
 
-/** Equal for texts that differ in letter case, or in how an accent is composed. */
-export const fold = (text: string) => text.normalize('NFC').toLowerCase()
 export const SEEN = '\\Seen'
 export const isRead = ({ copies }: Entry) => copies.every(({ flags }) => flags.has(SEEN))
 export const unreadOf = (entries: Entry[]) => entries.filter((entry) => !isRead(entry)).length

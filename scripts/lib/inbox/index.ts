@@ -5,8 +5,9 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FetchMessageObject } from 'imapflow'
 import { readAccounts } from '../accounts/accounts.ts'
+import { fold } from '../mail/filters.ts'
 import { CONFIG_DIR, type Settings } from '../settings.ts'
-import { type Entry, envelopeOf, fold, readCopy, tagsOf, unreadOf } from './entry.ts'
+import { type Entry, envelopeOf, readCopy, tagsOf, unreadOf } from './entry.ts'
 import { type Copy, type Listener, Mailbox } from './mailbox.ts'
 
 /** Milliseconds in which the copies of a message to several recipients come together; of one that the API has sent. */

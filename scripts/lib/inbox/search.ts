@@ -1,8 +1,7 @@
 /** Mailpit's search: words, "phrases", field:text, is:, has:, before:, after:, larger:, smaller:; - or ! negates. */
-import { toEnvelope } from '../mail/addresses.ts'
-import { matchesAddress } from '../mail/filters.ts'
-import type { Address } from '../mail/mail.ts'
-import { bccOf, type Entry, envelopeOf, fold, isRead, tagsOf } from './entry.ts'
+import { type Address, toEnvelope } from '../mail/addresses.ts'
+import { fold, matchesAddress } from '../mail/filters.ts'
+import { bccOf, type Entry, envelopeOf, isRead, tagsOf } from './entry.ts'
 import { refuse } from './guard.ts'
 import type { Index } from './index.ts'
 

@@ -41,7 +41,7 @@ export async function sendMail(
   const people = (list: Person[]) => list.map(({ Name: name = '', Email: address }) => ({ name, address }))
   const { bytes } = await compose({
     ...{ from: people([From]), to: people(To), cc: people(Cc), replyTo: people(ReplyTo) },
-    ...{ subject: rest.Subject ?? '', text: rest.Text ?? '', html: rest.HTML || undefined, date: new Date() },
+    ...{ subject: rest.Subject ?? '', text: rest.Text ?? '', html: rest.HTML || undefined },
     headers: Object.entries(Headers).map(([name, value]) => ({ name, value })),
     attachments: Attachments.map(({ Filename, Content, ContentType, ContentID }) => ({
       filename: Filename,
@@ -49,7 +49,6 @@ export async function sendMail(
       ...(ContentType && { type: ContentType }),
       ...(ContentID && { cid: ContentID }),
     })),
-    ...{ calendar: undefined, messageId: undefined, inReplyTo: undefined },
   })
   const to = [...To, ...Cc].map(({ Email }) => Email).concat(Bcc)
   const envelope = { from: toEnvelope(From.Email), to: [...new Set(to.map(toEnvelope))] }

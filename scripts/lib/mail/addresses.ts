@@ -1,10 +1,10 @@
 /** Address lists as people and header fields write them (RFC 5322 section 3.4), and what may stand in an envelope. */
 import { domainToASCII } from 'node:url'
 
-export interface Mailbox {
+export interface Address {
   /** The display name, or an empty string. */
   name: string
-  /** The address without angle brackets. */
+  /** Without angle brackets. */
   address: string
 }
 
@@ -21,7 +21,7 @@ const QUOTED_OR_COMMENT = new RegExp(String.raw`${QUOTED}|${COMMENT}|\\.`, 'gs')
  * Parses a list such as `"Doe, J." <j@x>, 名前 <a@b>, bareuser, friends: c@d;`. Comments become the name where there is
  * no other; groups are dissolved into their members. Throws an Error that quotes what is no address.
  */
-export function parseAddressList(list: string): Mailbox[] {
+export function parseAddressList(list: string): Address[] {
   const entries: string[] = []
   let entry = ''
   for (const [token] of list.matchAll(TOKEN)) {
@@ -37,7 +37,7 @@ export function parseAddressList(list: string): Mailbox[] {
   }
   entries.push(entry.trim())
   refuseUnquotedComma(entries)
-  return entries.filter((each) => each !== '').map(parseMailbox)
+  return entries.filter((each) => each !== '').map(parseAddress)
 }
 
 /** In `Doe, J <a@b>` the comma is part of the name: nobody means to write to a user Doe as well. */
@@ -54,7 +54,7 @@ function refuseUnquotedComma(entries: string[]): void {
   throw new Error(`${JSON.stringify(typed)}: the comma belongs to the name, so the name needs quotes: '${meant}'`)
 }
 
-function parseMailbox(entry: string): Mailbox {
+function parseAddress(entry: string): Address {
   let comment = ''
   const plain = entry.replace(QUOTED_OR_COMMENT, (part) => {
     if (!part.startsWith('(')) return part

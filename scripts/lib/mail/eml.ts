@@ -1,5 +1,5 @@
 /** Messages that are sent as they are: their bytes, and what their headers say. */
-import { type Mailbox, parseAddressList } from './addresses.ts'
+import { type Address, parseAddressList } from './addresses.ts'
 import type { Message } from './message.ts'
 
 /** A message that is sent as it is. */
@@ -7,7 +7,7 @@ export interface PreparedMessage extends Message {
   /** What stands before the header and is sent with it, such as "an mbox line"; undefined where nothing does. */
   before: string | undefined
   /** The addresses in the fields of a name. Throws an Error that names the field when an address in it is none. */
-  mailboxesOf: (field: string) => Mailbox[]
+  addressesIn: (field: string) => Address[]
 }
 
 /** What text editors and mailboxes put before a header. Line ends are those that leave: a lone CR becomes one as well. */
@@ -38,7 +38,7 @@ export function prepareEml(bytes: Buffer): PreparedMessage {
     bytes: at === 0 ? bytes : Buffer.concat([...kept, bytes.subarray(at)]),
     messageId: fields.find(({ name }) => name === 'message-id')?.value ?? null,
     before: before === '' ? undefined : nameOf(before),
-    mailboxesOf(field) {
+    addressesIn(field) {
       try {
         return fields.flatMap(({ name, value }) => (name === field.toLowerCase() ? parseAddressList(value) : []))
       } catch (error) {

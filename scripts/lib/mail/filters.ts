@@ -112,7 +112,7 @@ function givenAddress(text: string): string | undefined {
 const withoutQuotes = (address: string) => address.replace(/^"(.*)"@/, '$1@')
 
 /** Equal for texts that differ in letter case, or in how an accent is composed. */
-const fold = (text: string) => text.normalize('NFC').toLowerCase()
+export const fold = (text: string) => text.normalize('NFC').toLowerCase()
 
 /** An address is tried with its name and alone, so that `/^foo@/` finds it; a whole one is compared whole. */
 function testHeader(mail: Headers, filter: HeaderFilter, { test, address }: Pattern): boolean {

@@ -1,14 +1,9 @@
 /** A mail as it is shown: who, when, what, with which attachments (RFC 5322, 2045 to 2047, 2183, 2231). */
 import addressParser from 'nodemailer/lib/addressparser'
+import type { Address } from './addresses.ts'
 import { type Decoding, decodeHeader, decodeText } from './decode.ts'
 import { beginningOf, textOfHtml } from './links.ts'
 import { contentOf, type Entity, firstOf, type Header, isNamed, opened, type Part, partsOf } from './parts.ts'
-
-export interface Address {
-  /** Display name, or an empty string. */
-  name: string
-  address: string
-}
 
 /** What the header of a mail says. Everything is text as the sender meant it, unsafe characters included. */
 export interface Headers {

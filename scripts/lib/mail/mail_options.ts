@@ -6,7 +6,7 @@ import type { parseArgs } from 'node:util'
 import { BAR, FOO } from '../accounts/accounts.ts'
 import { Failure, type Io, messageOf } from '../cli.ts'
 import { UNREADABLE } from '../settings.ts'
-import { type Mailbox, parseAddressList, problemOfAddress, toEnvelope } from './addresses.ts'
+import { type Address, parseAddressList, problemOfAddress, toEnvelope } from './addresses.ts'
 import type { Outgoing } from './bulk.ts'
 import type { Envelope } from './delivery.ts'
 import { type Attachment, compose, type Draft, type Message } from './message.ts'
@@ -98,14 +98,14 @@ async function readDraft(values: MailValues, context: MailContext) {
 async function readReady(values: MailValues, path: string, context: MailContext) {
   const { prepareEml } = await import('./eml.ts')
   const bytes = path === '-' ? await buffer(context.io.stdin) : readFile('eml', path)
-  const { mailboxesOf, before, ...message } = prepareEml(bytes)
+  const { addressesIn, before, ...message } = prepareEml(bytes)
   const needsSender = values.from === undefined && values['envelope-from'] === undefined
-  let senders: Mailbox[] = []
-  let recipients: Mailbox[] = []
+  let senders: Address[] = []
+  let recipients: Address[] = []
   try {
-    if (needsSender) senders = mailboxesOf('Sender')
-    if (needsSender && senders.length === 0) senders = mailboxesOf('From')
-    if (!isAddressed(values)) recipients = ['To', 'Cc', 'Bcc'].flatMap(mailboxesOf)
+    if (needsSender) senders = addressesIn('Sender')
+    if (needsSender && senders.length === 0) senders = addressesIn('From')
+    if (!isAddressed(values)) recipients = ['To', 'Cc', 'Bcc'].flatMap(addressesIn)
   } catch (error) {
     throw new Failure('usage', `--eml ${path}: ${messageOf(error)}. Name the envelope: --from, --to`)
   }
@@ -136,15 +136,15 @@ function numbered(values: MailValues, context: MailContext, n: number) {
   function list(option: 'from' | 'to' | 'cc' | 'bcc' | 'reply-to' | 'envelope-from' | 'envelope-to') {
     if (values[option] === undefined) return undefined
     try {
-      const mailboxes = [values[option]].flat().flatMap((text) => parseAddressList(fill(text)))
-      if (mailboxes.length === 0) throw new Error('no address in it')
-      return mailboxes
+      const addresses = [values[option]].flat().flatMap((text) => parseAddressList(fill(text)))
+      if (addresses.length === 0) throw new Error('no address in it')
+      return addresses
     } catch (error) {
       throw new Failure('usage', `--${option} ${messageOf(error)}.`)
     }
   }
 
-  function envelopeOf(senders: Mailbox[], recipients: Mailbox[]): Envelope {
+  function envelopeOf(senders: Address[], recipients: Address[]): Envelope {
     const to = (list('envelope-to') ?? recipients).map(({ address }) => toEnvelope(address))
     // The null sender, which nothing bounces to (RFC 5321 section 4.5.5).
     const isNull = /^(?:\s*|<>)$/.test(values['envelope-from'] ?? 'not given')
@@ -155,7 +155,7 @@ function numbered(values: MailValues, context: MailContext, n: number) {
   return { fill, list, envelopeOf }
 }
 
-function defaultSender({ user = FOO }: MailContext): Mailbox {
+function defaultSender({ user = FOO }: MailContext): Address {
   // A master user's login, "account*master", is no address.
   const isAddress = /^[^*]+@[^*]+$/.test(user) && !problemOfAddress(user)
   return isAddress && user.toLowerCase() !== FOO ? { name: '', address: user } : { name: 'ふうー', address: FOO }

@@ -1,6 +1,6 @@
 /** Composes messages from what a user wants to say. */
 import { randomUUID } from 'node:crypto'
-import { type Mailbox, toEnvelope } from './addresses.ts'
+import { type Address, toEnvelope } from './addresses.ts'
 
 export interface Message {
   bytes: Buffer
@@ -10,10 +10,10 @@ export interface Message {
 
 /** What a message is composed from. Texts and names are plain Unicode; encoding them is this module's matter. */
 export interface Draft {
-  from: Mailbox[]
-  to: Mailbox[]
-  cc?: Mailbox[]
-  replyTo?: Mailbox[]
+  from: Address[]
+  to: Address[]
+  cc?: Address[]
+  replyTo?: Address[]
   subject: string
   text?: string
   html?: string

@@ -4,7 +4,7 @@
  * has postconf(1) do the rest, as docker-mailserver does.
  */
 import { createHash } from 'node:crypto'
-import { copyFileSync, existsSync, mkdirSync, readdirSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, readdirSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { parseAccounts, parseQuotas } from '../accounts/accounts.ts'
 import { domainOf, domainsOf } from '../accounts/changes.ts'
@@ -188,5 +188,6 @@ function dovecotConf(settings: Settings, environment: Environment, isNew: boolea
 
 /** The paths of all files and folders below a folder, from there; none where it is not there. */
 export function namesBelow(folder: string): string[] {
-  return existsSync(folder) ? (readdirSync(folder, { recursive: true }) as string[]) : []
+  const isFolder = statSync(folder, { throwIfNoEntry: false })?.isDirectory()
+  return isFolder ? (readdirSync(folder, { recursive: true }) as string[]) : []
 }

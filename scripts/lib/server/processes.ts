@@ -34,9 +34,12 @@ export function startTimeOf(pid: number): string {
   return statOf(pid)[19] ?? ''
 }
 
+/** The state of a process in one letter, as "T" for stopped (proc(5)); an empty text where there is none. */
+export const stateOf = (pid: number) => statOf(pid)[0] ?? ''
+
 /** Whether a process lives that was started then. One that only waits for its parent's notice does not. */
 export function isLiving(pid: number, startTime: string): boolean {
-  return startTimeOf(pid) === startTime && statOf(pid)[0] !== 'Z'
+  return startTimeOf(pid) === startTime && stateOf(pid) !== 'Z'
 }
 
 /** Whether a process is one of Postfix or Dovecot that works in this folder, also where that has been removed since. */
