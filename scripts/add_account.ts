@@ -155,7 +155,8 @@ async function remove(address: string, now: Configuration, values: Values, io: I
     throw new Failure('failed', `The mail of ${address} ${fact}. ${advice}`)
   }
   const usage = running ? await of.usageOf(settings, address).catch(() => undefined) : undefined
-  const mail = usage ? `${usage.messages} message${usage.messages === 1 ? '' : 's'}` : 'mail'
+  const count = usage && usage.inbox + usage.otherFolders
+  const mail = count === undefined ? 'mail' : `${count} message${count === 1 ? '' : 's'}`
   if (!values.yes) {
     const what = keeps ? `${address}, but not its ${mail}` : `${address} and its ${mail}`
     const answer = await of.ask(io, `Delete ${what}? [y/N] `, 'To delete without being asked: --yes')

@@ -24,7 +24,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const { chooseEngine, whyNotRunning } = await import('./lib/server/choose.ts')
   const { enabledProtocols, isSmtpOnly, portRows, readSettings } = await import('./lib/settings.ts')
   const { readAccounts } = await import('./lib/accounts/accounts.ts')
-  const { countMessages } = await import('./lib/server/mailboxes.ts')
+  const { usageOf } = await import('./lib/server/mailboxes.ts')
   const { runningInbox } = await import('./lib/inbox/service.ts')
   const { silentProtocols } = await import('./lib/server/proof.ts')
 
@@ -44,8 +44,8 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   }
   const { pop3, imap } = enabledProtocols()
   const countOf = async (address: string) => {
-    const unknown = { inbox: null, otherFolders: null }
-    return { address, ...(pop3 || imap ? await countMessages(settings, address, PATIENCE) : unknown) }
+    const usage = pop3 || imap ? await usageOf(settings, address, PATIENCE) : undefined
+    return { address, inbox: usage?.inbox ?? null, otherFolders: usage?.otherFolders ?? null }
   }
   const ask = async (...command: string[]) => {
     const { exitCode, stdout } = await engine.exec(command, { timeout: PATIENCE })

@@ -183,7 +183,7 @@ export class Project {
       const [code] = await once(child, 'exit')
       if (code !== 0) throw new Error(`${program}: ${fs.readFileSync(join(this.stateDir, 'log/mail.log'), 'utf8')}`)
     }
-    const { NativeProcesses } = await import('../scripts/lib/server/native_processes.ts')
+    const { NativeProcesses } = await import('../scripts/lib/server/processes.ts')
     const processes = new NativeProcesses(this.stateDir)
     // A master writes its pid a moment after it can be seen.
     const written = ['queue/pid/master.pid', 'run/master.pid'].map((name) => join(this.stateDir, name))
@@ -201,7 +201,7 @@ export class Project {
   async remove(): Promise<void> {
     // The inbox is a process of its own.
     if (fs.existsSync(this.stateDir) && this.env.INBOX_PORT !== '0') await this.run('stop')
-    const { NativeProcesses } = await import('../scripts/lib/server/native_processes.ts')
+    const { NativeProcesses } = await import('../scripts/lib/server/processes.ts')
     await new NativeProcesses(this.stateDir).end(0)
     fs.rmSync(this.dir, { recursive: true, force: true })
   }
@@ -221,11 +221,11 @@ export async function startedProject(): Promise<Project> {
 
 /** Makes what the projects in `folder` begin with: the state folder of a server that was started and stopped. */
 export async function makeTemplate(folder: string): Promise<void> {
-  const { NativeProcesses } = await import('../scripts/lib/server/native_processes.ts')
+  const { NativeProcesses } = await import('../scripts/lib/server/processes.ts')
   const project = await Project.create(folder)
   await project.start()
   const { dir, ports, stateDir } = project
-  const { addresses = '' } = new NativeProcesses(stateDir)
+  const { addresses = '' } = new NativeProcesses(stateDir).record
   await project.run('stop')
   for (const [name, text] of Object.entries({ 'mail.log': '', start: '0' })) {
     fs.writeFileSync(join(stateDir, 'log', name), text)

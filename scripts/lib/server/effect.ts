@@ -72,9 +72,9 @@ const BYTES: Record<string, number> = { B: 1, k: 2 ** 10, M: 2 ** 20, G: 2 ** 30
 
 /** A quota as docker-mailserver writes it. Throws a usage Failure. */
 export function parseQuota(text: string): string {
-  const [, digits, unit = ''] = /^(\d{1,15})([bkmgt]?)$/i.exec(text) ?? []
-  const letter = Object.keys(BYTES).find((name) => name.toLowerCase() === unit.toLowerCase()) ?? ''
-  if (digits && letter) return `${Number(digits)}${letter}`
+  const [, digits = '', unit] = /^(\d{1,15})([bkmgt]?)$/i.exec(text) ?? []
+  const letter = Object.keys(BYTES).find((name) => name.toLowerCase() === unit?.toLowerCase())
+  if (letter) return `${Number(digits)}${letter}`
   if (digits && Number(digits) === 0) return '0'
   throw new Failure('usage', `--quota ${JSON.stringify(text)}: a number with B, k, M, G or T (10M), or 0 for no limit.`)
 }
@@ -100,7 +100,8 @@ export async function accountRows(settings: Settings, say: (line: string) => voi
   for (const account of parseAccounts(configuration['postfix-accounts.cf'], 'postfix-accounts.cf', say)) {
     const address = account.address.toLowerCase()
     const usage = isRunning ? await usageOf(settings, address).catch((error) => say(messageOf(error))) : undefined
-    const { messages = null, bytes = null } = usage ?? {}
+    const messages = usage ? usage.inbox + usage.otherFolders : null
+    const bytes = usage?.bytes ?? null
     const aliases = aliasesOf(configuration, address)
     rows.push({ address, domain: domainOf(address), quota: quotas.get(address) ?? null, aliases, messages, bytes })
   }

@@ -5,25 +5,23 @@
 import * as fs from 'node:fs'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { readAccounts } from '../accounts/accounts.ts'
 import { unwritable, withLock } from '../accounts/lock.ts'
 import { Failure, say } from '../cli.ts'
-import { enabledServices, type Settings } from '../settings.ts'
+import { enabledServices, isSmtpOnly, readServerEnvironment, type Settings } from '../settings.ts'
 import { complaintsIn, type Engine, type ExecOptions, type ExecResult, type Started } from './engine.ts'
 import {
   mailboxOf,
   makeConfiguration,
-  type NativeConfiguration,
   namesBelow,
   removableMailboxOf,
   tryConfiguration,
 } from './native_configuration.ts'
-import { certificateOf } from './native_environment.ts'
+import { tlsFiles } from './native_environment.ts'
 import { checkStateDir, makeCertificate, makeFolders } from './native_files.ts'
 import { MailLog } from './native_log.ts'
-import { NativeProcesses } from './native_processes.ts'
 import { installPackages } from './packages.ts'
-import { assertPortsFree, holdersOf } from './ports.ts'
+import { assertPortsFree } from './ports.ts'
+import { NativeProcesses } from './processes.ts'
 import { becomeRoot, isRoot, startAsRoot } from './root.ts'
 import { $, input } from './shell.ts'
 
@@ -89,41 +87,41 @@ export class NativeEngine implements Engine {
 
   async #start(): Promise<Started> {
     const wasRunning = await this.isRunning()
-    if (wasRunning && this.#processes.addresses === this.#addresses) {
+    const { addresses } = this.#processes.record
+    if (wasRunning && addresses === this.#addresses) {
       this.#log.mark()
       await this.#reload()
       return 'running'
     }
     if (wasRunning) {
-      const other = 'Other ports or services than the server was started with'
-      say(`${this.#processes.addresses ? other : 'Its last start was not finished'}: it starts anew.`)
+      const why = addresses
+        ? 'Other ports or services than the server was started with'
+        : 'Its last start was not finished'
+      say(`${why}: it starts anew.`)
     }
-    const configuration = await this.#prepare()
-    const end = () => this.#processes.end(STOP_PATIENCE)
-    // What a crash left behind: one of the two daemons, or children without a master, which keep the ports.
-    if (!wasRunning) await end()
+    await this.#prepare()
     // A server that runs is stopped only where the next can start.
-    const { ports } = this.#settings
-    const holders = holdersOf(Object.values(ports))
-    const own = this.#processes.all()
-    const others = enabledServices().filter((name) => !own.includes(holders.get(ports[name])?.pid ?? 0))
-    await assertPortsFree(this.#settings, others)
-    await end()
+    await assertPortsFree(this.#settings, enabledServices(), this.owns)
+    // Also what a crash left behind: one of the two daemons, or children without a master, which keep the ports.
+    await this.#end()
     try {
-      await this.#launch(configuration)
+      await this.#launch()
     } catch (error) {
       const complaints = complaintsIn(this.#log.logged())
-      await end()
-      throw complaints.length > 0
-        ? new Failure('failed', `The mail server did not start:\n${complaints.join('\n')}`)
-        : error
+      await this.#end()
+      if (complaints.length === 0) throw error
+      throw new Failure('failed', `The mail server did not start:\n${complaints.join('\n')}`)
     }
     return wasRunning ? 'restarted' : 'started'
   }
 
-  async #launch({ dovecot }: NativeConfiguration): Promise<void> {
+  #end(): Promise<boolean> {
+    return this.#processes.end(STOP_PATIENCE)
+  }
+
+  async #launch(): Promise<void> {
     // Sockets of an earlier start, for which Dovecot would wait.
-    for (const name of fs.readdirSync(this.#path('run'))) fs.rmSync(this.#path(`run/${name}`), { recursive: true })
+    await $`find ${this.#path('run')} -mindepth 1 -delete`
     // Locks that killed processes left in the mailboxes: Dovecot honours one for two minutes when the pid in it is
     // another process's by now. A Maildir's messages lie in the folders that are left out, many of them and no lock.
     const skipped = ['cur', 'new', 'tmp'].flatMap((name) => ['-name', name, '-prune', '-o'])
@@ -134,7 +132,7 @@ export class NativeEngine implements Engine {
     }
     await this.#log.begin()
     const postfix = ['postfix', '-c', this.#path('postfix'), 'start']
-    const commands = dovecot ? [postfix, ['dovecot', '-c', this.#dovecotConf]] : [postfix]
+    const commands = isSmtpOnly() ? [postfix] : [postfix, ['dovecot', '-c', this.#dovecotConf]]
     // With their streams on a file: a daemon keeps them open for its whole life, and a pipe would keep this process waiting
     // just as long. In sessions of their own, which Ctrl-C does not reach. Both to their end before one's failure is looked
     // at: a daemon that comes up later would be left behind.
@@ -147,15 +145,14 @@ export class NativeEngine implements Engine {
     }
     this.#processes.keep(this.#addresses)
     // Mail that waits since before the stop goes out now and not at its next turn.
-    await this.#postfix('postqueue', '-f')
+    await this.exec(['postqueue', '-f'])
   }
 
   async stop(): Promise<boolean> {
     if (!isRoot && this.#processes.daemons().up.length === 0) return false
     await becomeRoot()
-    const end = () => this.#processes.end(STOP_PATIENCE)
     // Also where no lock can be made: on a full disk, or where the state folder was removed.
-    return this.#locked(end).catch(end)
+    return this.#locked(() => this.#end()).catch(() => this.#end())
   }
 
   async reload(): Promise<void> {
@@ -167,62 +164,59 @@ export class NativeEngine implements Engine {
   }
 
   async #reload(): Promise<void> {
-    const configuration = await this.#prepare().catch((error) => {
+    await this.#prepare().catch((error) => {
       if (!(error instanceof Failure)) throw error
       const fact = 'The server runs on with its old settings, because these cannot be read'
       throw new Failure(error.exit, `${fact}: ${error.message}`)
     })
-    const changed = await this.#replace(configuration.userdbMarker)
+    const changed = await this.#replace()
     if (changed.length === 0) return
     // Dovecot sees new accounts by itself, and a reload takes its sockets away for a moment: only for new settings.
     const isSetting = (name: string) => /dovecot(?!-quotas)[^/]*\.(cf|conf)$|config\/ssl\//.test(name)
-    const newSettings = configuration.dovecot && changed.some(isSetting)
+    const newSettings = !isSmtpOnly() && changed.some(isSetting)
     if (newSettings) await this.#reloadDovecot()
-    const { exitCode, stderr } = await this.#postfix('postfix', 'reload')
+    const { exitCode, stderr } = await this.exec(['postfix', 'reload'])
     if (exitCode !== 0) throw new Failure('failed', this.#log.named(stderr.trim()))
-    if (newSettings) await this.#postfix('postqueue', '-f')
+    if (newSettings) await this.exec(['postqueue', '-f'])
   }
 
   /** Makes the configuration in next/ and has the daemons try it. Throws a Failure that names the user's file. */
-  async #prepare(): Promise<NativeConfiguration> {
+  async #prepare(): Promise<void> {
     const next = this.#path('next')
     try {
       await makeCertificate(this.#settings)
-      const configuration = await makeConfiguration(this.#settings, next)
-      for (const notice of configuration.notices) say(notice)
-      await tryConfiguration(next, configuration)
+      await tryConfiguration(next, await makeConfiguration(this.#settings, next))
       // Password hashes are for root and Dovecot's auth process alone; every user may ask Postfix for its settings.
       await $`chgrp -R dovecot ${next}`
       await $`chmod -R u=rwX,g=rX,o= ${next}`
       await $`chmod -R o+rX ${next}/postfix`
       // Postfix's programs wait until their tables are two seconds old, lest they read half a file; these are whole.
       await $`find ${next} -exec touch -d ${'10 seconds ago'} {} +`
-      return configuration
     } catch (error) {
       throw error instanceof Failure ? new Failure(error.exit, this.#log.named(error.message)) : error
     }
   }
 
   /** Puts the files of next/ that differ in place, each in one step; gives their names. Those that next/ has not go. */
-  async #replace(userdbMarker: string): Promise<string[]> {
-    const filesIn = (folder: string) =>
-      namesBelow(this.#path(folder)).filter((name) => fs.statSync(this.#path(join(folder, name))).isFile())
-    const names = filesIn('next')
-    const changed = filesIn('config').flatMap((name) => (names.includes(`config/${name}`) ? [] : [`config/${name}`]))
+  async #replace(): Promise<string[]> {
+    const isFile = (path: string) => fs.statSync(path, { throwIfNoEntry: false })?.isFile()
+    const config = namesBelow(this.#path('config')).map((name) => `config/${name}`)
+    const changed = config.filter((name) => isFile(this.#path(name)) && !isFile(this.#path(`next/${name}`)))
     for (const name of changed) fs.rmSync(this.#path(name))
+    // First of all: mail that Postfix accepts for an account that Dovecot does not know yet would bounce.
     const users = 'dovecot/userdb'
-    for (const name of names.sort((one, other) => Number(other === users) - Number(one === users))) {
+    for (const name of new Set([users, ...namesBelow(this.#path('next'))])) {
       const [old, made] = [this.#path(name), this.#path(`next/${name}`)]
-      const before = fs.statSync(old, { throwIfNoEntry: false })
-      if (before && fs.readFileSync(old).equals(fs.readFileSync(made))) continue
+      if (!isFile(made) || (isFile(old) && fs.readFileSync(old).equals(fs.readFileSync(made)))) continue
       // Dovecot sees by the second that its userdb has changed.
-      const past = new Date(Math.max(Date.now() - 10_000, (before?.mtimeMs ?? 0) + 1_000))
+      const before = fs.statSync(old, { throwIfNoEntry: false })?.mtimeMs ?? 0
+      const past = new Date(Math.max(Date.now() - 10_000, before + 1_000))
       fs.utimesSync(made, past, past)
       fs.mkdirSync(dirname(old), { recursive: true })
       fs.renameSync(made, old)
       changed.push(name)
-      // First of all: mail that Postfix accepts for an account that Dovecot does not know yet would bounce.
-      if (name === users) await this.#untilDovecotHasRead(userdbMarker)
+      // It looks at it once in each second of the clock.
+      if (name === users) await sleep(1_010 - (Date.now() % 1_000))
     }
     return changed
   }
@@ -231,26 +225,9 @@ export class NativeEngine implements Engine {
   async #reloadDovecot(): Promise<void> {
     const madeAt = () => fs.statSync(this.#path('run/smtpd-auth'), { throwIfNoEntry: false })?.ctimeMs
     const before = madeAt()
-    await $({ timeout: LAUNCH })`doveadm -c ${this.#dovecotConf} reload`
+    await this.exec(['doveadm', 'reload'])
     const deadline = Date.now() + RELOAD_PATIENCE
     while (Date.now() < deadline && [undefined, before].includes(madeAt())) await sleep(10)
-  }
-
-  /** Dovecot looks at its userdb once a second at the most. */
-  async #untilDovecotHasRead(marker: string): Promise<void> {
-    const [account] = readAccounts()
-    if (!account) return
-    const ask = $({ timeout: RELOAD_PATIENCE })
-    for (const deadline = Date.now() + RELOAD_PATIENCE; Date.now() < deadline; await sleep(50)) {
-      const { stdout } = await ask`doveadm -c ${this.#dovecotConf} user -f marker ${account.address}`
-      if (stdout.trim() === marker) return
-    }
-    throw new Failure('failed', 'Dovecot does not read its accounts again. See: npm run logs')
-  }
-
-  /** One of Postfix's programs on this instance. */
-  #postfix(program: string, ...args: string[]) {
-    return $({ timeout: LAUNCH })`${[program, '-c', this.#path('postfix'), ...args]}`
   }
 
   async removeMailbox(address: string): Promise<void> {
@@ -279,7 +256,7 @@ export class NativeEngine implements Engine {
     return fs.existsSync(path) ? fs.readFileSync(path, 'utf8') : undefined
   }
 
-  certificate = () => certificateOf(this.#settings)
+  certificate = () => tlsFiles(readServerEnvironment(), this.#settings.stateDir)?.[1]
   logs = (options: { lines: number; follow: boolean }) => this.#log.show(options)
   logged = async () => this.#log.logged()
   owns = ({ pid }: { pid: number }) => this.#processes.all().includes(pid)

@@ -3,7 +3,6 @@
  * docker-mailserver reads (docker-data/mail-server/config/); this fills in paths, ports and the environment's values, and
  * has postconf(1) do the rest, as docker-mailserver does.
  */
-import { createHash } from 'node:crypto'
 import { copyFileSync, mkdirSync, readdirSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { parseAccounts, parseQuotas } from '../accounts/accounts.ts'
@@ -11,7 +10,7 @@ import { domainOf, domainsOf } from '../accounts/changes.ts'
 import { type Entry, entriesOf } from '../accounts/tables.ts'
 import { Failure } from '../cli.ts'
 import { CONFIG_DIR, isSmtpOnly, ROOT, readProjectFile, readServerEnvironment, type Settings } from '../settings.ts'
-import { base, checkValues, type Environment, hostOf, mapPaths, noticesOf } from './native_environment.ts'
+import { base, checkValues, type Environment, hostOf, mapPaths } from './native_environment.ts'
 import { readOr } from './processes.ts'
 import { $ } from './shell.ts'
 
@@ -28,24 +27,16 @@ const ANY_LOGIN = /^# SMTP_ANY_LOGIN begins[\s\S]*?^# SMTP_ANY_LOGIN ends.*/m
 /** Where the part of main.cf begins that the user's file cannot change. */
 const OWN = '# --- An instance of its own'
 
-export interface NativeConfiguration {
-  /** One line each for what the native engine cannot honour. */
-  notices: string[]
-  /** False where SMTP_ONLY=1 leaves Dovecot out. */
-  dovecot: boolean
-  /** A field of all users, made of what the userdb says: Dovecot gives it when it has read this userdb. */
-  userdbMarker: string
-}
-
 /**
  * Makes all files of the instance below `folder` (config/, postfix/, dovecot/), for the state folder of the settings, which
- * their texts name. Throws a Failure that names the file where one cannot be read or understood.
+ * their texts name. Gives whether Dovecot is part of it: SMTP_ONLY=1 leaves it out. Throws a Failure that names the file
+ * where one cannot be read or understood.
  */
 export async function makeConfiguration(
   settings: Settings,
   folder: string,
   environment: Environment = readServerEnvironment(),
-): Promise<NativeConfiguration> {
+): Promise<boolean> {
   checkValues(environment)
   const dovecot = !isSmtpOnly(environment)
   rmSync(folder, { recursive: true, force: true })
@@ -58,19 +49,18 @@ export async function makeConfiguration(
   const isNew = !version.startsWith('2.3')
   const { users, ...tables } = accountTables(folder, settings, environment, isNew)
   for (const [name, text] of Object.entries(tables)) write(`postfix/${name}`, text)
-  const userdbMarker = createHash('sha256').update(users.join()).digest('hex').slice(0, 16)
   if (dovecot) {
-    write('dovecot/userdb', users.map((user) => `${user} userdb_marker=${userdbMarker}\n`).join(''))
+    write('dovecot/userdb', users)
     write('dovecot/dovecot.conf', dovecotConf(settings, environment, isNew))
   }
-  return { dovecot, userdbMarker, notices: noticesOf(environment) }
+  return dovecot
 }
 
 /** Whether a program found something wrong. One that is not there (127), before npm start has installed it, found nothing. */
 const isRefused = ({ exitCode }: { exitCode: number | null }) => exitCode !== 0 && exitCode !== 127
 
 /** Throws a Failure where Postfix or Dovecot cannot read the settings below a folder. */
-export async function tryConfiguration(folder: string, { dovecot }: NativeConfiguration): Promise<void> {
+export async function tryConfiguration(folder: string, dovecot: boolean): Promise<void> {
   // Whatever program of Postfix: each reads main.cf first.
   const postfix = await $({ timeout: 20_000 })`postmap -c ${folder}/postfix -q x static:y`
   if (isRefused(postfix)) throw complaint(folder, 'postfix-main.cf', postfix.stderr)
@@ -112,22 +102,17 @@ async function changePostfix(folder: string, { bindAddress, ports }: Settings, e
     ...(isSmtpOnly(environment) ? [{ text: 'smtpd_sasl_auth_enable = no' }] : []),
     ...(tls ? [] : [{ text: 'smtpd_tls_security_level = none' }, { text: 'smtpd_tls_chain_files =' }]),
   ])
-  const [smtp, submission, submissions] = (['smtp', 'submission', 'submissions'] as const).map(
-    (name) => `${hostOf(bindAddress)}:${ports[name]}/inet/`,
-  )
-  // Releases up to 10 call port 465 smtps.
-  const names: Record<string, string | undefined> = {
-    ...{ 'smtpd/pass/': smtp, 'smtp/inet/': smtp },
-    ...{ 'submission/inet/': submission, 'submissions/inet/': submissions, 'smtps/inet/': submissions },
-  }
+  const at = (name: 'smtp' | 'submission' | 'submissions') => `${hostOf(bindAddress)}:${ports[name]}/inet/`
   const renamed = userLines(folder, 'postfix-master.cf').map(({ text }) => ({
-    text: text.replace(/^[^/]+\/[^/]+\//, (name) => names[name] ?? name),
+    text: text
+      .replace(/^(smtpd\/pass|smtp\/inet)\//, at('smtp'))
+      .replace(/^submission\/inet\//, at('submission'))
+      // Releases up to 10 call port 465 smtps.
+      .replace(/^(submissions|smtps)\/inet\//, at('submissions')),
   }))
-  // A level of "may" asks for a certificate; where the environment turned TLS off, no line may turn it on again.
-  const off = tls
-    ? []
-    : [smtp, submission, submissions].map((name) => ({ text: `${name}smtpd_tls_security_level=none` }))
-  await postconf(folder, 'postfix-master.cf', '-P', [...renamed, ...off])
+  // A level of "may" asks for a certificate; where the environment turned TLS off, no line turns it on again.
+  const allowed = renamed.filter(({ text }) => tls || !text.includes('/smtpd_tls_security_level'))
+  await postconf(folder, 'postfix-master.cf', '-P', allowed)
   // A main.cf that is younger than two seconds makes each program wait, in case it is still being written.
   utimesSync(join(folder, 'postfix/main.cf'), 0, Date.now() / 1000 - 10)
 }
@@ -161,11 +146,11 @@ function accountTables(folder: string, { stateDir }: Settings, environment: Envi
   const users = accounts.map(({ address, hash, attributes }) => {
     const quota = quotas.get(address.toLowerCase())
     const extra = [attributes, quota && `${field}${quota}`].filter(Boolean).join(' ')
-    return `${address}:${hash}:${VMAIL_ID}:${VMAIL_ID}::${stateDir}/mail/${mailboxOf(address)}::${extra}`
+    return `${address}:${hash}:${VMAIL_ID}:${VMAIL_ID}::${stateDir}/mail/${mailboxOf(address)}::${extra}\n`
   })
   const vhost = [...domains].sort().map((domain) => `${domain}\n`)
   const vmailbox = accounts.map(({ address }) => `${address} ${mailboxOf(address)}/\n`)
-  return { vhost: vhost.join(''), vmailbox: vmailbox.join(''), users }
+  return { vhost: vhost.join(''), vmailbox: vmailbox.join(''), users: users.join('') }
 }
 
 /** Where an account's mail lies below the mail folder: `domain/user`. */

@@ -1,15 +1,8 @@
 /** What the environment file and the settings mean for the native engine: values of the base files, paths, TLS, and limits. */
 import { isIPv6 } from 'node:net'
-import { networkInterfaces } from 'node:os'
+import { CATCHALL } from '../accounts/accounts.ts'
 import { Failure } from '../cli.ts'
-import {
-  enabledProtocols,
-  HOSTNAME,
-  isSmtpOnly,
-  readProjectFile,
-  readServerEnvironment,
-  type Settings,
-} from '../settings.ts'
+import { enabledProtocols, HOSTNAME, isSmtpOnly, readProjectFile, type Settings } from '../settings.ts'
 
 /** The variables of development-mail-server.env. */
 export type Environment = Record<string, string>
@@ -39,34 +32,31 @@ export const hostOf = (address: string) => (isIPv6(address) ? `[${address}]` : a
 /** Fills the placeholders of a file of docker-data/native. */
 export function base(name: string, settings: Settings, environment: Environment): string {
   const { stateDir, bindAddress, ports } = settings
-  const hostname = environment.OVERRIDE_HOSTNAME || HOSTNAME
-  // docker-mailserver's rule: the host name without its first label, or all of it where that leaves one label.
-  const domain = hostname.replace(/^[^.]+\.(?=[^.]+\.)/, '')
-  const messageLimit = Number(environment.POSTFIX_MESSAGE_SIZE_LIMIT || 10_240_000)
-  const mailboxLimit = Math.floor(Number(environment.POSTFIX_MAILBOX_SIZE_LIMIT || 0) / 1_000_000)
+  const [messageLimit, mailboxLimit] = [
+    Number(environment.POSTFIX_MESSAGE_SIZE_LIMIT || 10_240_000),
+    Number(environment.POSTFIX_MAILBOX_SIZE_LIMIT || 0),
+  ]
   const { imap, pop3 } = enabledProtocols(environment)
-  const tls = tlsFiles(environment, stateDir, hostname)
+  const tls = tlsFiles(environment, stateDir)
   const values: Record<string, string | number> = {
     STATE: stateDir,
-    HOSTNAME: hostname,
-    DOMAIN: domain,
+    HOSTNAME: hostnameOf(environment),
     BIND_ADDRESS: bindAddress,
-    INET_PROTOCOLS: isIPv6(bindAddress) ? 'all' : environment.POSTFIX_INET_PROTOCOLS || 'all',
+    INET_PROTOCOLS: isIPv6(bindAddress) ? 'all' : 'ipv4',
     SMTP: `${hostOf(bindAddress)}:${ports.smtp}`,
     SUBMISSION: `${hostOf(bindAddress)}:${ports.submission}`,
     SUBMISSIONS: `${hostOf(bindAddress)}:${ports.submissions}`,
     LOGINS: isSmtpOnly(environment) ? 'no' : 'yes',
     TLS: tls ? 'yes' : 'no',
-    NETWORKS: trustedNetworks(environment),
-    POSTMASTER_ADDRESS: environment.POSTMASTER_ADDRESS || `postmaster@${domain}`,
-    DELIVERY: mapPaths(environment.POSTFIX_DAGENT || 'lmtp:unix:/var/run/dovecot/lmtp', stateDir),
+    // Through Docker's network every client comes from a trusted one.
+    NETWORKS: /^(connected-networks|network|host)$/.test(environment.PERMIT_DOCKER ?? '') ? '0.0.0.0/0 [::]/0' : '',
+    POSTMASTER_ADDRESS: environment.POSTMASTER_ADDRESS || CATCHALL,
     PROTOCOLS: [imap && 'imap', pop3 && 'pop3', 'lmtp'].filter(Boolean).join(' '),
     MAILBOX_FORMAT: environment.DOVECOT_MAILBOX_FORMAT || 'maildir',
     MESSAGE_SIZE: messageLimit,
-    MAILBOX_SIZE: environment.POSTFIX_MAILBOX_SIZE_LIMIT || 0,
     // Room for the lines that are added on the way: what Postfix takes, Dovecot takes as well.
     MESSAGE_LIMIT: messageLimit > 0 ? `${messageLimit + 1_000_000}B` : 0,
-    MAILBOX_LIMIT: mailboxLimit > 0 ? `${mailboxLimit}M` : 0,
+    MAILBOX_LIMIT: mailboxLimit > 0 ? `${mailboxLimit}B` : 0,
     POP3_PORT: ports.pop3,
     POP3S_PORT: tls ? ports.pop3s : 0,
     IMAP_PORT: ports.imap,
@@ -80,70 +70,41 @@ export function base(name: string, settings: Settings, environment: Environment)
   return text.replace(/@([A-Z0-9_]+)@/g, (placeholder, key) => String(values[key] ?? placeholder))
 }
 
+/** The server's host name. */
+export const hostnameOf = (environment: Environment) => environment.OVERRIDE_HOSTNAME || HOSTNAME
+
 /** Where key and certificate lie, by docker-mailserver's rules for SSL_TYPE; undefined where TLS is off. */
-function tlsFiles(environment: Environment, stateDir: string, hostname: string): [string, string] | undefined {
-  const ssl = `${stateDir}/config/ssl/${hostname}`
+export function tlsFiles(environment: Environment, stateDir: string): [string, string] | undefined {
+  const ssl = `${stateDir}/config/ssl/${hostnameOf(environment)}`
   const mapped = (path = '') => mapPaths(path, stateDir)
-  const files: Record<string, [string, string] | undefined> = {
-    '': undefined,
+  const files: Record<string, [string, string]> = {
     snakeoil: [`${stateDir}/tls/key.pem`, `${stateDir}/tls/certificate.pem`],
     'self-signed': [`${ssl}-key.pem`, `${ssl}-cert.pem`],
     custom: [`${ssl}-full.pem`, `${ssl}-full.pem`],
     manual: [mapped(environment.SSL_KEY_PATH), mapped(environment.SSL_CERT_PATH)],
   }
-  const type = environment.SSL_TYPE ?? ''
-  if (Object.hasOwn(files, type)) return files[type]
-  throw wrong('SSL_TYPE', environment, 'snakeoil, self-signed, custom, manual, or nothing for no TLS')
+  return files[environment.SSL_TYPE ?? '']
 }
-
-/** The certificate that clients have to trust; undefined where TLS is off. Throws a usage Failure for a wrong SSL_TYPE. */
-export function certificateOf({ stateDir }: Settings): string | undefined {
-  const environment = readServerEnvironment()
-  return tlsFiles(environment, stateDir, environment.OVERRIDE_HOSTNAME || HOSTNAME)?.[1]
-}
-
-/** mynetworks by PERMIT_DOCKER. Loopback stands for the container itself; this machine's networks for Docker's. */
-function trustedNetworks({ PERMIT_DOCKER = '' }: Environment): string {
-  const interfaces = Object.values(networkInterfaces()).flatMap((list) => list ?? [])
-  const outer = interfaces.filter(({ internal }) => !internal)
-  const networks = outer.map(({ cidr }) => cidr?.replace(/^(.*:.*)\//, '[$1]/'))
-  const isWide = /^(connected-networks|network|host)$/.test(PERMIT_DOCKER)
-  return ['[::1]/128', ...(isWide ? new Set(networks) : [])].join(' ')
-}
-
-/** Variables that the native engine obeys. */
-const HONOURED = `SMTP_ONLY ENABLE_POP3 ENABLE_IMAP ENABLE_QUOTAS ENABLE_POSTFIX_VIRTUAL_TRANSPORT SMTP_ANY_LOGIN
-  POSTFIX_MESSAGE_SIZE_LIMIT POSTFIX_MAILBOX_SIZE_LIMIT POSTFIX_DAGENT POSTFIX_INET_PROTOCOLS DOVECOT_INET_PROTOCOLS
-  DOVECOT_MAILBOX_FORMAT POSTMASTER_ADDRESS PERMIT_DOCKER OVERRIDE_HOSTNAME SSL_TYPE SSL_CERT_PATH SSL_KEY_PATH`
 
 /** What the daemons would refuse, or only with a riddle in the log, unless it is like this. */
-const VALUES: Record<string, readonly [RegExp, string]> = {
-  POSTFIX_INET_PROTOCOLS: [/^(ipv4|all)$/, 'ipv4 or all'],
-  DOVECOT_INET_PROTOCOLS: [/^(ipv4|all)$/, 'ipv4 or all'],
-  OVERRIDE_HOSTNAME: [/^(?!-)[\w-]+(\.[\w-]+)+$/, 'a host name with its domain'],
-  DOVECOT_MAILBOX_FORMAT: [/^(maildir|sdbox|mdbox)$/, 'maildir, sdbox or mdbox'],
-  SMTP_ANY_LOGIN: [/^[01]$/, '0 or 1'],
-  POSTFIX_MESSAGE_SIZE_LIMIT: [/^\d+$/, 'a number of bytes'],
-  POSTFIX_MAILBOX_SIZE_LIMIT: [/^\d+$/, 'a number of bytes'],
-}
+const VALUES: [name: string, right: RegExp, words: string][] = [
+  [
+    'SSL_TYPE',
+    /^(snakeoil|self-signed|custom|manual)$/,
+    'snakeoil, self-signed, custom, manual, or nothing for no TLS',
+  ],
+  ['OVERRIDE_HOSTNAME', /^(?!-)[\w-]+(\.[\w-]+)+$/, 'a host name with its domain'],
+  ['DOVECOT_MAILBOX_FORMAT', /^(maildir|sdbox|mdbox)$/, 'maildir, sdbox or mdbox'],
+  ['SMTP_ANY_LOGIN', /^[01]$/, '0 or 1'],
+  ['POSTFIX_MESSAGE_SIZE_LIMIT', /^\d+$/, 'a number of bytes'],
+  ['POSTFIX_MAILBOX_SIZE_LIMIT', /^\d+$/, 'a number of bytes'],
+]
 
 /** Throws a usage Failure for a wrong value. */
 export function checkValues(environment: Environment): void {
-  for (const [name, [pattern, allowed]] of Object.entries(VALUES)) {
-    if (environment[name] && !pattern.test(environment[name])) throw wrong(name, environment, allowed)
+  for (const [name, right, words] of VALUES) {
+    const value = environment[name]
+    if (value && !right.test(value))
+      throw new Failure('usage', `development-mail-server.env: ${name}=${value} should be ${words}.`)
   }
-}
-
-function wrong(name: string, environment: Environment, allowed: string): Failure {
-  return new Failure('usage', `development-mail-server.env: ${name}=${environment[name]} should be ${allowed}.`)
-}
-
-/** A line for the variables that the native engine cannot honour. */
-export function noticesOf(environment: Environment): string[] {
-  const unknown = Object.entries(environment)
-    .filter(([name, value]) => !HONOURED.split(/\s+/).includes(name) && !['', '0', 'none'].includes(value))
-    .map(([name, value]) => `${name}=${value}`)
-  return unknown.length > 0
-    ? [`development-mail-server.env: the native engine does without ${unknown.join(', ')}.`]
-    : []
 }

@@ -2,8 +2,9 @@
 import * as fs from 'node:fs'
 import { dirname, join } from 'node:path'
 import { Failure } from '../cli.ts'
-import { CONTAINER, HOSTNAME, readServerEnvironment, type Settings } from '../settings.ts'
+import { CONTAINER, readServerEnvironment, type Settings } from '../settings.ts'
 import { VMAIL_ID } from './native_configuration.ts'
+import { hostnameOf } from './native_environment.ts'
 import { $ } from './shell.ts'
 
 /** A Unix socket's path has 107 bytes at most; the longest below the state folder takes 36 of them. */
@@ -58,7 +59,7 @@ export async function makeFolders(dir: string): Promise<void> {
 export async function makeCertificate({ stateDir, bindAddress }: Settings): Promise<void> {
   const [key, certificate] = [join(stateDir, 'tls', 'key.pem'), join(stateDir, 'tls', 'certificate.pem')]
   if (fs.existsSync(certificate)) return
-  const hostname = readServerEnvironment().OVERRIDE_HOSTNAME || HOSTNAME
+  const hostname = hostnameOf(readServerEnvironment())
   const addresses = ['127.0.0.1', '::1', bindAddress].filter((address) => !/^(0\.0\.0\.0|::)$/.test(address))
   const names = ['localhost', hostname, CONTAINER].map((name) => `DNS:${name}`)
   const subjects = [...names, ...new Set(addresses.map((address) => `IP:${address}`))].join(',')

@@ -13,14 +13,11 @@ const LOG_RESERVE = 10_000_000
 
 export class MailLog {
   readonly file: string
-  /** Where the log of the last start begins, in characters: older troubles are no longer of interest. */
-  readonly #begin: string
   readonly #stateDir: string
 
   constructor(stateDir: string) {
     this.#stateDir = stateDir
     this.file = join(stateDir, 'log', 'mail.log')
-    this.#begin = join(stateDir, 'log', 'start')
   }
 
   /** Before a start: a long log goes aside, and the disk keeps room for the new one. */
@@ -30,14 +27,13 @@ export class MailLog {
     // In a copied state folder postsuper renames the queue files, and logs that, as this user, before postlogd is there.
     await $`chown postfix ${this.file}`
     // Blocks behind its end. Where the file system knows no such thing, it goes without.
-    const { size } = statSync(this.file)
-    await $({ timeout: 10_000 })`fallocate --keep-size --offset ${size} --length ${LOG_RESERVE} ${this.file}`
+    await $`fallocate --keep-size --offset ${statSync(this.file).size} --length ${LOG_RESERVE} ${this.file}`
     this.mark()
   }
 
-  /** From here on the log is about the present start. */
+  /** From here on the log is about the present start: older troubles are no longer of interest. */
   mark(): void {
-    writeFileSync(this.#begin, String(readOr(this.file).length))
+    writeFileSync(join(this.#stateDir, 'log', 'start'), String(readOr(this.file).length))
   }
 
   /** Writes the log's last lines to stdout and, with `follow`, what comes until interrupted. */
@@ -50,10 +46,8 @@ export class MailLog {
 
   /** What the daemons said since the last start, at most 100,000 characters of it. */
   logged(): string[] {
-    const text = readOr(this.file)
-      .slice(Number(readOr(this.#begin)))
-      .slice(-100_000)
-    return this.named(text).split('\n').filter(Boolean)
+    const begin = Number(readOr(join(this.#stateDir, 'log', 'start')))
+    return this.named(readOr(this.file).slice(begin).slice(-100_000)).split('\n').filter(Boolean)
   }
 
   /** A text with the project's files in place of the copies that the daemons read. */

@@ -19,21 +19,31 @@ export function isFree(host: string, port: number): Promise<boolean> {
   })
 }
 
-/** Throws a Failure that names the first port that is taken, its holder, and the variable to change. */
+/** Throws a Failure that names the first port that somebody else has than `isOwn`, who has it, and the variable to change. */
 export async function assertPortsFree(
   { bindAddress, ports }: Settings,
   services: readonly ServiceName[],
+  isOwn?: (holder: Holder) => boolean,
 ): Promise<void> {
   for (const name of services) {
-    await assertPortFree(bindAddress, ports[name], SERVICES[name].protocol, SERVICES[name].variable)
+    const { protocol, variable } = SERVICES[name]
+    await assertPortFree(bindAddress, ports[name], protocol, variable, isOwn)
   }
 }
 
 /** `assertPortsFree` for one port: `what` speaks there, and `variable` moves it. */
-export async function assertPortFree(host: string, port: number, what: string, variable: string): Promise<void> {
+export async function assertPortFree(
+  host: string,
+  port: number,
+  what: string,
+  variable: string,
+  isOwn: (holder: Holder) => boolean = () => false,
+): Promise<void> {
   if (await isFree(host, port)) return
   const holder = holdersOf([port]).get(port)
-  const fact = `Port ${port} (${what}) on ${host} is in use by ${holder ? `${holder.name} (pid ${holder.pid})` : 'another process'}`
+  if (holder && isOwn(holder)) return
+  const who = holder ? `${holder.name} (pid ${holder.pid})` : 'another process'
+  const fact = `Port ${port} (${what}) on ${host} is in use by ${who}`
   throw new Failure('failed', `${fact}. Stop that, or set ${variable} to a free port in .env.`)
 }
 

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { BAR, FOO, knownPassword, type Login, masterLogin, readAccounts } from '../accounts/accounts.ts'
+import { BAR, FOO, type Login, masterLogin, VIRTUAL_DOMAIN } from '../accounts/accounts.ts'
 import { Failure } from '../cli.ts'
 import { Pop3Session } from '../mail/pop3.ts'
 import { SmtpSession } from '../mail/smtp.ts'
@@ -21,13 +21,6 @@ const DELIVERY = 30_000
 /** Where a client finds a service, without TLS. */
 function serverOf({ host, ports }: Settings, name: 'smtp' | 'pop3') {
   return { host, port: ports[name], tls: 'none', timeout: DELIVERY } as const
-}
-
-/** The login of an account: its own where the password is known, else the master user's. */
-function loginOf(address: string): Login {
-  const account = readAccounts().find((candidate) => candidate.address === address)
-  const password = account && knownPassword(account)
-  return password ? { user: address, password } : masterLogin(address)
 }
 
 /** Connects and gives the first line that the server says, or undefined when none comes within `timeout` ms. */
@@ -128,17 +121,19 @@ export async function testMail(engine: Engine, settings: Settings): Promise<numb
 }
 
 async function roundTrip(engine: Engine, settings: Settings): Promise<number> {
-  const messageId = `<${randomUUID()}@${FOO.split('@')[1]}>`
-  const [login, pop3] = [loginOf(BAR), serverOf(settings, 'pop3')]
+  const messageId = `<${randomUUID()}@${VIRTUAL_DOMAIN}>`
+  const [login, pop3] = [masterLogin(BAR), serverOf(settings, 'pop3')]
   // What is there already is not looked at, and of what comes every message, however many they are.
   const before = await Pop3Session.open(pop3, login)
   const known = new Set((await before.list()).map(({ uidl }) => uidl))
   before.close()
   const begin = performance.now()
-  const sender = await SmtpSession.open(serverOf(settings, 'smtp'), { login: loginOf(FOO), loginWasChosen: true })
-  const bytes = Buffer.from(sourceOf(messageId))
-  const { exit, problem } = await sender.deliver({ envelope: { from: FOO, to: [BAR] }, bytes })
-  await sender.close()
+  const smtp = await SmtpSession.open(serverOf(settings, 'smtp'), { login: masterLogin(FOO), loginWasChosen: true })
+  const date = new Date().toUTCString().replace('GMT', '+0000')
+  const header = `From: ${FOO}\nTo: ${BAR}\nSubject: Test mail of npm start\nDate: ${date}\nMessage-ID: ${messageId}\n`
+  const bytes = Buffer.from(`${header}\nThis mail is deleted as soon as it was read.\n`)
+  const { exit, problem } = await smtp.deliver({ envelope: { from: FOO, to: [BAR] }, bytes })
+  await smtp.close()
   if (problem) throw new Failure(exit, problem)
   for (let [end, sent] = [begin + DELIVERY, 0]; ; await sleep(10)) {
     if (performance.now() > end) {
@@ -153,9 +148,8 @@ async function roundTrip(engine: Engine, settings: Settings): Promise<number> {
       for (const message of (await session.list()).filter(({ uidl }) => !known.has(uidl))) {
         known.add(message.uidl)
         // Another reader may have deleted it since.
-        const header = await session.top(message).catch(() => undefined)
-        if (!header?.includes(messageId)) continue
-        await session.retrieve(message)
+        const mail = await session.retrieve(message).catch(() => undefined)
+        if (!mail?.includes(messageId)) continue
         const milliseconds = Math.round(performance.now() - begin)
         await session.delete(message)
         await session.quit()
@@ -166,15 +160,4 @@ async function roundTrip(engine: Engine, settings: Settings): Promise<number> {
     }
   }
   throw new Failure('failed', `The test mail to ${BAR} was accepted and has not arrived. See: npm run logs`)
-}
-
-function sourceOf(messageId: string): string {
-  return `From: ${FOO}
-To: ${BAR}
-Subject: Test mail of npm start
-Date: ${new Date().toUTCString().replace('GMT', '+0000')}
-Message-ID: ${messageId}
-
-This mail is deleted as soon as it was read.
-`
 }
