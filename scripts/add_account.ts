@@ -65,7 +65,6 @@ const modules = async () => ({
   ...(await import('./lib/accounts/configuration.ts')),
   ...(await import('./lib/accounts/prompts.ts')),
   ...(await import('./lib/accounts/tables.ts')),
-  ...(await import('./lib/server/effect.ts')),
   ...(await import('./lib/server/mailboxes.ts')),
   ...(await import('./lib/server/proof.ts')),
 })

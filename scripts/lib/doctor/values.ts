@@ -4,7 +4,7 @@ import { BlockList, isIP } from 'node:net'
 import { CATCHALL } from '../accounts/accounts.ts'
 import { domainOf } from '../accounts/changes.ts'
 import { nearestOf } from '../cli.ts'
-import { mapPaths } from '../server/native_environment.ts'
+import { mapPaths } from '../server/native_configuration.ts'
 import { HOSTNAME } from '../settings.ts'
 import { ACCOUNTS, CONFIG, type Facts, IN_CONTAINER, inConfig, MAIN_CF, OWN_FILES } from './facts.ts'
 

@@ -26,7 +26,7 @@ const ANSWER = 10_000
 const COMMAND = 60_000
 /** Milliseconds for Compose to stop a container and make the next: its stop_grace_period is 60 seconds. */
 const CHANGE = 180_000
-/** Milliseconds for an image of some hundred megabytes over a slow line. */
+/** The same where the image, some hundred megabytes, has to be pulled over a slow line. */
 const PULL = 3_600_000
 
 /** docker-mailserver copies these when a container is made; the other files it polls, or reads through the mount. */
@@ -54,7 +54,6 @@ export class DockerEngine implements Engine {
 
   /** Why Docker cannot be used here and what to do about it; undefined when it can. */
   static async problem(patience = ANSWER): Promise<string | undefined> {
-    const deadline = Date.now() + patience
     const [engine, compose] = await Promise.all([
       $({ timeout: patience })`docker version --format ${'{{.Server.Version}}'}`,
       $({ timeout: patience })`docker compose version --short`,
@@ -63,9 +62,8 @@ export class DockerEngine implements Engine {
       return 'the command docker is not there. Install Docker with Compose: https://docs.docker.com/get-started/get-docker/'
     }
     if (engine.exitCode !== 0) {
-      // The words of a program that was killed are about the kill.
-      const words = Date.now() < deadline ? lastWords(engine.stderr) : ''
-      const reason = words || `silent for ${patience / 1000} s`
+      // A program that was killed has no exit code.
+      const reason = engine.exitCode === null ? `silent for ${patience / 1000} s` : lastWords(engine.stderr)
       return `no Docker engine answers (${reason}) Start it, then look at: docker version`
     }
     if (compose.exitCode !== 0) {
@@ -98,8 +96,6 @@ export class DockerEngine implements Engine {
     const { stdout: held } = await docker(['container', 'port', CONTAINER])
     const isNew = (name: ServiceName) => !new RegExp(`:${this.#settings.ports[name]}$`, 'm').test(held)
     await assertPortsFree(this.#settings, SERVICE_NAMES.filter(isNew))
-    await pull(`mailserver/docker-mailserver:${this.#settings.dmsVersion}`)
-
     // Compose makes the container anew by itself when its own file, .env or the environment file have changed.
     const changed = READ_ONCE.filter((name) => before && modified(join(CONFIG_DIR, name)) > before.created)
     const half = before?.running ? await this.half() : undefined
@@ -107,10 +103,13 @@ export class DockerEngine implements Engine {
     if (half) say(`${half} It is made anew.`)
     const title = before?.running ? 'Bringing the container up to date' : 'Starting the container'
     const anew = !before?.running || half || changed.length > 0 ? ['--force-recreate'] : []
-    const up = await step(title, () => docker([...COMPOSE, 'up', '--detach', ...anew], CHANGE))
-    if (up.exitCode !== 0) {
+    say(`${title} ...`)
+    // With Compose's own progress: it pulls an image that is not there.
+    const streams = { stdio: ['ignore', process.stderr, 'inherit'] as ['ignore', typeof process.stderr, 'inherit'] }
+    const up = await foreground('docker', [...COMPOSE, 'up', '--detach', ...anew], { ...streams, timeout: PULL })
+    if (up !== 0) {
       if (!before?.running) await docker([...COMPOSE, 'down'], CHANGE)
-      throw new Failure('failed', `docker compose up failed: ${lastWords(up.stderr)} Mend that, then: npm start`)
+      throw new Failure('failed', 'docker compose up failed, as it says above. Mend that, then: npm start')
     }
     if (!before?.running) return 'started'
     if ((await this.#container())?.id !== before.id) return 'restarted'
@@ -136,11 +135,6 @@ export class DockerEngine implements Engine {
   async exec(command: string[], { input: text, timeout = COMMAND }: ExecOptions = {}): Promise<ExecResult> {
     if (text === undefined) return docker(['exec', CONTAINER, ...command], timeout)
     return docker(['exec', '--interactive', CONTAINER, ...command], timeout, text)
-  }
-
-  async readFile(path: string): Promise<string | undefined> {
-    const { exitCode, stdout } = await this.exec(['cat', '--', path])
-    return exitCode === 0 ? stdout : undefined
   }
 
   async removeMailbox(address: string): Promise<void> {
@@ -196,16 +190,6 @@ export class DockerEngine implements Engine {
     }
     return { running: running === 'true', created: new Date(created), id }
   }
-}
-
-/** Pulls an image that is not there yet, with Docker's own progress: bars on a terminal, else a line a layer. */
-async function pull(image: string): Promise<void> {
-  const present = await docker(['image', 'inspect', '--format', '{{.Id}}', image])
-  if (present.exitCode === 0) return
-  say(`Pulling ${image}`)
-  const streams = { stdio: ['ignore', process.stderr, 'inherit'] as ['ignore', typeof process.stderr, 'inherit'] }
-  if ((await foreground('docker', ['pull', image], { ...streams, timeout: PULL })) === 0) return
-  throw new Failure('failed', `${image} could not be pulled. Check DMS_VERSION and the network, then: npm start`)
 }
 
 /**

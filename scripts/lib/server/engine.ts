@@ -15,12 +15,10 @@ export interface Engine {
   /** Makes changes to the configuration folder take effect, without a restart where that is possible. */
   reload(): Promise<void>
   /**
-   * Runs a Postfix or Dovecot command on the server: `['postqueue', '-j']`, with `input` on its stdin. Its exit code is
-   * the caller's to judge; null where it took longer than `timeout` milliseconds (60,000) and was killed.
+   * Runs a command where the server is, one of Postfix's and Dovecot's on this instance: `['postqueue', '-j']`, with `input`
+   * on its stdin. Its exit code is the caller's to judge; null where it took longer than `timeout` milliseconds (60,000).
    */
   exec(command: string[], options?: ExecOptions): Promise<ExecResult>
-  /** The text of a file by the path that the server's settings have it; undefined where there is none. */
-  readFile(path: string): Promise<string | undefined>
   /** Removes an account's mail from the disk, whether the server runs or not. */
   removeMailbox(address: string): Promise<void>
   /** Where the certificate lies that clients have to trust; undefined where TLS is off. */

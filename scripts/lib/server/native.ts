@@ -8,20 +8,20 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { unwritable, withLock } from '../accounts/lock.ts'
 import { Failure, say } from '../cli.ts'
 import { enabledServices, isSmtpOnly, readServerEnvironment, type Settings } from '../settings.ts'
-import { complaintsIn, type Engine, type ExecOptions, type ExecResult, type Started } from './engine.ts'
+import { complaintsIn, type Engine, type ExecOptions, type Started } from './engine.ts'
 import {
   mailboxOf,
   makeConfiguration,
   namesBelow,
   removableMailboxOf,
+  tlsFiles,
   tryConfiguration,
 } from './native_configuration.ts'
-import { tlsFiles } from './native_environment.ts'
 import { checkStateDir, makeCertificate, makeFolders } from './native_files.ts'
 import { MailLog } from './native_log.ts'
 import { installPackages } from './packages.ts'
 import { assertPortsFree } from './ports.ts'
-import { NativeProcesses } from './processes.ts'
+import { NativeProcesses, readOr } from './processes.ts'
 import { becomeRoot, isRoot, startAsRoot } from './root.ts'
 import { $, input } from './shell.ts'
 
@@ -35,6 +35,8 @@ const LAUNCH = 30_000
 const MASTERS = 10_000
 /** What the daemons read. */
 const PARTS = ['config', 'postfix', 'dovecot']
+/** The accounts of a userdb, which is their first field. */
+const accountsIn = (userdb: string): string[] => userdb.match(/^[^:\n]+/gm) ?? []
 
 export class NativeEngine implements Engine {
   readonly name = 'native'
@@ -210,15 +212,23 @@ export class NativeEngine implements Engine {
       if (!isFile(made) || (isFile(old) && fs.readFileSync(old).equals(fs.readFileSync(made)))) continue
       // Dovecot sees by the second that its userdb has changed.
       const before = fs.statSync(old, { throwIfNoEntry: false })?.mtimeMs ?? 0
+      const known = readOr(old)
       const past = new Date(Math.max(Date.now() - 10_000, before + 1_000))
       fs.utimesSync(made, past, past)
       fs.mkdirSync(dirname(old), { recursive: true })
       fs.renameSync(made, old)
       changed.push(name)
-      // It looks at it once in each second of the clock.
-      if (name === users) await sleep(1_010 - (Date.now() % 1_000))
+      if (name === users)
+        await this.#untilKnown(accountsIn(readOr(old)).find((one) => !accountsIn(known).includes(one)))
     }
     return changed
+  }
+
+  /** Returns when Dovecot knows an account of its new userdb: it looks there once in each second of the clock. */
+  async #untilKnown(account: string | undefined): Promise<void> {
+    for (const end = Date.now() + 1_010; account && Date.now() < end; await sleep(20)) {
+      if ((await this.exec(['doveadm', 'user', account])).exitCode === 0) return
+    }
   }
 
   /** Returns when the socket that Postfix asks for AUTH is a new one: without it smtpd ends with an error. */
@@ -244,16 +254,10 @@ export class NativeEngine implements Engine {
     return fs.existsSync(this.#path(join('mail', mailboxOf(address))))
   }
 
-  async exec(
-    [program = '', ...args]: string[],
-    { input: text, timeout = 60_000 }: ExecOptions = {},
-  ): Promise<ExecResult> {
-    const configuration = /^(dovecot|doveadm|doveconf)$/.test(program) ? this.#dovecotConf : this.#path('postfix')
-    return $({ timeout, ...(text === undefined ? {} : input(text)) })`${[program, '-c', configuration, ...args]}`
-  }
-
-  async readFile(path: string): Promise<string | undefined> {
-    return fs.existsSync(path) ? fs.readFileSync(path, 'utf8') : undefined
+  async exec([program = '', ...args]: string[], { input: text, timeout = 60_000 }: ExecOptions = {}) {
+    const isDovecot = /^(dovecot|doveadm|doveconf)$/.test(program)
+    const own = isDovecot ? ['-c', this.#dovecotConf] : /^post/.test(program) ? ['-c', this.#path('postfix')] : []
+    return $({ timeout, ...(text === undefined ? {} : input(text)) })`${[program, ...own, ...args]}`
   }
 
   certificate = () => tlsFiles(readServerEnvironment(), this.#settings.stateDir)?.[1]

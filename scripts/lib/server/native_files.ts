@@ -3,8 +3,7 @@ import * as fs from 'node:fs'
 import { dirname, join } from 'node:path'
 import { Failure } from '../cli.ts'
 import { CONTAINER, readServerEnvironment, type Settings } from '../settings.ts'
-import { VMAIL_ID } from './native_configuration.ts'
-import { hostnameOf } from './native_environment.ts'
+import { hostnameOf, VMAIL_ID } from './native_configuration.ts'
 import { $ } from './shell.ts'
 
 /** A Unix socket's path has 107 bytes at most; the longest below the state folder takes 36 of them. */

@@ -29,39 +29,36 @@ export async function installPackages(): Promise<void> {
   process.once('exit', remove)
   if (isOurs) writeFileSync(POLICY, '#!/bin/sh\nexit 101\n', { mode: 0o755 })
   try {
-    await step(`Installing ${missing.join(', ')}`, (update) => install(missing, update))
+    await step(`Installing ${missing.join(', ')}`, () => install(missing))
   } finally {
     remove()
     process.off('exit', remove)
   }
 }
 
-async function install(missing: string[], update: (title: string) => void): Promise<void> {
+async function install(missing: string[]): Promise<void> {
   const apt = $({ env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive', LC_ALL: 'C' }, timeout: APT })
   const options = ['-q', '-y', '--no-install-recommends', '--no-remove', '-o', 'DPkg::Lock::Timeout=120']
-  const run = () => apt`apt-get ${options} install ${missing}`
-  if (missing.includes('postfix')) {
-    // Without a configuration of its own, Debian's Postfix stays quiet at the next boot too.
-    const selection = 'postfix postfix/main_mailer_type select No configuration'
-    await apt(input(selection))`debconf-set-selections`
-  }
-  let result = await run()
-  if (result.exitCode !== 0 && !/remove is disabled/.test(result.stderr)) {
+  // Without a configuration of its own, Debian's Postfix stays quiet at the next boot too.
+  const selection = 'postfix postfix/main_mailer_type select No configuration'
+  if (missing.includes('postfix')) await apt(input(selection))`debconf-set-selections`
+  let result = await apt`apt-get ${options} install ${missing}`
+  const isForbidden = () => /remove is disabled/.test(result.stderr)
+  if (result.exitCode !== 0 && !isForbidden()) {
     // No lists yet, or lists that name versions which the archive has no more.
-    update('Fetching the package lists')
     await apt`apt-get -q update`
-    update(`Installing ${missing.join(', ')}`)
-    result = await run()
+    result = await apt`apt-get ${options} install ${missing}`
   }
-  if (/remove is disabled/.test(result.stderr)) {
+  const command = `apt-get install ${missing.join(' ')}`
+  if (isForbidden()) {
     const [, others = 'another mail server'] = /REMOVED:\s+(.*)/.exec(result.stdout) ?? []
     const fact = `Debian allows one mail server, and Postfix would remove ${others.trim()}`
-    const ways = [`sudo apt-get install ${missing.join(' ')}`, 'MAIL_SERVER_ENGINE=docker npm start']
-    throw new Failure('failed', `${fact}. If that is fine, type: ${ways[0]}. If not, use Docker: ${ways[1]}`)
+    const docker = 'MAIL_SERVER_ENGINE=docker npm start'
+    throw new Failure('failed', `${fact}. If that is fine, type: sudo ${command}. If not, use Docker: ${docker}`)
   }
   if (result.exitCode !== 0) {
     const reason = result.stderr.trim().slice(-2000)
-    throw new Failure('failed', `apt-get install ${missing.join(' ')} failed:\n${reason}\nMend that, then: npm start`)
+    throw new Failure('failed', `${command} failed:\n${reason}\nMend that, then: npm start`)
   }
   const services = ['postfix', 'dovecot'].filter((name) => missing.some((missed) => missed.startsWith(name)))
   if (existsSync('/run/systemd/system')) await $`systemctl disable --quiet ${services}`

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { BAR, FOO, type Login, masterLogin, VIRTUAL_DOMAIN } from '../accounts/accounts.ts'
+import { BAR, FOO, masterLogin, VIRTUAL_DOMAIN } from '../accounts/accounts.ts'
 import { Failure } from '../cli.ts'
 import { Pop3Session } from '../mail/pop3.ts'
 import { SmtpSession } from '../mail/smtp.ts'
@@ -17,11 +17,6 @@ const GREETING = 2_000
 const LOGGED = 500
 /** Milliseconds for a test mail to arrive. */
 const DELIVERY = 30_000
-
-/** Where a client finds a service, without TLS. */
-function serverOf({ host, ports }: Settings, name: 'smtp' | 'pop3') {
-  return { host, port: ports[name], tls: 'none', timeout: DELIVERY } as const
-}
 
 /** Connects and gives the first line that the server says, or undefined when none comes within `timeout` ms. */
 export function greetingOf(host: string, port: number, timeout = GREETING): Promise<string | undefined> {
@@ -53,31 +48,6 @@ export async function silentProtocols({ host, ports }: Settings): Promise<string
 /** Whether the server answers now: SMTP, and POP3 and IMAP as far as the environment file turns them on. */
 export async function isAnswering(settings: Settings): Promise<boolean> {
   return (await silentProtocols(settings)).length === 0
-}
-
-/** Whether the server accepts mail for an address: a reply of 2xx to RCPT TO on port 25. */
-export async function acceptsRecipient(settings: Settings, address: string): Promise<boolean> {
-  try {
-    const session = await SmtpSession.open(serverOf(settings, 'smtp'), { login: undefined, loginWasChosen: false })
-    const accepts = (await session.replyTo(address)).startsWith('2')
-    await session.close()
-    return accepts
-  } catch {
-    return false
-  }
-}
-
-/** Whether a login opens a mailbox, over POP3 or, where that is off, over IMAP. False also when nobody answers. */
-export async function canLogIn(settings: Settings, login: Login): Promise<boolean> {
-  const enabled = enabledProtocols()
-  try {
-    if (enabled.pop3) await (await Pop3Session.open(serverOf(settings, 'pop3'), login)).quit()
-    else if (enabled.imap) await (await import('./mailboxes.ts')).overImap(settings, login, async () => {})
-    return true
-  } catch (error) {
-    if (error instanceof Failure) return false
-    throw error
-  }
 }
 
 /**
@@ -122,18 +92,20 @@ export async function testMail(engine: Engine, settings: Settings): Promise<numb
 
 async function roundTrip(engine: Engine, settings: Settings): Promise<number> {
   const messageId = `<${randomUUID()}@${VIRTUAL_DOMAIN}>`
-  const [login, pop3] = [masterLogin(BAR), serverOf(settings, 'pop3')]
+  const { host, ports } = settings
+  const at = (port: number) => ({ host, port, tls: 'none', timeout: DELIVERY }) as const
+  const login = masterLogin(BAR)
   // What is there already is not looked at, and of what comes every message, however many they are.
-  const before = await Pop3Session.open(pop3, login)
+  const before = await Pop3Session.open(at(ports.pop3), login)
   const known = new Set((await before.list()).map(({ uidl }) => uidl))
   before.close()
   const begin = performance.now()
-  const smtp = await SmtpSession.open(serverOf(settings, 'smtp'), { login: masterLogin(FOO), loginWasChosen: true })
+  const session = await SmtpSession.open(at(ports.smtp), { login: masterLogin(FOO), loginWasChosen: true })
   const date = new Date().toUTCString().replace('GMT', '+0000')
   const header = `From: ${FOO}\nTo: ${BAR}\nSubject: Test mail of npm start\nDate: ${date}\nMessage-ID: ${messageId}\n`
   const bytes = Buffer.from(`${header}\nThis mail is deleted as soon as it was read.\n`)
-  const { exit, problem } = await smtp.deliver({ envelope: { from: FOO, to: [BAR] }, bytes })
-  await smtp.close()
+  const { exit, problem } = await session.deliver({ envelope: { from: FOO, to: [BAR] }, bytes })
+  await session.close()
   if (problem) throw new Failure(exit, problem)
   for (let [end, sent] = [begin + DELIVERY, 0]; ; await sleep(10)) {
     if (performance.now() > end) {
@@ -143,7 +115,7 @@ async function roundTrip(engine: Engine, settings: Settings): Promise<number> {
       ;[end, sent] = [performance.now() + DELIVERY, delivered]
     }
     // A session sees the mailbox as it was at login (RFC 1939 section 5), so each look is a new one.
-    const session = await Pop3Session.open(pop3, login)
+    const session = await Pop3Session.open(at(ports.pop3), login)
     try {
       for (const message of (await session.list()).filter(({ uidl }) => !known.has(uidl))) {
         known.add(message.uidl)
