@@ -40,11 +40,8 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   }
   const queued = Number(/Deleted: (\d+) message/.exec(purged.stderr)?.[1] ?? 0)
   let deleted = 0
-  await step('Emptying the mailboxes', async (update) => {
-    for (const { address } of accounts) {
-      update(`Emptying ${address}`)
-      deleted += await emptyMailbox(settings, address)
-    }
+  await step('Emptying the mailboxes', async () => {
+    for (const { address } of accounts) deleted += await emptyMailbox(settings, address)
   })
   io.print(
     `Deleted: ${deleted} ${deleted === 1 ? 'message' : 'messages'} in ${accounts.length} mailboxes, ${queued} in the queue. The accounts stay.`,

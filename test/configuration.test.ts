@@ -4,9 +4,8 @@ import { execFile } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
-import { BAR, CATCHALL, FOO } from '../scripts/lib/accounts/accounts.ts'
+import { CATCHALL, FOO } from '../scripts/lib/accounts/accounts.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
 import { messagesOf, send, subjectsOf, type Where } from './deliveries.ts'
 import { Project, until } from './harness.ts'
@@ -19,13 +18,6 @@ const TWINS = [
   [`${CONFIG}/dovecot.cf`, `${CONFIG}/dovecot-2.4.cf`],
 ] as const
 const read = (name: string) => readFileSync(join(ROOT, name), 'utf8')
-
-/** Changes a file of a project; what is changed has to be there. */
-function change(project: Project, name: string, what: RegExp, by: string): void {
-  const text = readFileSync(project.path(name), 'utf8')
-  assert.match(text, what)
-  writeFileSync(project.path(name), text.replace(what, by))
-}
 
 for (const [old, current] of TWINS) {
   test(`${current} is the twin of ${old}`, () => {
@@ -46,19 +38,21 @@ describe('with SMTP_ANY_LOGIN=0 and retention', () => {
   let project: Project
   let where: Where
 
+  /** Changes a file of the project; what is changed has to be there. */
+  function change(name: string, what: string, by: string): void {
+    const text = readFileSync(project.path(name), 'utf8')
+    assert.ok(text.includes(what), `${name}: ${what}`)
+    writeFileSync(project.path(name), text.replace(what, by))
+  }
+
   before(async () => {
     project = await Project.create()
     where = { host: '127.0.0.1', ports: project.ports }
-    change(project, 'development-mail-server.env', /^SMTP_ANY_LOGIN=1$/m, 'SMTP_ANY_LOGIN=0')
-    for (const name of TWINS[1]) {
-      change(project, name, /#autoexpunge = 7 days/, 'autoexpunge = 15 secs')
-      change(project, name, /#autoexpunge_max_mails = 1000/, 'autoexpunge_max_mails = 3')
-    }
+    change('development-mail-server.env', 'SMTP_ANY_LOGIN=1', 'SMTP_ANY_LOGIN=0')
+    for (const name of TWINS[1]) change(name, '#autoexpunge_max_mails = 1000', 'autoexpunge_max_mails = 3')
     await project.start()
   })
   after(() => project?.remove())
-
-  const subjects = async (account: string) => subjectsOf(await messagesOf(where, account)).join()
 
   test('only the accounts log in', async () => {
     for (const user of ['apikey', 'postmaster@mg.client.com']) {
@@ -67,36 +61,23 @@ describe('with SMTP_ANY_LOGIN=0 and retention', () => {
     await logIn(where, 'smtp', 'none', { user: FOO, password: 'foo' })
   })
 
-  test('the newest three mails of a mailbox stay, and go after fifteen seconds', async () => {
-    await Promise.all(
-      [BAR, CATCHALL].map(async (account) => {
-        for (let number = 1; number <= 5; number++) {
-          await send(project.ports, account, `${number}`)
-          // One after the other: mails that are stored at the same time have no order.
-          await until(`mail ${number}`, async () => (await subjects(account)).includes(`${number}`))
-        }
-        await until('the newest three', async () => (await subjects(account)) === '3,4,5')
-        // Each look is a login, and there is a while to wait.
-        await sleep(12_000)
-        await until('none', async () => (await subjects(account)) === '', 60_000)
-      }),
-    )
+  test('the newest three mails of a mailbox stay; older than a second they go, too', async () => {
+    const subjects = async () => subjectsOf(await messagesOf(where, CATCHALL)).join()
+    for (let number = 1; number <= 5; number++) {
+      await send(project.ports, CATCHALL, `${number}`)
+      // One after the other: mails that are stored at the same time have no order.
+      await until(`mail ${number}`, async () => (await subjects()).includes(`${number}`))
+    }
+    await until('the newest three', async () => (await subjects()) === '3,4,5')
+    for (const name of TWINS[1]) change(name, '#autoexpunge = 7 days', 'autoexpunge = 1 secs')
+    await project.run('start')
+    await until('none', async () => (await subjects()) === '')
   })
 
   test('the daemons read what was made without a word', async () => {
-    const state = (...parts: string[]) => join(project.stateDir, ...parts)
-    const [postfix, dovecot] = await Promise.all([
-      promisify(execFile)('postconf', ['-c', state('postfix'), '-n']),
-      promisify(execFile)('doveconf', ['-c', state('dovecot/dovecot.conf'), '-n']),
-    ])
+    const ask = async (program: string, path: string) =>
+      promisify(execFile)(program, ['-c', join(project.stateDir, path), '-n'])
+    const [postfix, dovecot] = await Promise.all([ask('postconf', 'postfix'), ask('doveconf', 'dovecot/dovecot.conf')])
     assert.equal(postfix.stderr + dovecot.stderr, '')
-    for (const text of [postfix.stdout, dovecot.stdout]) assert.doesNotMatch(text, /@[A-Z0-9_]+@/)
-  })
-
-  test('Postfix has no program that could carry mail away', async () => {
-    const { stdout } = await promisify(execFile)('postconf', ['-c', join(project.stateDir, 'postfix'), '-M'])
-    const programs = stdout.split('\n').map((line) => line.split(/\s+/)[7])
-    assert.ok(programs.includes('lmtp') && programs.includes('local'))
-    assert.ok(!programs.includes('smtp') && !programs.includes('pipe') && !programs.includes('uucp'), stdout)
   })
 })

@@ -8,7 +8,6 @@ import { after, before, test } from 'node:test'
 import { encrypt } from 'unixcrypt'
 import { BAR, CATCHALL, FOO, masterLogin } from '../scripts/lib/accounts/accounts.ts'
 import { overImap } from '../scripts/lib/server/mailboxes.ts'
-import type { Settings } from '../scripts/lib/settings.ts'
 import { messagesOf, send, subjectsOf } from './deliveries.ts'
 import { Project, processesOf, type Result, until } from './harness.ts'
 import { runIn } from './here.ts'
@@ -19,13 +18,21 @@ let project: Project
 let first: Result
 before(async () => {
   project = await Project.create()
+  // Only root can enter the project's folder; the state folder lies elsewhere.
+  chmodSync(project.dir, 0o700)
+  Object.assign(project, { stateDir: `${project.dir}-state` })
+  project.env.MAIL_SERVER_STATE_DIR = project.stateDir
   first = await project.run('start')
 })
-after(() => project?.remove())
+after(async () => {
+  await project.remove()
+  rmSync(project.stateDir, { recursive: true })
+})
 
 const run = (script: string, ...args: string[]) => runIn(project, {}, script, ...args)
 const status = async () => JSON.parse((await run('status', '--json')).stdout)
-const subjects = async (account: string) => subjectsOf(await messagesOf({ host, ports: project.ports }, account))
+const messages = (account: string) => messagesOf({ host, ports: project.ports }, account)
+const subjects = async (account: string) => subjectsOf(await messages(account))
 
 /** `run` for what has to end well. */
 async function done(script: string, ...args: string[]): Promise<Result> {
@@ -45,9 +52,8 @@ test('the first start proves itself by a mail, shows ports, accounts, passwords 
   assert.equal(first.code, 0, first.stderr)
   assert.match(first.stdout, /read back over POP3 and deleted: \d+ ms/)
   for (const port of Object.values(project.ports)) assert.match(first.stdout, new RegExp(`127\\.0\\.0\\.1:${port} `))
-  assert.match(first.stdout, /catchall@development-mail-server\.example\.com +catchall/)
-  for (const name of ['foo', 'bar', 'baz']) {
-    assert.match(first.stdout, new RegExp(`${name}@development-virtual\\.example\\.com +foo`))
+  for (const name of ['catchall@development-mail-server', 'foo@development-virtual', 'baz@development-virtual']) {
+    assert.match(first.stdout, new RegExp(`${name}\\.example\\.com +(catchall|foo)\n`))
   }
   assert.match(first.stdout, /npx tsx scripts\/send_email\.ts/)
   const { accounts, queue, running, engine } = await status()
@@ -67,9 +73,7 @@ test('status shows engine, versions, messages and queue; logs the last lines', a
   await send(project.ports, BAR, 'counted')
   await until('one message', async () => (await status()).accounts[2].inbox === 1)
   const { stdout } = await done('status')
-  assert.match(stdout, /engine: native, Postfix 3\.\d+\.\d+, Dovecot 2\.\d+\./)
-  assert.match(stdout, /bar@development-virtual\.example\.com +1 +0/)
-  assert.match(stdout, /Queue: empty/)
+  assert.match(stdout, /engine: native, Postfix 3\.\d+\.\d+, Dovecot 2\.\d+\.[\s\S]*bar@\S+ +1 +0\n[\s\S]*Queue: empty/)
   const logs = await project.run('logs', '--lines', '5')
   assert.deepEqual([logs.code, logs.stdout.trim().split('\n').length], [0, 5])
   assert.equal((await run('logs', '--lines', 'many')).code, 2)
@@ -81,24 +85,20 @@ test('accounts added while mail flows go live by one more start: no mail is lost
     for (; flowing; sent++) assert.equal(await send(project.ports, 'someone@gmail.com', `flow ${sent}`), null)
   })()
   const masters = mastersOf(project)
-  for (const name of ['alice', 'carol', 'dave']) {
+  for (const name of ['alice', 'carol']) {
     const address = `${name}@development-virtual.example.com`
     assert.match(String(await send(project.ports, address, 'too early')), /550 5\.1\.1/)
     appendFileSync(project.config('postfix-accounts.cf'), `${address}|{SHA512-CRYPT}${encrypt('secret')}\n`)
     const starting = done('start')
     await until(`mail to ${name} accepted`, async () => (await send(project.ports, address, 'early')) === null)
     await until(`mail to ${name}`, async () => (await subjects(address).catch(() => [])).join() === 'early')
-    const { stdout } = await starting
-    assert.match(stdout, /runs already/)
-    assert.match(stdout, new RegExp(`${address} +\\(set by you\\)`))
+    assert.match((await starting).stdout, new RegExp(`runs already[\\s\\S]*${address} +\\(set by you\\)`))
   }
   flowing = false
   await flow
   assert.deepEqual(mastersOf(project), masters)
-  await until(
-    'all of the flow',
-    async () => (await subjects(CATCHALL)).filter((one) => /^flow/.test(one)).length === sent,
-  )
+  const arrived = async () => (await subjects(CATCHALL)).filter((one) => /^flow/.test(one)).length
+  await until('all of the flow', async () => (await arrived()) === sent)
 })
 
 test('a mailbox over its quota bounces the mail to its sender', async () => {
@@ -106,28 +106,22 @@ test('a mailbox over its quota bounces the mail to its sender', async () => {
   await done('start')
   const body = `${'x'.repeat(70)}\r\n`.repeat(20_000)
   assert.equal(await send(project.ports, 'baz@development-virtual.example.com', 'too large for baz', body), null)
-  const bounce = await until('the bounce', async () =>
-    (await messagesOf({ host, ports: project.ports }, FOO)).find((source) => source.includes('too large for baz')),
-  )
-  assert.match(bounce, /552 5\.2\.2[\s\S]*Quota exceeded/i)
+  const find = async () => (await messages(FOO)).find((source) => source.includes('too large for baz'))
+  assert.match(await until('the bounce', find), /552 5\.2\.2[\s\S]*Quota exceeded/i)
 })
 
 test('settings that cannot be read are told at each start, and the server keeps the old ones', async () => {
   const masters = mastersOf(project)
   const file = project.config('dovecot.cf')
-  const line = readFileSync(file, 'utf8').split('\n').length
-  const told = new RegExp(
-    `^The server runs on with its old settings.*config/dovecot.cf line ${line}: .*no_such_setting`,
-    'm',
-  )
   const wrong = (text: string) => `${text}no_such_setting = 1\n`
+  const line = readFileSync(file, 'utf8').split('\n').length
   await changed(file, wrong, async () => {
-    for (const start of [1, 2]) {
-      const { code, stderr } = await run('start')
-      assert.equal(code, 1, `start ${start}`)
-      assert.match(stderr, told)
-    }
-    assert.equal(await send(project.ports, BAR, 'all the same'), null)
+    const { code, stderr } = await run('start')
+    assert.match(
+      stderr,
+      new RegExp(`^The server runs on with its old settings.*dovecot.cf line ${line}: .*no_such_se`, 'm'),
+    )
+    assert.deepEqual([code, await send(project.ports, BAR, 'all the same')], [1, null])
   })
   await done('start')
   assert.deepEqual(mastersOf(project), masters)
@@ -135,24 +129,21 @@ test('settings that cannot be read are told at each start, and the server keeps 
 
 test('mail survives a stop and a start, also one of several at the same time', async () => {
   await send(project.ports, BAR, 'survivor')
-  const mails = await until('the survivor', async () => {
-    const found = await subjects(BAR)
-    return found.includes('survivor') && found
-  })
+  await until('the survivor', async () => (await subjects(BAR)).includes('survivor'))
+  const mails = await subjects(BAR)
   assert.match((await done('stop')).stdout, /is stopped/)
   assert.equal(processesOf(project), '')
   assert.match((await done('stop')).stdout, /was not running/)
   const down = await run('status')
   assert.deepEqual([down.code, /not running/.test(down.stdout)], [1, true])
-  for (const { code, stderr } of await Promise.all([1, 2].map(() => project.run('start'))))
-    assert.equal(code, 0, stderr)
-  await done('status')
+  const starts = await Promise.all([1, 2].map(() => project.run('start')))
+  for (const { code, stderr } of starts) assert.equal(code, 0, stderr)
   assert.deepEqual(await subjects(BAR), mails)
 })
 
 test('reset asks for --yes without a terminal, then empties all folders and the queue and keeps the accounts', async () => {
   assert.equal((await run('reset')).code, 2)
-  await overImap({ host, ports: project.ports } as Settings, masterLogin(FOO), async (client) => {
+  await overImap({ host, ports: project.ports }, masterLogin(FOO), async (client) => {
     const { path } = await client.mailboxCreate(['Projects', 'Alpha'])
     await client.append(path, 'Subject: kept apart\r\n\r\nx\r\n')
     await client.append('Sent', 'Subject: sent\r\n\r\nx\r\n')
@@ -164,9 +155,9 @@ test('reset asks for --yes without a terminal, then empties all folders and the 
     await send(project.ports, BAR, 'queued')
     return (await status()).queue > 0
   })
-  assert.match((await done('reset', '--yes')).stdout, /Deleted: \d+ messages in 7 mailboxes, \d+ in the queue/)
+  assert.match((await done('reset', '--yes')).stdout, /Deleted: \d+ messages in 6 mailboxes, \d+ in the queue/)
   const { accounts, queue } = await status()
-  assert.deepEqual([queue, accounts.length], [0, 7])
+  assert.deepEqual([queue, accounts.length], [0, 6])
   for (const { inbox, otherFolders } of accounts) assert.deepEqual([inbox, otherFolders], [0, 0])
 })
 
@@ -182,28 +173,24 @@ test('a new port that is taken leaves the server as it is', async () => {
 })
 
 test('SMTP_ONLY=1 is a restart without Dovecot, and says what is off; mail waits', async () => {
-  await changed(
-    project.path('development-mail-server.env'),
-    (text) => text.replace('SMTP_ONLY=0', 'SMTP_ONLY=1'),
-    async () => {
-      const { stdout, stderr } = await done('start')
-      assert.ok(!existsSync(`${project.stateDir}/run/master.pid`))
-      assert.match(
-        stdout,
-        /SMTP_ONLY=1 .*: there are no mailboxes, and nobody can log in\. Mail .*\n.*waits in the queue/,
-      )
-      assert.doesNotMatch(stdout + stderr, /Password|catchall|POP3|pop_email|send_email/)
-      assert.equal(await send(project.ports, BAR, 'queued for lack of Dovecot'), null)
-      assert.match(
-        (await done('status')).stdout,
-        /\n\nNo mailboxes and no logins: SMTP_ONLY=1 .*\n.*\nQueue: 1 message\n/,
-      )
-    },
-  )
+  const change = (text: string) => text.replace('SMTP_ONLY=0', 'SMTP_ONLY=1')
+  await changed(project.path('development-mail-server.env'), change, async () => {
+    const { stdout, stderr } = await done('start')
+    assert.ok(!existsSync(`${project.stateDir}/run/master.pid`))
+    assert.match(
+      stdout,
+      /SMTP_ONLY=1 .*: there are no mailboxes, and nobody can log in\. Mail .*\n.*waits in the queue/,
+    )
+    assert.doesNotMatch(stdout + stderr, /Password|catchall|POP3|pop_email|send_email/)
+    assert.equal(await send(project.ports, BAR, 'queued for lack of Dovecot'), null)
+    const said = /\n\nNo mailboxes and no logins: SMTP_ONLY=1 .*\n.*\nQueue: 1 message\n/
+    assert.match((await done('status')).stdout, said)
+  })
 })
 
 test('with new ports and all services a start is a restart, and what waited arrives', async () => {
   await project.takePorts()
+  project.env.MAIL_SERVER_STATE_DIR = project.stateDir
   assert.match((await project.run('start')).stderr, /Postfix without Dovecot\. It is started anew/)
   assert.equal(await send(project.ports, BAR, 'on the new port'), null)
   await until('the mail', async () => (await subjects(BAR)).includes('queued for lack of Dovecot'))
@@ -215,26 +202,6 @@ test('a server whose state folder is gone can be stopped, and the next one made 
   await assert.rejects(send(project.ports, BAR, 'too late'), /ECONNREFUSED/)
   project.runner = ['sh', '-c', 'umask 077 && exec "$@"', 'sh']
   assert.equal((await project.run('start')).code, 0)
-  project.runner = []
   // By this file other users see that the server runs.
   assert.equal(statSync(`${project.stateDir}/started.json`).mode & 0o777, 0o644)
-})
-
-test('another instance runs beside it, from a folder that only its owner can enter', async () => {
-  const other = await Project.create()
-  try {
-    chmodSync(other.dir, 0o700)
-    // Short and outside of the closed folder.
-    other.env.MAIL_SERVER_STATE_DIR = `${project.dir}/other`
-    await other.start()
-    assert.equal(await send(project.ports, BAR, 'for one'), null)
-    assert.equal(await send(other.ports, BAR, 'for two'), null)
-    for (const [{ ports }, subject] of [[project, 'for one'] as const, [other, 'for two'] as const]) {
-      await until(subject, async () => subjectsOf(await messagesOf({ host, ports }, BAR)).join() === subject)
-    }
-  } finally {
-    await other.run('stop')
-    await other.remove()
-  }
-  await done('status')
 })

@@ -2,7 +2,7 @@
  * How a script of this project talks and ends: results on stdout, talk on stderr, an exit code from one table, and
  * never a stack trace for a mistake that is not ours.
  */
-import { realpathSync } from 'node:fs'
+import { existsSync, realpathSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import * as util from 'node:util'
 
@@ -110,52 +110,40 @@ export function parse<T extends Options>(args: string[], options: T, { positiona
     const withHelp = { ...options, help: { type: 'boolean', short: 'h' } } as const
     return util.parseArgs({ args, options: withHelp, allowPositionals: positionals, strict: true })
   } catch (error) {
-    if (!(error instanceof Error) || !String((error as NodeJS.ErrnoException).code).startsWith('ERR_PARSE_ARGS'))
-      throw error
+    const message = messageOf(error)
+    if (!String((error as NodeJS.ErrnoException).code).startsWith('ERR_PARSE_ARGS')) throw error
     // parseArgs adds advice about "--" behind the first sentence, and some of its messages have several lines.
-    const fact = error.message
-      .split(/\. (?=[A-Z])/)[0]
-      ?.replaceAll('\n', ' ')
-      .replace(/\.$/, '')
-    const unknown = /^Unknown option '--?([^']+)'/.exec(error.message)?.[1]
+    const [fact = ''] = message.replaceAll('\n', ' ').split(/\.(?: (?=[A-Z])|$)/)
+    const unknown = /^Unknown option '--?([^']+)'/.exec(message)?.[1] ?? ''
     const names = Object.keys(options)
-    const longer = (name: string) => unknown && unknown.length > 2 && (name.includes(unknown) || unknown.includes(name))
-    const nearest = unknown && (nearestOf(unknown, names) ?? names.find((name) => name.length > 3 && longer(name)))
+    const isLonger = (name: string) => name.includes(unknown) || unknown.includes(name)
+    const longer = unknown.length > 2 ? names.find((name) => name.length > 3 && isLonger(name)) : undefined
+    const nearest = unknown && (nearestOf(unknown, names) ?? longer)
     throw new Failure('usage', nearest ? `${fact}. Did you mean --${nearest}? See --help.` : `${fact}. See --help.`)
   }
 }
 
-/** The name that is spelt most like `word`, with at most `limit` letters other, missing, added or swapped; a third by default. */
+/** The name that is spelt most like `word`, with at most `limit` letters other, missing, added or swapped. */
 export function nearestOf(
   word: string,
   names: readonly string[],
-  limit = Math.max(1, Math.floor(word.length / 3)),
+  limit = Math.min(3, Math.max(1, Math.floor(word.length / 3))),
 ): string | undefined {
-  const distances = names.map((name) => ({ name, distance: distanceOf(word.toLowerCase(), name.toLowerCase()) }))
-  const nearest = distances.sort((a, b) => a.distance - b.distance)[0]
-  return nearest && nearest.distance <= limit ? nearest.name : undefined
+  const near = (most: number) => names.find((name) => isNear(word.toLowerCase(), name.toLowerCase(), most))
+  return near(0) ?? Array.from({ length: limit }, (_, index) => near(index + 1)).find(Boolean)
 }
 
-/** Letters to change, to add, to take out or to swap with the next (Damerau's distance, optimal string alignment). */
-function distanceOf(a: string, b: string): number {
-  const rows: number[][] = []
-  const at = (row: number, column: number) => (row * column === 0 ? row + column : (rows[row]?.[column] ?? 0))
-  for (let row = 1; row <= a.length; row++) {
-    const line = [row]
-    rows[row] = line
-    for (let column = 1; column <= b.length; column++) {
-      const other = a[row - 1] === b[column - 1] ? 0 : 1
-      const steps = [at(row - 1, column) + 1, at(row, column - 1) + 1, at(row - 1, column - 1) + other]
-      const isSwapped = row * column > 1 && a[row - 1] === b[column - 2] && a[row - 2] === b[column - 1]
-      if (isSwapped) steps.push(at(row - 2, column - 2) + 1)
-      line.push(Math.min(...steps))
-    }
-  }
-  return at(a.length, b.length)
+/** Whether at most so many letters of `a` have to be changed, added, taken out or swapped with the next to make `b`. */
+function isNear(a: string, b: string, most: number): boolean {
+  if (a === b || most === 0) return a === b
+  if (a[0] === b[0]) return isNear(a.slice(1), b.slice(1), most)
+  const isSwapped = a.length > 1 && a[0] === b[1] && a[1] === b[0]
+  const steps = [[1, 1], [1, 0], [0, 1], ...(isSwapped ? [[2, 2]] : [])]
+  return steps.some(([ofA, ofB]) => isNear(a.slice(ofA), b.slice(ofB), most - 1))
 }
 
 /** The oldest Node that runs the scripts; `engines` of package.json and launch.mjs say the same. */
-const OLDEST_NODE = [20, 19] as const
+const OLDEST_NODE = '20.19'
 
 /**
  * Runs a script's main function and gives its outcome; a failure is said on stderr in one line, and only a bug of ours
@@ -163,9 +151,8 @@ const OLDEST_NODE = [20, 19] as const
  */
 export async function outcomeOf(main: Main, args: string[], io: Io): Promise<ExitName> {
   const { node } = process.versions
-  const [major = 0, minor = 0] = node.split('.').map(Number)
-  if (major * 100 + minor < OLDEST_NODE[0] * 100 + OLDEST_NODE[1]) {
-    io.say(`Node ${node} is too old: ${OLDEST_NODE.join('.')} or newer is needed. See https://nodejs.org/`)
+  if (node.localeCompare(OLDEST_NODE, 'en', { numeric: true }) < 0) {
+    io.say(`Node ${node} is too old: ${OLDEST_NODE} or newer is needed. See https://nodejs.org/`)
     return 'failed'
   }
   try {
@@ -193,7 +180,8 @@ function explain(error: unknown): { text: string; exit: ExitName } {
  * code of its outcome. Ends only when stdout has been written out, so that a pipe gets all of a result.
  */
 export async function run(url: string, main: Main): Promise<void> {
-  if (!isCalled(url)) return
+  const called = process.argv[1] ?? ''
+  if (!existsSync(called) || realpathSync(called) !== fileURLToPath(url)) return
   // "... | head" closes the pipe early: the reader has what it wants.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code === 'EPIPE') process.exit(EXIT.ok.code)
@@ -207,66 +195,49 @@ export async function run(url: string, main: Main): Promise<void> {
   process.stdout.write('', (error) => !error && process.stderr.write('', () => process.exit()))
 }
 
-/** Whether this module is the program that node was told to run. */
-function isCalled(url: string): boolean {
-  try {
-    // A test's copy of the scripts has the extension .js.
-    const called = realpathSync(process.argv[1] ?? '')
-    return fileURLToPath(url) === called || fileURLToPath(url).replace(/\.[jt]s$/, '') === called
-  } catch {
-    return false
-  }
-}
-
-const FRAMES = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏']
+const FRAMES = '⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏'
 
 /**
  * Runs one long step. On a terminal a spinner with the seconds gone stands on the last line while it runs; elsewhere
- * one plain line says that it begins. `update` replaces the text while it runs.
+ * one plain line says that it begins.
  */
 export async function step<T>(
   title: string,
-  work: (update: (title: string) => void) => Promise<T>,
+  work: () => Promise<T>,
   stream: Io['stderr'] = process.stderr,
 ): Promise<T> {
   if (!stream.isTTY) {
     stream.write(`${title} ...\n`)
-    return work(() => {})
+    return work()
   }
-  const begin = Date.now()
-  let text = title
-  let frame = 0
+  const begin = performance.now()
   const draw = () => {
-    const seconds = Math.floor((Date.now() - begin) / 1000)
-    const line = `${FRAMES[frame++ % FRAMES.length]} ${text}${seconds > 0 ? ` ${seconds} s` : ''}`
+    const tenths = Math.floor((performance.now() - begin) / 100)
+    const seconds = tenths < 10 ? '' : ` ${Math.floor(tenths / 10)} s`
+    const line = `${FRAMES[tenths % FRAMES.length]} ${title}${seconds}`
     stream.write(`\r\x1b[K${line.slice(0, (stream.columns || 80) - 1)}`)
   }
   draw()
   const timer = setInterval(draw, 100)
   try {
-    return await work((next) => {
-      text = next
-    })
+    return await work()
   } finally {
     clearInterval(timer)
     stream.write('\r\x1b[K')
   }
 }
 
+let graphemes: Intl.Segmenter | undefined
+
 /** How many terminal columns a text takes: two for wide East Asian characters and emoji, none for combining marks. */
 export function columnsOf(text: string): number {
   // Most text is ASCII, and then counting is all there is to do.
   if (/^[\x20-\x7e]*$/.test(text)) return text.length
-  let columns = 0
   // Made when it is needed: it takes longer than all the rest of this module.
   graphemes ??= new Intl.Segmenter(undefined, { granularity: 'grapheme' })
-  for (const { segment } of graphemes.segment(text)) {
-    columns += WIDE.test(segment) ? 2 : ZERO.test(segment) ? 0 : 1
-  }
-  return columns
+  const columns = (segment: string) => (WIDE.test(segment) ? 2 : ZERO.test(segment) ? 0 : 1)
+  return [...graphemes.segment(text)].reduce((sum, { segment }) => sum + columns(segment), 0)
 }
-
-let graphemes: Intl.Segmenter | undefined
 
 // The wide and fullwidth ranges of Unicode's East Asian Width (UAX 11), as far as mail meets them.
 const WIDE =

@@ -63,16 +63,15 @@ let dotEnv: Record<string, string> | undefined
  * Throws a usage Failure where `.env` is there and cannot be read.
  */
 export function setting(name: string): string | undefined {
-  dotEnv ??= readDotEnv()
+  dotEnv ??= readDotEnv(join(ROOT, '.env'))
   return process.env[name] || dotEnv[name] || undefined
 }
 
-function readDotEnv(): Record<string, string> {
-  const path = join(ROOT, '.env')
+function readDotEnv(path: string): Record<string, string> {
   if (!existsSync(path)) return {}
   const values = parse(readText(path, 'Compose reads it as well. Mend it, or begin anew: cp .env.example .env'))
-  for (const name of Object.keys(values)) {
-    const meant = NAMES.includes(name) ? undefined : nearestOf(name, NAMES, name.length < 10 ? 1 : 2)
+  for (const name of Object.keys(values).filter((name) => !NAMES.includes(name))) {
+    const meant = nearestOf(name, NAMES, name.length < 10 ? 1 : 2)
     if (meant) say(`.env: ${name} is no setting of this project and has no effect. Did you mean ${meant}?`)
   }
   return values
@@ -99,16 +98,14 @@ export function readBytes(path: string): Buffer {
  * no UTF-8, which is what PowerShell's ">" writes.
  */
 export function readText(path: string, advice: string): string {
-  const name = relative(process.cwd(), path)
-  let bytes: Buffer
   try {
-    bytes = readBytes(path)
+    const text = readBytes(path).toString('utf8')
+    if (text.includes('\0')) throw new Error('it is UTF-16 or binary; save it as UTF-8')
+    return text.replace(/^\ufeff/, '')
   } catch (error) {
-    const { code = '' } = error as NodeJS.ErrnoException
-    throw new Failure('usage', `${name}: ${UNREADABLE[code] ?? messageOf(error)}. ${advice}`)
+    const fact = UNREADABLE[(error as NodeJS.ErrnoException).code ?? ''] ?? messageOf(error)
+    throw new Failure('usage', `${relative(process.cwd(), path)}: ${fact}. ${advice}`)
   }
-  if (bytes.includes(0)) throw new Failure('usage', `${name}: it is UTF-16 or binary; save it as UTF-8. ${advice}`)
-  return bytes.toString('utf8').replace(/^\ufeff/, '')
 }
 
 /** The text of a file that comes with the project. Throws a usage Failure that says how to bring it back. */
@@ -120,11 +117,9 @@ export function readProjectFile(...path: string[]): string {
 /** Reads a port number. `name` is what the user typed it as: a variable or an option. Throws a usage Failure. */
 export function parsePort(name: string, text: string): number {
   const port = Number(text)
-  if (!/^\d{1,5}$/.test(text) || port < 1 || port > 65535) {
-    const advice = name.startsWith('--') ? 'See --help.' : 'Correct it in .env or the environment.'
-    throw new Failure('usage', `${name}=${text}: a port is a number from 1 to 65535. ${advice}`)
-  }
-  return port
+  if (/^\d{1,5}$/.test(text) && port >= 1 && port <= 65535) return port
+  const advice = name.startsWith('--') ? 'See --help.' : 'Correct it in .env or the environment.'
+  throw new Failure('usage', `${name}=${text}: a port is a number from 1 to 65535. ${advice}`)
 }
 
 /** All settings, checked. Throws a usage Failure that names the variable and its value. */
@@ -172,25 +167,24 @@ export function isSmtpOnly(environment = readServerEnvironment()): boolean {
 /** Which protocols the environment file turns on, by docker-mailserver's defaults (POP3 off, IMAP on). */
 export function enabledProtocols(environment = readServerEnvironment()): { smtp: true; pop3: boolean; imap: boolean } {
   const mailboxes = !isSmtpOnly(environment)
-  return {
-    smtp: true,
-    pop3: mailboxes && environment.ENABLE_POP3 === '1',
-    imap: mailboxes && environment.ENABLE_IMAP !== '0',
-  }
+  const { ENABLE_POP3, ENABLE_IMAP } = environment
+  return { smtp: true, pop3: mailboxes && ENABLE_POP3 === '1', imap: mailboxes && ENABLE_IMAP !== '0' }
 }
 
 /** The services that the environment file turns on. Without a certificate 465 speaks plain SMTP, and 995 and 993 are closed. */
 export function enabledServices(environment = readServerEnvironment()): ServiceName[] {
-  const enabled = enabledProtocols(environment)
-  return SERVICE_NAMES.filter((name) => {
-    if (/^(pop3s|imaps)$/.test(name) && !environment.SSL_TYPE) return false
-    return /^(smtp|sub)/.test(name) || enabled[name.slice(0, 4) as 'pop3' | 'imap']
-  })
+  const { pop3, imap } = enabledProtocols(environment)
+  const tls = Boolean(environment.SSL_TYPE)
+  const enabled: Partial<Record<ServiceName, boolean>> = { pop3, imap, pop3s: pop3 && tls, imaps: imap && tls }
+  return SERVICE_NAMES.filter((name) => enabled[name] ?? true)
 }
 
 /** The rows of the table of ports: address and port, protocol, TLS mode, for what the environment file turns on. */
 export function portRows({ bindAddress, ports }: Settings, environment = readServerEnvironment()): string[][] {
-  const host = bindAddress.includes(':') ? `[${bindAddress}]` : bindAddress
   const tlsOf = (name: ServiceName) => (environment.SSL_TYPE ? SERVICES[name].tls : 'none')
-  return enabledServices(environment).map((name) => [`${host}:${ports[name]}`, SERVICES[name].protocol, tlsOf(name)])
+  const at = (name: ServiceName) => `${hostOf(bindAddress)}:${ports[name]}`
+  return enabledServices(environment).map((name) => [at(name), SERVICES[name].protocol, tlsOf(name)])
 }
+
+/** An address as it stands in front of a port. */
+export const hostOf = (address: string) => (address.includes(':') ? `[${address}]` : address)

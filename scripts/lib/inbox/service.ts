@@ -8,7 +8,7 @@ import { messageOf } from '../cli.ts'
 import { assertPortFree } from '../server/ports.ts'
 import { isLiving, startTimeOf } from '../server/processes.ts'
 import { becomeRoot, isRoot } from '../server/root.ts'
-import { type EngineName, enabledProtocols, ROOT, type Settings } from '../settings.ts'
+import { type EngineName, enabledProtocols, hostOf, ROOT, type Settings } from '../settings.ts'
 
 const LAUNCH = join(dirname(dirname(fileURLToPath(import.meta.url))), 'launch.mjs')
 const [RECORD, LOG] = ['inbox.json', 'inbox.log']
@@ -26,7 +26,7 @@ interface Record {
 
 /** The page's address, for a browser on this machine. */
 export function urlOf({ host }: Settings, port: number): string {
-  return `http://${host.includes(':') ? `[${host}]` : host}:${port}/`
+  return `http://${hostOf(host)}:${port}/`
 }
 
 /** Throws a Failure that names who has the inbox's port. */

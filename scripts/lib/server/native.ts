@@ -35,8 +35,6 @@ const LAUNCH = 30_000
 const MASTERS = 10_000
 /** What the daemons read. */
 const PARTS = ['config', 'postfix', 'dovecot']
-/** The accounts of a userdb, which is their first field. */
-const accountsIn = (userdb: string): string[] => userdb.match(/^[^:\n]+/gm) ?? []
 
 export class NativeEngine implements Engine {
   readonly name = 'native'
@@ -212,22 +210,22 @@ export class NativeEngine implements Engine {
       if (!isFile(made) || (isFile(old) && fs.readFileSync(old).equals(fs.readFileSync(made)))) continue
       // Dovecot sees by the second that its userdb has changed.
       const before = fs.statSync(old, { throwIfNoEntry: false })?.mtimeMs ?? 0
-      const known = readOr(old)
       const past = new Date(Math.max(Date.now() - 10_000, before + 1_000))
       fs.utimesSync(made, past, past)
       fs.mkdirSync(dirname(old), { recursive: true })
       fs.renameSync(made, old)
       changed.push(name)
-      if (name === users)
-        await this.#untilKnown(accountsIn(readOr(old)).find((one) => !accountsIn(known).includes(one)))
+      if (name === users) await this.#untilRead(readOr(old))
     }
     return changed
   }
 
-  /** Returns when Dovecot knows an account of its new userdb: it looks there once in each second of the clock. */
-  async #untilKnown(account: string | undefined): Promise<void> {
-    for (const end = Date.now() + 1_010; account && Date.now() < end; await sleep(20)) {
-      if ((await this.exec(['doveadm', 'user', account])).exitCode === 0) return
+  /** Returns when Dovecot has read its new userdb: it looks there once in each second of the clock. */
+  async #untilRead(userdb: string): Promise<void> {
+    const [, account = '', marker] = /^([^:]+):.* userdb_marker=(\w+)/.exec(userdb) ?? []
+    for (const end = Date.now() + RELOAD_PATIENCE; marker && Date.now() < end; await sleep(20)) {
+      const { stdout } = await this.exec(['doveadm', 'user', '-f', 'marker', account])
+      if (stdout.trim() === marker) return
     }
   }
 

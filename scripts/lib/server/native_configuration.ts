@@ -3,6 +3,7 @@
  * docker-mailserver reads (docker-data/mail-server/config/); this fills in paths, ports and the environment's values, and
  * has postconf(1) do the rest, as docker-mailserver does.
  */
+import { createHash } from 'node:crypto'
 import { copyFileSync, mkdirSync, readdirSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { isIPv6 } from 'node:net'
 import { dirname, join, relative } from 'node:path'
@@ -14,6 +15,7 @@ import {
   CONFIG_DIR,
   enabledProtocols,
   HOSTNAME,
+  hostOf,
   isSmtpOnly,
   ROOT,
   readProjectFile,
@@ -172,11 +174,17 @@ function accountTables(folder: string, { stateDir }: Settings, environment: Envi
   const users = accounts.map(({ address, hash, attributes }) => {
     const quota = quotas.get(address.toLowerCase())
     const extra = [attributes, quota && `${field}${quota}`].filter(Boolean).join(' ')
-    return `${address}:${hash}:${VMAIL_ID}:${VMAIL_ID}::${stateDir}/mail/${mailboxOf(address)}::${extra}\n`
+    return `${address}:${hash}:${VMAIL_ID}:${VMAIL_ID}::${stateDir}/mail/${mailboxOf(address)}::${extra}`
   })
+  // Dovecot tells this field of an account once it has read this userdb.
+  const marker = createHash('sha256').update(users.join()).digest('hex').slice(0, 16)
   const vhost = [...domains].sort().map((domain) => `${domain}\n`)
   const vmailbox = accounts.map(({ address }) => `${address} ${mailboxOf(address)}/\n`)
-  return { vhost: vhost.join(''), vmailbox: vmailbox.join(''), users: users.join('') }
+  return {
+    vhost: vhost.join(''),
+    vmailbox: vmailbox.join(''),
+    users: users.map((user) => `${user} userdb_marker=${marker}\n`).join(''),
+  }
 }
 
 /** Where an account's mail lies below the mail folder: `domain/user`. */
@@ -207,9 +215,6 @@ export function namesBelow(folder: string): string[] {
 export function mapPaths(text: string, stateDir: string): string {
   return text.replace(CONTAINER_PATH, (path) => `${stateDir}/${PATHS[path]}`)
 }
-
-/** An address as it stands in front of a port. */
-export const hostOf = (address: string) => (isIPv6(address) ? `[${address}]` : address)
 
 /** Fills the placeholders of a file of docker-data/native. */
 export function base(name: string, settings: Settings, environment: Environment): string {
