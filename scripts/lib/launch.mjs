@@ -13,22 +13,19 @@ const WITH_FILES = ['send_email', 'pop_email']
 
 const [name, ...args] = process.argv.slice(2)
 const script = join(dirname(dirname(fileURLToPath(import.meta.url))), `${name}.ts`)
-const [major, minor] = process.versions.node.split('.').map(Number)
-const [oldest, oldestMinor] = OLDEST.split('.').map(Number)
 
-if (major < oldest || (major === oldest && minor < oldestMinor)) {
+if (process.versions.node.localeCompare(OLDEST, 'en', { numeric: true }) < 0) {
   fail(`Node ${process.versions.node} is too old: ${OLDEST} or newer is needed. See https://nodejs.org/`)
 } else {
   process.argv = [process.argv[0], script, ...args]
   if (WITH_FILES.includes(name) && process.env.INIT_CWD) process.chdir(process.env.INIT_CWD)
   const tsx = process.features.typescript ? Promise.resolve() : import('tsx/esm')
-  tsx.then(
-    () => import(pathToFileURL(script).href),
-    (error) => {
-      if (error.code !== 'ERR_MODULE_NOT_FOUND') throw error
+  tsx
+    .then(() => import(pathToFileURL(script).href))
+    .catch((error) => {
+      if (!/^Cannot find package/.test(error.message)) throw error
       fail('The packages are not installed. Type: npm ci')
-    },
-  )
+    })
 }
 
 function fail(sentence) {
