@@ -147,7 +147,7 @@ async function remove(address: string, now: Configuration, values: Values, io: I
   const keeps = values['keep-mail'] === true
   // Who is not root reaches the native server's mail over IMAP alone, and so does who has no Docker client.
   const reaches = engine?.name === 'docker' || (engine?.name === 'native' && process.getuid?.() === 0)
-  if (!keeps && !running && !reaches && engine?.hasMailbox?.(address) !== false) {
+  if (!keeps && !running && !reaches) {
     const place = 'lies in a Docker volume, and no Docker engine answers'
     const fact = engine ? "belongs to the mail server's own user" : place
     const advice = 'Start the server (npm start) and repeat this, or leave the mail: --keep-mail'

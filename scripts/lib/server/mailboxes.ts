@@ -142,7 +142,7 @@ const PATIENCE = 60_000
 const INTERVAL = 100
 export interface Server {
   /** Undefined where none can be used here, such as Docker without its client. */
-  engine: (Engine & { hasMailbox?(address: string): boolean }) | undefined
+  engine: Engine | undefined
   running: boolean
 }
 

@@ -10,7 +10,6 @@ import { Failure, say } from '../cli.ts'
 import { enabledServices, isSmtpOnly, readServerEnvironment, type Settings } from '../settings.ts'
 import { complaintsIn, type Engine, type ExecOptions, type Started } from './engine.ts'
 import {
-  mailboxOf,
   makeConfiguration,
   namesBelow,
   removableMailboxOf,
@@ -240,16 +239,11 @@ export class NativeEngine implements Engine {
 
   async removeMailbox(address: string): Promise<void> {
     const mailbox = removableMailboxOf(address)
-    if (!mailbox || !this.hasMailbox(address)) return
+    const folder = this.#path(join('mail', mailbox ?? ''))
+    if (!mailbox || !fs.existsSync(folder)) return
     await becomeRoot()
-    const folder = this.#path(join('mail', mailbox))
     fs.rmSync(folder, { recursive: true, force: true })
     if (fs.readdirSync(dirname(folder)).length === 0) fs.rmdirSync(dirname(folder))
-  }
-
-  /** Whether an account's mailbox has a folder here. */
-  hasMailbox(address: string): boolean {
-    return fs.existsSync(this.#path(join('mail', mailboxOf(address))))
   }
 
   async exec([program = '', ...args]: string[], { input: text, timeout = 60_000 }: ExecOptions = {}) {

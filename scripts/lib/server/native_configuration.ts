@@ -121,40 +121,37 @@ function copyConfiguration(folder: string, stateDir: string, environment: Enviro
  * "parameter = value", postfix-master.cf as "service/type/parameter=value".
  */
 async function changePostfix(folder: string, { bindAddress, ports }: Settings, environment: Environment) {
-  const main = readOr(join(folder, 'postfix/main.cf'))
-  const tls = Boolean(environment.SSL_TYPE)
-  await postconf(folder, 'postfix-main.cf', '-e', [
+  const [path, tls] = [join(folder, 'postfix/main.cf'), Boolean(environment.SSL_TYPE)]
+  const main = readOr(path)
+  const lines = [
+    ...entriesOf(main),
     ...userLines(folder, 'postfix-main.cf'),
     ...entriesOf(main.slice(main.indexOf(OWN))),
     // Without Dovecot nobody can check a password, and smtpd refuses to run with AUTH on.
     ...(isSmtpOnly(environment) ? [{ text: 'smtpd_sasl_auth_enable = no' }] : []),
     ...(tls ? [] : [{ text: 'smtpd_tls_security_level = none' }, { text: 'smtpd_tls_chain_files =' }]),
-  ])
+  ]
+  const last = new Map(lines.map(({ text }) => [/^[^\s=]*/.exec(text)?.[0], text]))
+  writeFileSync(path, [...last.values(), ''].join('\n'))
+  // A main.cf that is younger than two seconds makes each program wait, in case it is still being written.
+  utimesSync(path, 0, Date.now() / 1000 - 10)
   const at = (name: 'smtp' | 'submission' | 'submissions') => `${hostOf(bindAddress)}:${ports[name]}/inet/`
-  const renamed = userLines(folder, 'postfix-master.cf').map(({ text }) => ({
-    text: text
+  const renamed = userLines(folder, 'postfix-master.cf').map(({ text }) =>
+    text
       .replace(/^(smtpd\/pass|smtp\/inet)\//, at('smtp'))
       .replace(/^submission\/inet\//, at('submission'))
       // Releases up to 10 call port 465 smtps.
       .replace(/^(submissions|smtps)\/inet\//, at('submissions')),
-  }))
+  )
   // A level of "may" asks for a certificate; where the environment turned TLS off, no line turns it on again.
-  const allowed = renamed.filter(({ text }) => tls || !text.includes('/smtpd_tls_security_level'))
-  await postconf(folder, 'postfix-master.cf', '-P', allowed)
-  // A main.cf that is younger than two seconds makes each program wait, in case it is still being written.
-  utimesSync(join(folder, 'postfix/main.cf'), 0, Date.now() / 1000 - 10)
+  const words = renamed.filter((text) => tls || !text.includes('/smtpd_tls_security_level'))
+  const { exitCode, stderr } = await $({ timeout: 20_000 })`postconf -c ${folder}/postfix -P ${words}`
+  if (words.length > 0 && (isRefused({ exitCode }) || /unmatched/.test(stderr)))
+    throw complaint(folder, 'postfix-master.cf', stderr)
 }
 
 function userLines(folder: string, name: string): Entry[] {
   return entriesOf(readOr(join(folder, 'config', name)))
-}
-
-/** NORANDOMIZE: else "postconf -e" appends its lines in another order each time, and a changed file means a reload. */
-async function postconf(folder: string, name: string, option: string, lines: { text: string }[]): Promise<void> {
-  if (lines.length === 0) return
-  const words = ['NORANDOMIZE=1', 'postconf', '-c', `${folder}/postfix`, option, ...lines.map(({ text }) => text)]
-  const changed = await $({ timeout: 20_000 })`env ${words}`
-  if (isRefused(changed) || /unmatched/.test(changed.stderr)) throw complaint(folder, name, changed.stderr)
 }
 
 /** What Postfix says against a file of the user's, with the line whose text it quotes. */
