@@ -1,6 +1,6 @@
 /** Nothing that was accepted is lost when daemons are killed at random moments. */
 import assert from 'node:assert/strict'
-import { after, before, test } from 'node:test'
+import { after, before, type TestContext, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Project, startedProject } from '../harness.ts'
 import {
@@ -26,9 +26,17 @@ before(async () => {
 })
 after(() => project?.remove())
 
-/** Refusals after which a client gives up: nobody may hear one because a daemon is missing. */
-function permanent(...traffics: Traffic[]): string[] {
-  return traffics.flatMap(({ refusals }) => refusals).filter((reply) => !/^4/.test(reply))
+/** Every accepted message is there, and twice only as often as a kill met it in the queue. */
+async function audit(t: TestContext, traffics: Traffic[], met: Map<string, number>): Promise<void> {
+  const delivered = await Delivered.read(project)
+  const promised = traffics.flatMap((traffic) => traffic.promised())
+  const { missing, repeated, summary } = booksOf(promised, delivered)
+  t.diagnostic(`${summary}; ${traffics[0]?.troubles}; the kills met ${met.size} messages in the queue`)
+  assert.deepEqual([missing, unexplained(repeated, (id) => met.get(id) ?? 0)], [[], []])
+  assert.deepEqual([traffics.flatMap(({ silent }) => silent), delivered.bounces], [[], []])
+  // Refusals after which a client gives up: nobody may hear one because a daemon is missing.
+  const permanent = traffics.flatMap(({ refusals }) => refusals).filter((reply) => !/^4/.test(reply))
+  assert.deepEqual(permanent, [])
 }
 
 test(`${ROUNDS} kills of all daemons: every accepted message is there, and twice only where a kill met it`, async (t) => {
@@ -50,19 +58,7 @@ test(`${ROUNDS} kills of all daemons: every accepted message is there, and twice
     await Promise.all(traffics.map((traffic) => traffic.stop()))
   }
   await queueIsEmpty(project)
-  const delivered = await Delivered.read(project)
-  const { missing, repeated, summary } = booksOf(
-    traffics.flatMap((traffic) => traffic.promised()),
-    delivered,
-  )
-  t.diagnostic(`${summary}; ${traffics[0]?.troubles}; the kills met ${met.size} messages in the queue`)
-  assert.deepEqual(missing, [])
-  assert.deepEqual(
-    unexplained(repeated, (id) => met.get(id) ?? 0),
-    [],
-  )
-  assert.deepEqual([traffics.flatMap(({ silent }) => silent), delivered.bounces], [[], []])
-  assert.deepEqual(permanent(...traffics), [])
+  await audit(t, traffics, met)
   assert.ok(met.size > 0, 'the kills met messages in the queue')
 })
 
@@ -93,14 +89,6 @@ test(`${SINGLE_ROUNDS} kills of one daemon: the server goes on, or does so after
   }
   // What met a dead daemon waits for Postfix's next try.
   await deliverAllWaiting(project)
-  const delivered = await Delivered.read(project)
-  const { missing, repeated, summary } = booksOf(traffic.promised(), delivered)
-  t.diagnostic(`killed ${killed.join(', ')}: ${summary}; ${traffic.troubles}`)
-  assert.deepEqual(missing, [])
-  assert.deepEqual(
-    unexplained(repeated, (id) => met.get(id) ?? 0),
-    [],
-  )
-  assert.deepEqual([traffic.silent, delivered.bounces], [[], []])
-  assert.deepEqual(permanent(traffic), [])
+  t.diagnostic(`killed ${killed.join(', ')}`)
+  await audit(t, [traffic], met)
 })

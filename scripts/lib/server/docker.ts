@@ -97,13 +97,13 @@ export class DockerEngine implements Engine {
     const isNew = (name: ServiceName) => !new RegExp(`:${this.#settings.ports[name]}$`, 'm').test(held)
     await assertPortsFree(this.#settings, SERVICE_NAMES.filter(isNew))
     // Compose makes the container anew by itself when its own file, .env or the environment file have changed.
-    const changed = READ_ONCE.filter((name) => before && modified(join(CONFIG_DIR, name)) > before.created)
+    const changedAt = (name: string) => statSync(join(CONFIG_DIR, name), { throwIfNoEntry: false })?.mtime ?? 0
+    const changed = READ_ONCE.filter((name) => before && changedAt(name) > before.created)
     const half = before?.running ? await this.half() : undefined
     if (before?.running && changed.length > 0) say(`${changed.join(', ')}: changed, so the container is made anew.`)
     if (half) say(`${half} It is made anew.`)
-    const title = before?.running ? 'Bringing the container up to date' : 'Starting the container'
+    say(before?.running ? 'Bringing the container up to date ...' : 'Starting the container ...')
     const anew = !before?.running || half || changed.length > 0 ? ['--force-recreate'] : []
-    say(`${title} ...`)
     // With Compose's own progress: it pulls an image that is not there.
     const streams = { stdio: ['ignore', process.stderr, 'inherit'] as ['ignore', typeof process.stderr, 'inherit'] }
     const up = await foreground('docker', [...COMPOSE, 'up', '--detach', ...anew], { ...streams, timeout: PULL })
@@ -208,9 +208,4 @@ async function docker(args: string[], timeout = ANSWER, text?: string) {
 function lastWords(stderr: string): string {
   const line = stderr.trim().split('\n').at(-1)?.trim() ?? ''
   return line && !/[.?!]$/.test(line) ? `${line}.` : line
-}
-
-/** When a file was changed; long ago where there is none. */
-function modified(path: string): Date {
-  return statSync(path, { throwIfNoEntry: false })?.mtime ?? new Date(0)
 }

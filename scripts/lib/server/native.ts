@@ -16,22 +16,17 @@ import {
   tlsFiles,
   tryConfiguration,
 } from './native_configuration.ts'
-import { checkStateDir, makeCertificate, makeFolders } from './native_files.ts'
-import { MailLog } from './native_log.ts'
+import { checkStateDir, MailLog, makeCertificate, makeFolders } from './native_files.ts'
 import { installPackages } from './packages.ts'
 import { assertPortsFree } from './ports.ts'
 import { NativeProcesses, readOr } from './processes.ts'
 import { becomeRoot, isRoot, startAsRoot } from './root.ts'
 import { $, input } from './shell.ts'
 
-/** Milliseconds until a stop becomes a kill. */
-const STOP_PATIENCE = 10_000
 /** Milliseconds for Dovecot to read its settings again. */
 const RELOAD_PATIENCE = 5_000
-/** Milliseconds for a daemon's own start command. */
+/** Milliseconds for a daemon's own start command, and from its end until the masters are there. */
 const LAUNCH = 30_000
-/** Milliseconds from its end until the masters are there. */
-const MASTERS = 10_000
 /** What the daemons read. */
 const PARTS = ['config', 'postfix', 'dovecot']
 
@@ -92,30 +87,21 @@ export class NativeEngine implements Engine {
       await this.#reload()
       return 'running'
     }
-    if (wasRunning) {
-      const why = addresses
-        ? 'Other ports or services than the server was started with'
-        : 'Its last start was not finished'
-      say(`${why}: it starts anew.`)
-    }
+    if (wasRunning) say(`${addresses ? 'Other ports or services' : 'Its last start was not finished'}: it starts anew.`)
     await this.#prepare()
     // A server that runs is stopped only where the next can start.
     await assertPortsFree(this.#settings, enabledServices(), this.owns)
     // Also what a crash left behind: one of the two daemons, or children without a master, which keep the ports.
-    await this.#end()
+    await this.#processes.end()
     try {
       await this.#launch()
     } catch (error) {
       const complaints = complaintsIn(this.#log.logged())
-      await this.#end()
+      await this.#processes.end()
       if (complaints.length === 0) throw error
       throw new Failure('failed', `The mail server did not start:\n${complaints.join('\n')}`)
     }
     return wasRunning ? 'restarted' : 'started'
-  }
-
-  #end(): Promise<boolean> {
-    return this.#processes.end(STOP_PATIENCE)
   }
 
   async #launch(): Promise<void> {
@@ -137,7 +123,7 @@ export class NativeEngine implements Engine {
     // at: a daemon that comes up later would be left behind.
     const run = $({ timeout: LAUNCH, detached: true })
     const ended = await Promise.all(commands.map((command) => run`${command} >> ${this.#log.file} 2>&1 < /dev/null`))
-    const deadline = ended.every(({ exitCode }) => exitCode === 0) ? Date.now() + MASTERS : 0
+    const deadline = ended.every(({ exitCode }) => exitCode === 0) ? Date.now() + LAUNCH : 0
     // Dovecot's command ends a moment before its master is there.
     for (; deadline === 0 || !(await this.isRunning()); await sleep(10)) {
       if (Date.now() > deadline) throw new Failure('failed', 'The daemons do not start. See: npm run logs')
@@ -151,7 +137,7 @@ export class NativeEngine implements Engine {
     if (!isRoot && this.#processes.daemons().up.length === 0) return false
     await becomeRoot()
     // Also where no lock can be made: on a full disk, or where the state folder was removed.
-    return this.#locked(() => this.#end()).catch(() => this.#end())
+    return this.#locked(() => this.#processes.end()).catch(() => this.#processes.end())
   }
 
   async reload(): Promise<void> {

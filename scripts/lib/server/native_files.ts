@@ -1,10 +1,11 @@
-/** The state folder of the native engine: its parts with their owners and modes, and its certificate. */
+/** The state folder of the native engine: its parts with their owners and modes, its certificate, its mail log. */
 import * as fs from 'node:fs'
-import { dirname, join } from 'node:path'
+import { dirname, join, relative } from 'node:path'
 import { Failure } from '../cli.ts'
-import { CONTAINER, readServerEnvironment, type Settings } from '../settings.ts'
+import { CONFIG_DIR, CONTAINER, ROOT, readServerEnvironment, type Settings } from '../settings.ts'
 import { hostnameOf, VMAIL_ID } from './native_configuration.ts'
-import { $ } from './shell.ts'
+import { readOr } from './processes.ts'
+import { $, foreground } from './shell.ts'
 
 /** A Unix socket's path has 107 bytes at most; the longest below the state folder takes 36 of them. */
 const LONGEST_STATE_DIR = 107 - 36
@@ -70,4 +71,56 @@ export async function makeCertificate({ stateDir, bindAddress }: Settings): Prom
   fs.chmodSync(key, 0o600)
   fs.chmodSync(`${certificate}.new`, 0o644)
   fs.renameSync(`${certificate}.new`, certificate)
+}
+
+/** The log is set aside at a start when it is larger, in bytes. */
+const LOG_LIMIT = 10_000_000
+/** Bytes of the disk that are kept free for the log: a Dovecot that cannot write to it ends, and stays ended. */
+const LOG_RESERVE = 10_000_000
+
+/** The mail log, and where the present start begins in it. */
+export class MailLog {
+  readonly file: string
+  readonly #stateDir: string
+
+  constructor(stateDir: string) {
+    this.#stateDir = stateDir
+    this.file = join(stateDir, 'log', 'mail.log')
+  }
+
+  /** Before a start: a long log goes aside, and the disk keeps room for the new one. */
+  async begin(): Promise<void> {
+    if (fs.existsSync(this.file) && fs.statSync(this.file).size > LOG_LIMIT) fs.renameSync(this.file, `${this.file}.1`)
+    fs.appendFileSync(this.file, '')
+    // In a copied state folder postsuper renames the queue files, and logs that, as this user, before postlogd is there.
+    await $`chown postfix ${this.file}`
+    // Blocks behind its end. Where the file system knows no such thing, it goes without.
+    await $`fallocate --keep-size --offset ${fs.statSync(this.file).size} --length ${LOG_RESERVE} ${this.file}`
+    this.mark()
+  }
+
+  /** From here on the log is about the present start: older troubles are no longer of interest. */
+  mark(): void {
+    fs.writeFileSync(join(this.#stateDir, 'log', 'start'), String(readOr(this.file).length))
+  }
+
+  /** Writes the log's last lines to stdout and, with `follow`, what comes until interrupted. */
+  async show({ lines, follow }: { lines: number; follow: boolean }): Promise<void> {
+    if (!fs.existsSync(this.file))
+      throw new Failure('failed', `${this.file}: no mail log yet. Start the server: npm start`)
+    const words = ['-n', String(lines), ...(follow ? ['-F'] : []), this.file]
+    await foreground('tail', words, { stdio: ['ignore', 'inherit', 'ignore'] })
+  }
+
+  /** What the daemons said since the last start, at most 100,000 characters of it. */
+  logged(): string[] {
+    const begin = Number(readOr(join(this.#stateDir, 'log', 'start')))
+    return this.named(readOr(this.file).slice(begin).slice(-100_000)).split('\n').filter(Boolean)
+  }
+
+  /** A text with the project's files in place of the copies that the daemons read. */
+  named(text: string): string {
+    const copies = new RegExp(`${this.#stateDir}/(?:next/)?(?:[a-z]+/\\.\\./)?config(?=/)`, 'g')
+    return text.replace(copies, relative(ROOT, CONFIG_DIR))
+  }
 }

@@ -112,7 +112,7 @@ export class NativeProcesses {
   }
 
   /** Ends all of them, by force after `patience` milliseconds. False where there were none. */
-  async end(patience: number): Promise<boolean> {
+  async end(patience = 10_000): Promise<boolean> {
     const deadline = Date.now() + patience
     const send = (pids: number[], name: NodeJS.Signals) => {
       // A stopped process (SIGSTOP) takes a signal when it goes on; one that is gone needs none.
