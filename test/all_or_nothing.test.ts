@@ -92,7 +92,7 @@ describe('half a server', () => {
         ['add_account', 'nora@development-virtual.example.com', 'x'],
         ['add_account', '--delete', BAR, '--yes'],
       ].map(async ([script = '', ...args]) => {
-        const { code, stderr } = await project.runWith({ timeout: 20_000 }, script, ...args)
+        const { code, stderr } = await project.runWith({ timeout: 60_000 }, script, ...args)
         assert.deepEqual([code, said.test(stderr)], [3, true], stderr)
       }),
     )

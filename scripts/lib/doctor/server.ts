@@ -138,7 +138,7 @@ export async function certificate(facts: Facts): Promise<Finding[]> {
   const paths = [...new Set(values.flatMap((line) => line.split(/[\s,]+/)).filter((path) => path.startsWith('/')))]
   const made = `${facts.settings().stateDir}/tls/`
   const fix = paths.some((path) => path.startsWith(made)) ? `rm ${made}*.pem && npm stop && npm start` : undefined
-  const files = await Promise.all(paths.map((path) => engine.exec(['cat', path])))
+  const files = await Promise.all(paths.map((path) => engine.exec(['cat', '--', path])))
   const missing = paths.find((_, index) => files[index]?.exitCode !== 0)
   if (missing) return [failure(`${missing} is not there, and TLS needs it`, fix)]
   const text = files.map(({ stdout }) => stdout).join('\n')

@@ -162,7 +162,7 @@ const OWN_PROGRAM = /^(local|lmtp|error|cleanup|qmgr|rewrite)$/
 export async function wayOut(facts: Facts): Promise<Finding[]> {
   const engine = await facts.server()
   const folder = engine.name === 'docker' ? '/etc/postfix' : `${facts.settings().stateDir}/postfix`
-  const services = (await facts.ask('cat', `${folder}/master.cf`)).stdout.match(/^\w.*/gm) ?? []
+  const services = (await facts.ask('cat', '--', `${folder}/master.cf`)).stdout.match(/^\w.*/gm) ?? []
   const wrong = services.flatMap((line) => {
     const [name = '', type, , , , , , program] = line.split(/\s+/)
     const isOther = OWN_PROGRAM.test(name) && program !== name.replace(/^rewrite$/, 'trivial-rewrite')

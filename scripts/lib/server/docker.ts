@@ -54,6 +54,7 @@ export class DockerEngine implements Engine {
 
   /** Why Docker cannot be used here and what to do about it; undefined when it can. */
   static async problem(patience = ANSWER): Promise<string | undefined> {
+    const deadline = Date.now() + patience
     const [engine, compose] = await Promise.all([
       $({ timeout: patience })`docker version --format ${'{{.Server.Version}}'}`,
       $({ timeout: patience })`docker compose version --short`,
@@ -62,8 +63,8 @@ export class DockerEngine implements Engine {
       return 'the command docker is not there. Install Docker with Compose: https://docs.docker.com/get-started/get-docker/'
     }
     if (engine.exitCode !== 0) {
-      // A program that was killed has no exit code.
-      const reason = engine.exitCode === null ? `silent for ${patience / 1000} s` : lastWords(engine.stderr)
+      // The words of a program that was killed are about the kill.
+      const reason = (Date.now() < deadline && lastWords(engine.stderr)) || `silent for ${patience / 1000} s`
       return `no Docker engine answers (${reason}) Start it, then look at: docker version`
     }
     if (compose.exitCode !== 0) {
