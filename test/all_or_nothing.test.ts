@@ -21,7 +21,8 @@ const isThere = (path: string) => existsSync(join(project.stateDir, path))
 
 /** A script that is not waited for, and what came of it. */
 function begin(script: string): { child: ChildProcess; ended: Promise<{ code: number | null; talk: string }> } {
-  const child = spawn(process.execPath, ['scripts/lib/launch.mjs', script], { cwd: project.dir, env: project.env })
+  const [program = '', ...args] = project.command(script)
+  const child = spawn(program, args, { cwd: project.dir, env: project.env })
   let talk = ''
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (talk += chunk))
   return { child, ended: new Promise((resolve) => child.once('close', (code) => resolve({ code, talk }))) }

@@ -53,15 +53,6 @@ async function made(changes: Changes = {}) {
   }
 }
 
-test('the same files make the same configuration, to the byte', async () => {
-  const files = { 'postfix-main.cf': 'delay_warning_time = 1h\nbounce_size_limit = 9000\n' }
-  const texts = async () => {
-    const { file } = await made({ files })
-    return ['main.cf', 'master.cf'].map((name) => file(`postfix/${name}`))
-  }
-  assert.deepEqual(await texts(), await texts())
-})
-
 test('the project as it is: no way out, the ports of the settings, everything below the state folder', async () => {
   const { ask, main, file } = await made()
   const services = ask('-M')
@@ -88,6 +79,14 @@ test('a line of postfix-main.cf wins over the base, stands once, and may be cont
   assert.deepEqual([main('message_size_limit'), main('smtpd_banner')], ['5', 'a b'])
   assert.equal(file('postfix/main.cf').match(/^message_size_limit/gm)?.length, 1)
   assert.deepEqual([main('queue_directory'), main('inet_interfaces')], ['/srv/mail/queue', 'loopback-only'])
+})
+
+test('the same files make the same configuration, to the byte', async () => {
+  const texts = async () => {
+    const { file } = await made()
+    return ['postfix/main.cf', 'postfix/master.cf', 'dovecot/userdb'].map(file)
+  }
+  assert.deepEqual(await texts(), await texts())
 })
 
 test('accounts and aliases make domains, mailboxes and users, with quotas and attributes', async () => {

@@ -76,7 +76,7 @@ export function isLeftBehind(path: string, holder = textOf(path)): boolean {
 }
 
 /** When a process started, in the kernel's clock ticks; "dead" where it runs no longer. */
-function startOf(pid: number): string {
+export function startOf(pid: number): string {
   try {
     process.kill(pid, 0)
   } catch (error) {

@@ -4,9 +4,9 @@ import { closeSync, mkdirSync, openSync, readFileSync, rmSync, statSync, writeFi
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { startOf } from '../accounts/lock.ts'
 import { messageOf } from '../cli.ts'
 import { assertPortFree } from '../server/ports.ts'
-import { isLiving, startTimeOf } from '../server/processes.ts'
 import { becomeRoot, isRoot } from '../server/root.ts'
 import { type EngineName, enabledProtocols, hostOf, ROOT, type Settings } from '../settings.ts'
 
@@ -83,7 +83,7 @@ export async function startInbox(
   closeSync(log)
   const { pid = 0 } = child
   const url = urlOf(settings, settings.inboxPort)
-  const record: Record = { url, pid, startTime: startTimeOf(pid), settings: text }
+  const record: Record = { url, pid, startTime: startOf(pid), settings: text }
   writeFileSync(join(folder, RECORD), JSON.stringify(record), { mode: 0o644 })
   for (const end = Date.now() + PATIENCE.start; child.exitCode === null && Date.now() < end; await sleep(20)) {
     const answer = await fetch(`${url}api/v1/info`, { signal: AbortSignal.timeout(1_000) }).catch(() => undefined)
@@ -118,13 +118,7 @@ function foldersOf({ stateDir }: Settings): { [engine in Exclude<EngineName, 'au
 }
 
 /** Whether the process lives; where there is no /proc to tell when it was started, one of its number. */
-function isThere({ pid, startTime }: Record): boolean {
-  try {
-    return isLiving(pid, startTime) && process.kill(pid, 0)
-  } catch (error) {
-    return codeOf(error) === 'EPERM'
-  }
-}
+const isThere = ({ pid, startTime }: Record) => startOf(pid) === startTime
 
 const codeOf = (error: unknown) => String((error as NodeJS.ErrnoException).code)
 

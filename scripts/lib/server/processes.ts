@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { startOf } from '../accounts/lock.ts'
 import { isSmtpOnly } from '../settings.ts'
 import { isRoot } from './root.ts'
 
@@ -33,21 +34,8 @@ export function openFiles(pid: number): string[] {
 /** The name of a process's program. */
 export const programOf = (pid: number) => readOr(`/proc/${pid}/comm`).trim()
 
-/** When a process was started, in the kernel's ticks since its boot; an empty text where there is none. */
-export const startTimeOf = (pid: number) => statOf(pid)[19] ?? ''
-
 /** The state of a process in one letter, as "T" for stopped (proc(5)); an empty text where there is none. */
-export const stateOf = (pid: number) => statOf(pid)[0] ?? ''
-
-/** Whether a process lives that was started then. One that only waits for its parent's notice does not. */
-export const isLiving = (pid: number, startTime: string) => startTimeOf(pid) === startTime && stateOf(pid) !== 'Z'
-
-/** The fields of /proc/PID/stat behind the name, which may have spaces and brackets in it: state, parent, ... */
-const statOf = (pid: number) =>
-  readOr(`/proc/${pid}/stat`)
-    .replace(/^.*\) /s, '')
-    .split(' ')
-    .filter(Boolean)
+export const stateOf = (pid: number) => /^State:\s+(\w)/m.exec(readOr(`/proc/${pid}/status`))?.[1] ?? ''
 
 /** Whether a process is one of Postfix or Dovecot that works in this folder, also where that has been removed since. */
 function worksIn(pid: number, folder: string): boolean {
@@ -84,7 +72,7 @@ export class NativeProcesses {
 
   /** Records the masters that live now. */
   keep(addresses: string): void {
-    const masters = this.masters().map((master) => ({ ...master, startTime: startTimeOf(master.pid) }))
+    const masters = this.masters().map((master) => ({ ...master, startTime: startOf(master.pid) }))
     writeFileSync(this.#recordFile, JSON.stringify({ addresses, masters }), { mode: 0o644 })
   }
 
@@ -95,7 +83,7 @@ export class NativeProcesses {
 
   /** The masters that live. */
   masters(): { daemon: string; pid: number }[] {
-    if (!isRoot) return (this.record.masters ?? []).filter(({ pid, startTime }) => isLiving(pid, startTime))
+    if (!isRoot) return (this.record.masters ?? []).filter(({ pid, startTime }) => startOf(pid) === startTime)
     const programs = this.all().map((pid) => ({ pid, program: programOf(pid) }))
     return Object.entries(PROGRAMS).flatMap(([daemon, name]) => {
       // The first of them: a child that a master has just made has the master's name.
