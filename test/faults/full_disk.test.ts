@@ -5,7 +5,7 @@ import { appendFileSync, mkdirSync, rmSync } from 'node:fs'
 import { after, before, test } from 'node:test'
 import { BAR } from '../../scripts/lib/accounts/accounts.ts'
 import { Project, processesOf, until } from '../harness.ts'
-import { booksOf, Delivered, daemonsOf, deliverAllWaiting, kill, queue, Traffic } from './traffic.ts'
+import { audit, daemonsOf, deliverAllWaiting, kill, queue, Traffic } from './traffic.ts'
 
 let project: Project | undefined
 let obstacle: string | undefined
@@ -70,11 +70,7 @@ test('a full disk is answered with 4xx, and everything accepted is delivered whe
   )
   assert.ok(replies.includes('452 4.3.1 Insufficient system storage'))
   await deliverAllWaiting(running)
-  const delivered = await Delivered.read(running)
-  const { missing, repeated, summary } = booksOf([...small.promised(), ...large.promised()], delivered)
-  t.diagnostic(`${replies}, ${refused.length} times; ${summary}; ${small.troubles}`)
-  assert.deepEqual([missing, repeated, delivered.bounces], [[], [], []])
-  assert.deepEqual([small.silent, large.silent], [[], []])
+  await audit(t, running, [small, large])
 })
 
 test('on a full disk npm start says what to do, and npm stop stops', async (t) => {

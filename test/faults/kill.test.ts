@@ -1,11 +1,10 @@
 /** Nothing that was accepted is lost when daemons are killed at random moments. */
 import assert from 'node:assert/strict'
-import { after, before, type TestContext, test } from 'node:test'
+import { after, before, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Project, startedProject } from '../harness.ts'
 import {
-  booksOf,
-  Delivered,
+  audit,
   daemonsOf,
   deliverAllWaiting,
   idsInQueue,
@@ -14,7 +13,6 @@ import {
   sendersWithPause,
   signalAll,
   Traffic,
-  unexplained,
 } from './traffic.ts'
 
 /** Kills of all daemons at once, and of one of them. */
@@ -25,19 +23,6 @@ before(async () => {
   project = await startedProject()
 })
 after(() => project?.remove())
-
-/** Every accepted message is there, and twice only as often as a kill met it in the queue. */
-async function audit(t: TestContext, traffics: Traffic[], met: Map<string, number>): Promise<void> {
-  const delivered = await Delivered.read(project)
-  const promised = traffics.flatMap((traffic) => traffic.promised())
-  const { missing, repeated, summary } = booksOf(promised, delivered)
-  t.diagnostic(`${summary}; ${traffics[0]?.troubles}; the kills met ${met.size} messages in the queue`)
-  assert.deepEqual([missing, unexplained(repeated, (id) => met.get(id) ?? 0)], [[], []])
-  assert.deepEqual([traffics.flatMap(({ silent }) => silent), delivered.bounces], [[], []])
-  // Refusals after which a client gives up: nobody may hear one because a daemon is missing.
-  const permanent = traffics.flatMap(({ refusals }) => refusals).filter((reply) => !/^4/.test(reply))
-  assert.deepEqual(permanent, [])
-}
 
 test(`${ROUNDS} kills of all daemons: every accepted message is there, and twice only where a kill met it`, async (t) => {
   const traffics = [new Traffic(project, 'all')]
@@ -58,7 +43,7 @@ test(`${ROUNDS} kills of all daemons: every accepted message is there, and twice
     await Promise.all(traffics.map((traffic) => traffic.stop()))
   }
   await queueIsEmpty(project)
-  await audit(t, traffics, met)
+  await audit(t, project, traffics, met)
   assert.ok(met.size > 0, 'the kills met messages in the queue')
 })
 
@@ -90,5 +75,5 @@ test(`${SINGLE_ROUNDS} kills of one daemon: the server goes on, or does so after
   // What met a dead daemon waits for Postfix's next try.
   await deliverAllWaiting(project)
   t.diagnostic(`killed ${killed.join(', ')}`)
-  await audit(t, [traffic], met)
+  await audit(t, project, [traffic], met)
 })

@@ -1,7 +1,9 @@
 /** Traffic that keeps books: several SMTP clients that send numbered messages and write down what became of each. */
+import assert from 'node:assert/strict'
 import { execFile, execFileSync } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { BAR, CATCHALL, FOO, type Login, VIRTUAL_DOMAIN } from '../../scripts/lib/accounts/accounts.ts'
@@ -179,7 +181,7 @@ export interface Books {
  * Deliveries beyond Postfix's promise: one copy more for each time that a kill or a cut met the message in the queue, which
  * may have been between its delivery and its record.
  */
-export function unexplained(repeated: Books['repeated'], met: (id: string) => number): Books['repeated'] {
+function unexplained(repeated: Books['repeated'], met: (id: string) => number): Books['repeated'] {
   return repeated.filter(({ id, copies }) => copies > 1 + met(id))
 }
 
@@ -193,6 +195,26 @@ export function booksOf(promised: Expected[], delivered: Delivered): Books {
     `${new Set(promised.map(({ id }) => id)).size} messages accepted for ${promised.length} recipients, ` +
     `${missing.length} missing, ${repeated.length} delivered more than once (${most} times at most)`
   return { missing, repeated, summary }
+}
+
+/**
+ * What was promised is there, and twice only as often as a kill met it in the queue (`met`); nothing bounced, nobody was
+ * left without an answer or heard a refusal after which a client gives up.
+ */
+export async function audit(
+  t: TestContext,
+  project: Project,
+  traffics: Traffic[],
+  met = new Map<string, number>(),
+  promised = traffics.flatMap((traffic) => traffic.promised()),
+): Promise<void> {
+  const delivered = await Delivered.read(project)
+  const { missing, repeated, summary } = booksOf(promised, delivered)
+  t.diagnostic(`${summary}; ${traffics[0]?.troubles}; ${met.size} messages were met in the queue`)
+  assert.deepEqual([missing, unexplained(repeated, (id) => met.get(id) ?? 0)], [[], []])
+  assert.deepEqual([traffics.flatMap(({ silent }) => silent), delivered.bounces], [[], []])
+  const permanent = traffics.flatMap(({ refusals }) => refusals).filter((reply) => !/^4/.test(reply))
+  assert.deepEqual(permanent, [])
 }
 
 /** The mailbox that a recipient's mail ends in. */
