@@ -91,7 +91,6 @@ describe('a file', () => {
 
   for (const [file, line, said] of [
     ['postfix-main.cf', 'this is no parameter', /postfix-main\.cf line LAST: .*"this is no parameter"/],
-    ['postfix-main.cf', 'message_size_limit = much', /postfix-main\.cf line LAST: .*message_size_limit/],
     ['postfix-main.cf', 'smtpd_client_restrictions = nonsense', /unknown smtpd restriction: "nonsense"/],
     ['postfix-master.cf', 'nonsense/inet/x=y', /postfix-master\.cf line LAST: .*nonsense/],
     [DOVECOT, 'nonsense = yes', /config\/dovecot.*\.cf line LAST: .*Unknown setting: nonsense/],

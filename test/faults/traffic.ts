@@ -210,7 +210,7 @@ export async function audit(
 ): Promise<void> {
   const delivered = await Delivered.read(project)
   const { missing, repeated, summary } = booksOf(promised, delivered)
-  t.diagnostic(`${summary}; ${traffics[0]?.troubles}; ${met.size} messages were met in the queue`)
+  t.diagnostic(`${summary}; ${traffics[0]?.troubles ?? ''}; ${met.size} messages were met in the queue`)
   assert.deepEqual([missing, unexplained(repeated, (id) => met.get(id) ?? 0)], [[], []])
   assert.deepEqual([traffics.flatMap(({ silent }) => silent), delivered.bounces], [[], []])
   const permanent = traffics.flatMap(({ refusals }) => refusals).filter((reply) => !/^4/.test(reply))
