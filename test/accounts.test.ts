@@ -16,11 +16,12 @@ import {
 } from '../scripts/lib/accounts/changes.ts'
 import { type Configuration, FILES, type FileName } from '../scripts/lib/accounts/configuration.ts'
 import {
+  domainLines,
   entriesOf,
   parseAliases,
   withAlias,
   withException,
-  withoutDomain,
+  withoutEntries,
   withoutRecipient,
   withVirtualDomain,
 } from '../scripts/lib/accounts/tables.ts'
@@ -158,6 +159,11 @@ describe('Postfix tables', () => {
     }
   })
 
+  const withoutDomain = (text: string, domain: string) =>
+    withoutEntries(
+      text,
+      domainLines(text).filter(({ name }) => name === domain),
+    )
   /** Adds new.example twice, takes it out again; the last line gets its end. */
   const assertComesAndGoes = (before: string, after: string, add: (text: string) => string) => {
     assert.equal(add(before), after)
