@@ -41,38 +41,43 @@ const usage = (message: RegExp) => (error: { exit?: string; message: string }) =
   error.exit === 'usage' && message.test(error.message)
 
 describe('addresses and passwords', () => {
-  /** What cannot be the address of an account, and a word of the reason. */
-  const refused: [reason: RegExp, ...addresses: string[]][] = [
-    [/no domain/, '', 'alice', 'alice@'],
-    [/no local part/, '@shop.example'],
-    [/white space/, 'a b@shop.example', 'a\u3000b@shop.example', ' alice@shop.example'],
-    [/control character/, 'a\tb@shop.example', 'alice@shop.example\n', 'a\x1b[2Jb@shop.example'],
-    [/more than one "@"/, 'a@b@shop.example'],
-    [/name\+anything/, 'a+b@shop.example'],
-    [/may have letters/, ...Array.from('|:*/"#\'%é', (letter) => `a${letter}b@shop.example`), '../a@shop.example'],
-    [/leading "-"/, '-a@shop.example'],
-    [/a dot/, '.a@shop.example', 'a.@shop.example', 'a..b@shop.example'],
-    [/64 octets/, `${letters(65)}@shop.example`],
-    [/254 octets/, `${letters(64)}@${`${letters(47)}.`.repeat(4)}`.slice(0, -1)],
-    [/labels/, `a@${letters(64)}.example`, 'a@shop_1.example', 'a@-shop.example', 'a@shop-.example', 'a@shop..example'],
-    [/labels/, 'a@shop.example.', 'a@[127.0.0.1]'],
-    [/xn--r8jz45g\.jp/, 'a@例え.jp'],
-    [/number/, 'a@127.0.0.1'],
-    [/mydestination/, 'a@localhost', 'A@LocalHost', 'a@localhost.example.com'],
-  ]
-  for (const [reason, ...addresses] of refused) {
-    test(`refused: ${reason.source}`, () => {
+  test('what cannot be an address is refused with the reason', () => {
+    for (const [reason, ...addresses] of [
+      [/no domain/, '', 'alice', 'alice@'],
+      [/name\+anything/, 'a+b@shop.example'],
+      [
+        /before the "@" it may have letters/,
+        '@shop.example',
+        ' a@shop.example',
+        'a\u3000b@shop.example',
+        'a\x1b[2Jb@x.example',
+      ],
+      [/before the "@"/, ...Array.from('|:*/"#\'%é \t', (letter) => `a${letter}b@shop.example`), '../a@shop.example'],
+      [/before the "@"/, '-a@shop.example', '.a@shop.example', 'a.@shop.example', 'a..b@shop.example'],
+      [/xn--r8jz45g\.jp/, 'a@例え.jp'],
+      [/its domain is no name/, `a@${letters(64)}.example`, 'a@shop_1.example', 'a@-shop.example', 'a@shop-.example'],
+      [
+        /its domain is no name/,
+        'a@shop..example',
+        'a@shop.example.',
+        'a@[127.0.0.1]',
+        'a@127.0.0.1',
+        'a@b@shop.example',
+      ],
+      [/its domain is no name/, 'alice@shop.example\n'],
+      [/mydestination/, 'a@localhost', 'A@LocalHost', 'a@localhost.example.com'],
+      [/64 octets/, `${letters(65)}@shop.example`, `${letters(64)}@${`${letters(47)}.`.repeat(4)}`.slice(0, -1)],
+    ] as [RegExp, ...string[]][]) {
       for (const address of addresses) {
         const names = ({ message }: Error) => message.includes(JSON.stringify(address)) && !message.includes('\x1b')
         assert.throws(() => checkAddress(address), usage(reason), address)
         assert.throws(() => checkAddress(address), names)
       }
-    })
-  }
+    }
+  })
 
   test('addresses at the limits are taken, in lower case', () => {
     const longest = `${letters(64)}@${`${letters(62)}.`.repeat(3)}`.slice(0, -1)
-    assert.equal(longest.length, 253)
     const others = ['a@b', '0@0.example', 'a.b_c-d@xn--r8jz45g.jp', 'A-@Shop-1.Example', '_@a.example']
     for (const address of [longest, ...others]) assert.equal(checkAddress(address), address.toLowerCase())
   })
