@@ -54,17 +54,12 @@ const ACTIONS = {
   list: { options: ['json'], most: 0 },
 }
 
+const FLAG = { type: 'boolean' } as const
 const OPTIONS = {
-  update: { type: 'boolean' },
-  delete: { type: 'boolean' },
-  list: { type: 'boolean' },
+  ...{ update: FLAG, delete: FLAG, list: FLAG, force: FLAG, json: FLAG, 'keep-mail': FLAG, 'password-stdin': FLAG },
   quota: { type: 'string' },
   alias: { type: 'string', multiple: true },
-  'password-stdin': { type: 'boolean' },
   yes: { type: 'boolean', short: 'y' },
-  'keep-mail': { type: 'boolean' },
-  force: { type: 'boolean' },
-  json: { type: 'boolean' },
 } as const
 
 type Values = Partial<ReturnType<typeof parse<typeof OPTIONS>>['values']>

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
+import { PassThrough } from 'node:stream'
 import { describe, test } from 'node:test'
 import { checkPassword, hashPassword, parseAccounts } from '../scripts/lib/accounts/accounts.ts'
 import { checkAddress } from '../scripts/lib/accounts/address.ts'
@@ -15,6 +16,7 @@ import {
   updateAccount,
 } from '../scripts/lib/accounts/changes.ts'
 import { type Configuration, FILES, type FileName } from '../scripts/lib/accounts/configuration.ts'
+import { ask } from '../scripts/lib/accounts/prompts.ts'
 import {
   domainLines,
   entriesOf,
@@ -112,6 +114,20 @@ describe('addresses and passwords', () => {
       assert.doesNotMatch(hash, /[|:\s]/)
       const verify = (text: string) => spawnSync('doveadm', ['pw', '-t', hash, '-p', text]).status === 0
       assert.deepEqual([verify(password), verify(`${password}x`)], [true, false], `${password.length} characters`)
+    }
+  })
+
+  test('a password that is typed is not shown; Ctrl-C and the end of input are no answer', async () => {
+    for (const [typed, answer] of [
+      ['secrex\x7ft\r', 'secret'],
+      ['sec\x03', 'interrupted'],
+      ['sec\x04\x15\x04', 'failed'],
+    ] as const) {
+      const [stdin, stderr] = [Object.assign(new PassThrough(), { isTTY: true }), new PassThrough()]
+      const asked = ask({ stdin, stderr }, 'Password: ', '', { echo: false })
+      stdin.write(typed)
+      assert.equal(await asked.catch(({ exit }) => exit), answer)
+      assert.equal(String(stderr.read()), 'Password: \n')
     }
   })
 
