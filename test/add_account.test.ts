@@ -45,10 +45,10 @@ async function onTerminal(args: string[], ...answers: [question: string, answer:
   let screen = ''
   child.stdout.on('data', (chunk) => (screen += chunk))
   const ended = new Promise<number | null>((resolve) => child.once('close', resolve))
-  const timer = setTimeout(() => child.kill('SIGKILL'), 30_000)
+  const timer = setTimeout(() => child.kill('SIGKILL'), 120_000)
   try {
     for (const [question, answer] of answers) {
-      await until(`the question "${question}" in: ${screen}`, () => screen.includes(question))
+      await until(`the question "${question}" in: ${screen}`, () => screen.includes(question), 60_000)
       child.stdin.write(answer)
     }
     return { code: await ended, screen }

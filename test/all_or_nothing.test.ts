@@ -25,7 +25,7 @@ async function interrupt(isReached: () => boolean, ...signals: NodeJS.Signals[])
   let talk = ''
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (talk += chunk))
   const ended = new Promise<number | null>((resolve) => child.once('close', resolve))
-  await until('that moment', () => child.exitCode !== null || isReached())
+  await until('that moment', () => child.exitCode !== null || isReached(), 60_000)
   for (const signal of signals) child.kill(signal)
   return { code: await ended, talk }
 }

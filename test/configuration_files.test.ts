@@ -131,8 +131,8 @@ test('a lock whose holder lives, and is stopped, is kept from others and from th
     require('node:module').syncBuiltinESMExports()`,
   )
   const env = { NODE_OPTIONS: `--require ${blocker}` }
-  const stopped = project.runWith({ env, timeout: 20_000 }, 'add_account', `alice@${DOMAIN}`, 'x', '--quota', '1M')
-  await until('the lock and a file', () => fs.existsSync(held))
+  const stopped = project.runWith({ env }, 'add_account', `alice@${DOMAIN}`, 'x', '--quota', '1M')
+  await until('the lock and a file', () => fs.existsSync(held), 60_000)
   const owner = Number(fs.readFileSync(project.config(LOCK), 'utf8').split(' ')[1])
   const past = new Date(0)
   fs.utimesSync(project.config(LOCK), past, past)
