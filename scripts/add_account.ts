@@ -76,10 +76,11 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
     throw new Failure('usage', `Too many arguments for ${name}. Quote a password that has spaces. See --help.`)
   }
   if (action === 'list') return list(values, io)
-  const typed = positionals[0] ?? (await ask(io, 'Address: ', 'Give the address: npm run add-account -- ADDRESS'))
+  const instead = 'Give the address: npm run add-account -- ADDRESS'
+  const typed = positionals[0] ?? (await ask(io, 'Address: ', instead)).trim()
   // What the files say before anything is asked.
   const now = readConfiguration()
-  const address = addressOf(typed.trim(), now)
+  const address = addressOf(typed, now)
   return action === 'delete' ? remove(address, now, values, io) : store(address, positionals[1], now, values, io)
 }
 

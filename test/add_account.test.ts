@@ -62,6 +62,7 @@ test('wrong input is one line, exit code 2, and changes nothing', async () => {
   const alice = `alice@${DOMAIN}`
   for (const [args, said, code = 2] of [
     [['alice', 'secret'], /"alice".*no domain/],
+    [[' a@shop.example', 'secret'], /" a@shop\.example"/],
     [['a@localhost', 'secret'], /"a@localhost".*mydestination/],
     [[BAR.toUpperCase(), 'secret'], /already.*--update/, 1],
     [[BAR], /already/, 1],
