@@ -157,10 +157,15 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
         }
       }
       if (values.delete) {
-        const { claim } = await import('./lib/mail/claim.ts')
+        // One reader at a time: two POP3 sessions that delete the same message are both told +OK.
+        const { claim } = await import('./lib/claim.ts')
         const other = `Another pop_email --delete is at work on ${names}`
-        const patience = () => claim(server, mailboxes, wait ? wait.end : Date.now() + server.timeout)
-        release = (await claim(server, mailboxes, 0)) ?? (await step(other, patience, io.stderr))
+        // The master user's login has "*master" behind the account.
+        const own = mailboxes.map(({ account }) =>
+          `${server.host}:${server.port} ${account.split('*')[0]}`.toLowerCase(),
+        )
+        const patience = () => claim(own, wait ? wait.end : Date.now() + server.timeout)
+        release = (await claim(own, 0)) ?? (await step(other, patience, io.stderr))
         if (!release) throw new Failure(wait ? 'noMatch' : 'failed', `${other}. Wait for it, or end it.`)
       }
       // What was found may have gone to the reader before.

@@ -1,28 +1,12 @@
 /** add-account changes the files of a stopped server: whole files, whoever else writes and whatever ends it. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import {
-  appendFileSync,
-  chmodSync,
-  chownSync,
-  existsSync,
-  lstatSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  symlinkSync,
-  truncateSync,
-  utimesSync,
-  writeFileSync,
-} from 'node:fs'
+import * as fs from 'node:fs'
 import { hostname } from 'node:os'
 import { after, before, beforeEach, test } from 'node:test'
 import { type Configuration, FILES, type FileName } from '../scripts/lib/accounts/configuration.ts'
 import { diesAt } from './death.ts'
-import { AS_NOBODY, Project, type Result } from './harness.ts'
+import { AS_NOBODY, Project, type Result, until } from './harness.ts'
 import { load, runIn } from './here.ts'
 
 const DOMAIN = 'development-virtual.example.com'
@@ -39,12 +23,12 @@ before(async () => {
 after(() => project?.remove())
 beforeEach(() => write(original))
 
-const read = (name: FileName) => readFileSync(project.config(name), 'utf8')
+const read = (name: FileName) => fs.readFileSync(project.config(name), 'utf8')
 const texts = () => Object.fromEntries(FILES.map((name) => [name, read(name)])) as Configuration
 const write = (all: Configuration) => {
-  for (const name of FILES) writeFileSync(project.config(name), all[name])
+  for (const name of FILES) fs.writeFileSync(project.config(name), all[name])
 }
-const leftovers = () => readdirSync(project.config('.')).filter((name) => /\.(lock|tmp)$/.test(name))
+const leftovers = () => fs.readdirSync(project.config('.')).filter((name) => /\.(lock|tmp)$/.test(name))
 const add = (...args: string[]) => runIn(project, {}, 'add_account', ...args)
 const succeeds = async (...args: string[]): Promise<Result> => {
   const result = await add(...args)
@@ -57,41 +41,45 @@ const fails = ({ code, stderr }: Result, message: RegExp) => {
   assert.match(stderr, message)
   assert.deepEqual(texts(), original)
 }
+const asNobody = async (...args: string[]) => {
+  project.runner = ['setpriv', ...AS_NOBODY]
+  try {
+    return await project.run('add_account', ...args)
+  } finally {
+    project.runner = []
+  }
+}
 
-test('it says that the change takes effect at the next start', async () => {
-  const { stdout } = await succeeds(`alice@${DOMAIN}`, 'secret')
-  assert.match(stdout, /^Added alice@\S+\. The mail server is not running; .* npm start\n$/)
-  const rows = JSON.parse((await succeeds('--list', '--json')).stdout)
-  assert.deepEqual([rows.length, rows[4].address, rows[4].messages], [5, `alice@${DOMAIN}`, null])
-  await succeeds('--delete', `alice@${DOMAIN}`, '--yes')
-  assert.deepEqual(texts(), original)
-})
-
-test('mode, owner and symbolic link of a file are kept; a missing accounts file is made for its owner alone', async () => {
+test('mode, owner, link and bytes of a file are kept; a missing accounts file is made for its owner alone', async () => {
   const file = project.config('postfix-accounts.cf')
   const target = project.path('elsewhere.cf')
-  renameSync(file, target)
-  symlinkSync(target, file)
-  chmodSync(target, 0o640)
-  chownSync(target, 1234, 1235)
+  fs.renameSync(file, target)
+  fs.symlinkSync(target, file)
+  fs.chmodSync(target, 0o640)
+  fs.chownSync(target, 1234, 1235)
+  const latin = Buffer.from('# Fr\xf6sche, \xe3\x81\x82\n', 'latin1')
+  fs.appendFileSync(target, latin)
+  const { stdout } = await succeeds(`alice@${DOMAIN}`, 'secret')
+  assert.match(stdout, /^Added alice@\S+\. The mail server is not running; .* npm start\n$/)
+  const { mode, uid, gid } = fs.statSync(target)
+  assert.deepEqual([mode & 0o7777, uid, gid, fs.lstatSync(file).isSymbolicLink()], [0o640, 1234, 1235, true])
+  assert.match(fs.readFileSync(target, 'latin1'), /sche, \xe3\x81\x82\nalice@/)
+  const rows = JSON.parse((await succeeds('--list', '--json')).stdout)
+  assert.deepEqual([rows.length, rows[4].address, rows[4].messages], [5, `alice@${DOMAIN}`, null])
+  fs.rmSync(file)
   await succeeds(`alice@${DOMAIN}`, 'secret')
-  const { mode, uid, gid } = statSync(target)
-  assert.deepEqual([mode & 0o7777, uid, gid, lstatSync(file).isSymbolicLink()], [0o640, 1234, 1235, true])
-  assert.match(readFileSync(target, 'utf8'), /\nalice@/)
-  rmSync(file)
-  await succeeds(`alice@${DOMAIN}`, 'secret')
-  assert.equal(statSync(file).mode & 0o777, 0o600)
+  assert.equal(fs.statSync(file).mode & 0o777, 0o600)
   assert.match(read('postfix-accounts.cf'), /^alice@\S+\n$/)
-  chmodSync(file, 0o644)
+  fs.chmodSync(file, 0o644)
 })
 
 test('twenty at once lose no line, and the lock of a dead process stops none of them', async () => {
-  // Its pid is this process's, its start time is not.
-  writeFileSync(project.config(LOCK), `${hostname()} ${process.pid} 1\n`)
+  // This process lives, and does not hold it.
+  fs.writeFileSync(project.config(LOCK), `${hostname()} ${process.pid}\n`)
   const names = Array.from({ length: 20 }, (_, index) => `user${index}@domain${index % 4}.example`)
   const run = (name: string, index: number) => {
     const args = ['add_account', name, 'secret', '--alias', `alias.${name}`] as const
-    return index % 5 ? runIn(project, {}, ...args) : project.run(...args)
+    return index % 7 ? runIn(project, {}, ...args) : project.run(...args)
   }
   for (const { code, stderr } of await Promise.all(names.map(run))) assert.equal(code, 0, stderr)
   const accounts = read('postfix-accounts.cf').split('\n')
@@ -104,18 +92,48 @@ test('twenty at once lose no line, and the lock of a dead process stops none of 
   assert.deepEqual(leftovers(), [])
 })
 
-test("docker-mailserver's own lock is waited for, and taken over when it is older than a minute", async () => {
-  writeFileSync(project.config(LOCK), FOREIGN)
+test("another's lock is waited for, and taken over when it is older than a minute; an empty one sooner", async () => {
+  const lock = project.config(LOCK)
+  fs.writeFileSync(lock, FOREIGN)
   const waiting = add(`alice@${DOMAIN}`, 'secret')
-  assert.equal(await Promise.race([waiting, new Promise((resolve) => setTimeout(resolve, 300, 'waits'))]), 'waits')
+  const isOver = waiting.then(() => true)
+  // It looks at the lock every 20 ms.
+  let looks = 0
+  await until('many looks', async () => ++looks > 20 || Promise.race([isOver, false]))
   assert.deepEqual(texts(), original)
-  rmSync(project.config(LOCK))
+  fs.rmSync(lock)
   assert.equal((await waiting).code, 0)
+  for (const [index, [text, age]] of [
+    [FOREIGN, 61_000],
+    ['', 2_000],
+  ].entries() as Iterable<[number, [string, number]]>) {
+    fs.writeFileSync(lock, text)
+    const past = new Date(Date.now() - age)
+    fs.utimesSync(lock, past, past)
+    await succeeds(`bob${index}@${DOMAIN}`, 'secret')
+    assert.deepEqual(leftovers(), [])
+  }
+})
 
-  writeFileSync(project.config(LOCK), FOREIGN)
-  const past = new Date(Date.now() - 61_000)
-  utimesSync(project.config(LOCK), past, past)
-  await succeeds(`bob@${DOMAIN}`, 'secret')
+test('a lock whose holder lives, and is stopped, is kept from others and from the doctor', async () => {
+  const [blocker, held] = [project.path('blocker.cjs'), project.config('dovecot-quotas.cf.tmp')]
+  // Stops itself when it holds the lock and has written the first file.
+  fs.writeFileSync(
+    blocker,
+    `const fs = require('node:fs'), real = fs.writeFileSync
+    fs.writeFileSync = (path, ...rest) => { real(path, ...rest); if (/quotas.*tmp$/.test(path)) process.kill(process.pid, 'SIGSTOP') }
+    require('node:module').syncBuiltinESMExports()`,
+  )
+  const env = { NODE_OPTIONS: `--require ${blocker}` }
+  const stopped = project.runWith({ env }, 'add_account', `alice@${DOMAIN}`, 'x', '--quota', '1M')
+  await until('the lock and a file', () => fs.existsSync(held), 60_000)
+  const owner = Number(fs.readFileSync(project.config(LOCK), 'utf8').split(' ')[1])
+  const past = new Date(0)
+  fs.utimesSync(project.config(LOCK), past, past)
+  await runIn(project, {}, 'doctor', '--fix', '--only', 'leftovers')
+  assert.deepEqual(leftovers().sort(), [LOCK, 'dovecot-quotas.cf.tmp'])
+  process.kill(owner, 'SIGCONT')
+  assert.equal((await stopped).code, 0)
   assert.deepEqual(leftovers(), [])
 })
 
@@ -127,13 +145,8 @@ test('stopped at any of its steps, a change leaves whole files, and is found, me
   const adding = (now: Configuration) => addAccount(now, request)
   const deleting = (now: Configuration) => deleteAccount(now, account, false)
   const whole = adding(original)
-  /** The lock of a process that has ended; half a lock is somebody's until it is old. */
-  const bury = () => {
-    const path = project.config(LOCK)
-    const isWhole = existsSync(path) && readFileSync(path, 'utf8').endsWith('\n')
-    if (isWhole) writeFileSync(path, `${hostname()} ${process.pid} 1\n`)
-    else if (existsSync(path)) utimesSync(path, 0, 0)
-  }
+  /** Half a lock is somebody's until it is old. */
+  const bury = () => fs.existsSync(project.config(LOCK)) && fs.utimesSync(project.config(LOCK), 0, 0)
   let [deaths, remains] = [0, 0]
   for (const [edit, begin, end] of [
     [adding, original, whole],
@@ -163,11 +176,10 @@ test('stopped at any of its steps, a change leaves whole files, and is found, me
 })
 
 test('really killed between two files, it is taken back by the doctor, or done by the next run', async () => {
-  const sabotage = `const fs = require('node:fs')
-    const real = fs.renameSync
+  const sabotage = `const fs = require('node:fs'), real = fs.renameSync
     fs.renameSync = (...paths) => { real(...paths); if (paths[1].endsWith(process.env.KILL)) process.kill(process.pid, 9) }
     require('node:module').syncBuiltinESMExports()`
-  writeFileSync(project.path('sabotage.cjs'), sabotage)
+  fs.writeFileSync(project.path('sabotage.cjs'), sabotage)
   const env = { NODE_OPTIONS: `--require ${project.path('sabotage.cjs')}`, KILL: 'postfix-virtual.cf' }
   const adding = ['add_account', 'user@domain.example', 'secret', '--quota', '1M'] as const
   assert.equal((await project.runWith({ env: { ...env, KILL: 'regexp.cf' } }, ...adding)).code, null)
@@ -176,12 +188,13 @@ test('really killed between two files, it is taken back by the doctor, or done b
   assert.deepEqual([texts(), leftovers()], [original, []])
 
   await succeeds(...adding.slice(1), '--alias', 'info@also.example')
+  const mailbox = `${project.stateDir}/mail/domain.example/user`
+  fs.mkdirSync(mailbox, { recursive: true })
   const deleting = ['add_account', '--delete', 'user@domain.example', '--yes'] as const
   assert.equal((await project.runWith({ env }, ...deleting)).code, null)
-  assert.match(
-    (await succeeds(`alice@${DOMAIN}`, 'x')).stderr,
-    /transport_maps line \d+: also\.example .*doctor -- --fix/,
-  )
+  assert.ok(!fs.existsSync(mailbox))
+  const { stderr } = await succeeds(`alice@${DOMAIN}`, 'x')
+  assert.match(stderr, /transport_maps line \d+: also\.example .*doctor -- --fix/)
   await succeeds('--delete', `alice@${DOMAIN}`, '--yes')
   await succeeds(...deleting.slice(1))
   assert.deepEqual([texts(), leftovers()], [original, []])
@@ -193,79 +206,65 @@ test('a disk that is really full, a read-only folder: nothing changes, and the m
   execFileSync('cp', ['-a', folder, saved])
   execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=96k', 'tmpfs', folder])
   try {
-    appendFileSync(`${saved}/postfix-aliases.cf`, '# CRLF\r\n')
+    fs.appendFileSync(`${saved}/postfix-aliases.cf`, '# CRLF\r\n')
     const fill = `cp -a ${saved}/. ${folder}/ && (cat /dev/zero >${folder}/filler || true)`
     execFileSync('sh', ['-c', fill], { stdio: 'ignore' })
     const adding = ['a@full.example', 'secret', '--quota', '1M']
     fails(await add(...adding), /lock cannot be written: ENOSPC: .*Nothing was changed\. .*df -h/)
     // Room for the lock alone.
-    truncateSync(project.config('filler'), statSync(project.config('filler')).size - 4096)
+    fs.truncateSync(project.config('filler'), fs.statSync(project.config('filler')).size - 4096)
     fails(await add(...adding), /transport_maps cannot be written: ENOSPC: .*Nothing was changed\. .*df -h/)
     const { stderr } = await runIn(project, {}, 'doctor', '--fix', '--only', 'line-ends')
     assert.match(stderr, /not mended: .*postfix-aliases\.cf cannot be written: ENOSPC: .*df -h/)
-    rmSync(project.config('filler'))
+    fs.rmSync(project.config('filler'))
     assert.deepEqual(leftovers(), [])
     execFileSync('mount', ['-o', 'remount,ro', folder])
     fails(await add(...adding), /cannot be written: EROFS: .*Nothing was changed\. .*findmnt/)
   } finally {
     execFileSync('umount', [folder])
-    rmSync(saved, { recursive: true })
+    fs.rmSync(saved, { recursive: true })
   }
 })
 
-test('a read-only file, for root too, and a folder of somebody else', async () => {
+test('files that cannot be written or read are named, and nothing changes', async () => {
   for (const name of ['postfix-accounts.cf', 'postfix-transport_maps'] as const) {
-    chmodSync(project.config(name), 0o444)
-    fails(await add('a@read-only.example', 'x'), new RegExp(`${name} cannot be written: it is read-only.*chmod u\\+w`))
-    chmodSync(project.config(name), 0o644)
+    fs.chmodSync(project.config(name), 0o444)
+    fails(await add('a@read-only.example', 'x'), new RegExp(`${name} cannot be written: it is read-only.*ls -ld`))
+    fs.chmodSync(project.config(name), 0o644)
+  }
+  const quotas = project.config('dovecot-quotas.cf')
+  for (const [make, fact] of [
+    [() => fs.mkdirSync(quotas), /dovecot-quotas\.cf: it is a folder.*npm run doctor/],
+    [() => fs.writeFileSync(quotas, Buffer.from('# x', 'utf16le')), /dovecot-quotas\.cf: it is UTF-16/],
+  ] as const) {
+    fs.rmSync(quotas)
+    make()
+    const { code, stderr } = await add(`alice@${DOMAIN}`, 'secret')
+    assert.deepEqual([code, fact.test(stderr)], [1, true], stderr)
+    fs.rmSync(quotas, { recursive: true })
+    write(original)
   }
   assert.deepEqual(leftovers(), [])
   execFileSync('chown', ['-R', '0', project.path('docker-data')])
-  project.runner = ['setpriv', ...AS_NOBODY]
-  fails(await project.run('add_account', `a@${DOMAIN}`, 'secret'), /lock cannot be written: EACCES.*ls -ld/)
-  project.runner = []
-})
-
-test('one file that is a folder or UTF-16 is named, and nothing changes; Latin-1 in a comment stays as it is', async () => {
-  const quotas = project.config('dovecot-quotas.cf')
-  for (const [make, fact] of [
-    [() => mkdirSync(quotas), /dovecot-quotas\.cf: it is a folder/],
-    [() => writeFileSync(quotas, Buffer.from('# x', 'utf16le')), /dovecot-quotas\.cf: it is UTF-16/],
-  ] as const) {
-    rmSync(quotas)
-    make()
-    const { code, stderr } = await add(`alice@${DOMAIN}`, 'secret')
-    assert.equal(code, 1)
-    assert.match(stderr, fact)
-    assert.equal((await add('--list')).code, 0)
-    rmSync(quotas, { recursive: true })
-    write(original)
-  }
-  const text = Buffer.concat([Buffer.from('# Fr\xf6sche\n', 'latin1'), Buffer.from(original['dovecot-quotas.cf'])])
-  writeFileSync(quotas, text)
-  await succeeds(`alice@${DOMAIN}`, 'secret', '--quota', '1M')
-  assert.deepEqual(readFileSync(quotas).subarray(0, text.length), text)
+  fails(await asNobody(`a@${DOMAIN}`, 'secret'), /lock cannot be written: EACCES.*ls -ld/)
 })
 
 test('the mail of a stopped server goes with its account, and where it is out of reach nothing goes', async () => {
   const folder = `${project.stateDir}/mail/${DOMAIN}/baz`
-  mkdirSync(`${folder}/cur`, { recursive: true })
+  fs.mkdirSync(`${folder}/cur`, { recursive: true })
   assert.equal((await add('--delete', `baz@${DOMAIN}`)).code, 2)
-  project.runner = ['setpriv', ...AS_NOBODY]
-  const refused = await project.run('add_account', '--delete', `baz@${DOMAIN}`, '--yes')
-  project.runner = []
-  fails(refused, /mail server's own user\. Start the server \(npm start\).*--keep-mail/)
+  fails(await asNobody('--delete', `baz@${DOMAIN}`, '--yes'), /needs root.* scripts\/add_account\.ts --delete baz@/)
   await succeeds('--delete', `baz@${DOMAIN}`, '--yes')
-  assert.ok(!existsSync(folder))
-  rmSync(project.stateDir, { recursive: true })
+  assert.ok(!fs.existsSync(folder))
+  fs.rmSync(project.stateDir, { recursive: true })
 })
 
 test('the mail in the Docker volume of a stopped server goes with its account', async () => {
   const bin = project.path('bin')
   const log = project.path('docker.log')
-  mkdirSync(bin)
+  fs.mkdirSync(bin)
   const docker = `echo "$*" >>${log}\n[ "$1" = container ] && exit 1\ncase "$* $BROKEN" in *" run "*y) echo no volume >&2; exit 1; esac\n`
-  writeFileSync(`${bin}/docker`, `#!/bin/sh\n${docker}`, { mode: 0o755 })
+  fs.writeFileSync(`${bin}/docker`, `#!/bin/sh\n${docker}`, { mode: 0o755 })
   const env = { MAIL_SERVER_ENGINE: 'docker', PATH: `${bin}:${process.env.PATH}` }
   const remove = (more: object) =>
     project.runWith({ env: { ...env, ...more } }, 'add_account', '--delete', `baz@${DOMAIN}`, '--yes')
@@ -273,10 +272,9 @@ test('the mail in the Docker volume of a stopped server goes with its account', 
   assert.equal(deleted.code, 0, deleted.stderr)
   assert.match(deleted.stdout, /^Deleted baz@\S+ and its mail\. The mail server is not running/)
   const run = `run --rm --no-deps --entrypoint rm development-mail-server -rf -- /var/mail/${DOMAIN}/baz\n`
-  assert.ok(readFileSync(log, 'utf8').endsWith(run), readFileSync(log, 'utf8'))
+  assert.ok(fs.readFileSync(log, 'utf8').endsWith(run), fs.readFileSync(log, 'utf8'))
 
   write(original)
   const left = await remove({ BROKEN: 'y' })
-  assert.equal(left.code, 1)
-  assert.match(left.stderr, /baz@\S+ is deleted, and its mail is left\. .*no volume/)
+  fails(left, /mail of baz@\S+ could not be removed: .*no volume/)
 })

@@ -21,7 +21,7 @@ const BOB = `bob@${VIRTUAL_DOMAIN}`
 
 /** Runs a script to its good end. */
 async function run(script: string, ...args: string[]): Promise<string> {
-  return ok(await project.run(script, ...args))
+  return ok(await project.runWith({ timeout: 600_000 }, script, ...args))
 }
 
 /**
@@ -51,33 +51,43 @@ async function assertKept(note: (line: string) => void, atMost: number, ...traff
   )
 }
 
-test('starts of the running server and changes of accounts refuse, break and lose nothing', async (t) => {
-  const traffic = new Traffic(project, 'accounts')
-  const toAlice: Sender[] = [{ port: 'smtp', to: () => [ALICE], pause: 20 }]
-  let early: Traffic | undefined
+/** Sends mail while `work` goes on, before it and behind it. */
+async function during(name: string, work: (traffic: Traffic) => Promise<void>, senders?: Sender[]): Promise<Traffic> {
+  const traffic = new Traffic(project, name, senders)
   try {
     await traffic.more(10)
-    for (let n = 0; n < 2; n++) await run('start')
-    await run('add_account', ALICE, 'secret')
-    early = new Traffic(project, 'early', toAlice)
-    await early.more(5)
-    await run('add_account', '--update', ALICE, 'other')
-    await run('add_account', ALICE, '--quota', '50M')
-    await run('add_account', ALICE, '--alias', `info@${VIRTUAL_DOMAIN}`)
-    await run('add_account', BOB, 'secret')
-    await run('add_account', '--delete', BOB, '--yes')
+    await work(traffic)
     await traffic.more(10)
   } finally {
-    await Promise.all([traffic.stop(), early?.stop()])
+    await traffic.stop()
   }
-  await assertKept((line) => t.diagnostic(line), 1, traffic, early)
-  for (const { refusals, broken } of [traffic, early]) assert.deepEqual([refusals, broken], [[], 0])
+  return traffic
+}
+
+test('starts of the running server and changes of accounts refuse, break and lose nothing', async (t) => {
+  await run('add_account', ALICE, 'secret')
+  let early: Promise<Traffic> | undefined
+  const changes = [
+    [BOB, 'secret'],
+    [ALICE, '--quota', '50M'],
+    ['--update', ALICE, 'other'],
+    ['--delete', BOB, '--yes'],
+  ]
+  const traffic = await during('accounts', async () => {
+    const change = async () => {
+      for (const args of changes) await run('add_account', ...args)
+      await run('start')
+    }
+    early = during('early', change, [{ port: 'smtp', to: () => [ALICE], pause: 20 }])
+    await early
+  })
+  const both = [traffic, (await early) as Traffic]
+  await assertKept((line) => t.diagnostic(line), 1, ...both)
+  for (const { refusals, broken } of both) assert.deepEqual([refusals, broken], [[], 0])
 })
 
 test('new settings of Postfix and Dovecot refuse and lose nothing', async (t) => {
-  const traffic = new Traffic(project, 'settings')
-  try {
-    await traffic.more(10)
+  const traffic = await during('settings', async () => {
     for (const [file, line] of [
       ['dovecot.cf', 'login_greeting = ready'],
       ['postfix-main.cf', 'smtpd_timeout = 200s'],
@@ -86,27 +96,20 @@ test('new settings of Postfix and Dovecot refuse and lose nothing', async (t) =>
       appendFileSync(project.config(file), `${line}\n`)
       await run('start')
     }
-    await traffic.more(10)
-  } finally {
-    await traffic.stop()
-  }
+  })
   // Dovecot ends LMTP sessions where they stand, at times between the delivery and its answer.
   await assertKept((line) => t.diagnostic(line), 2, traffic)
   assert.deepEqual(traffic.refusals, [])
 })
 
 test('a stop and a start lose nothing, and while they last nobody hears that something does not exist', async (t) => {
-  const traffic = new Traffic(project, 'restart')
-  try {
+  const traffic = await during('restart', async (traffic) => {
     for (let n = 0; n < 3; n++) {
-      await traffic.more(10)
       await run('stop')
       await run('start')
+      await traffic.more(10)
     }
-    await traffic.more(10)
-  } finally {
-    await traffic.stop()
-  }
+  })
   // Postfix ends deliveries where they stand, so one between Dovecot's answer and its record is repeated, at each stop.
   await assertKept((line) => t.diagnostic(line), 4, traffic)
   // RFC 5321 section 3.8: the server shuts down.
@@ -130,7 +133,7 @@ test('mail in the queue and in the mailboxes outlives a stop, under the same UID
   })
   await run('stop')
   await run('start')
-  await queueIsEmpty(project, 10_000)
+  await queueIsEmpty(project, 60_000)
   const where = { host: '127.0.0.1', ports: project.ports }
   for (const account of [BAR, CATCHALL]) {
     const found = subjectsOf(await messagesOf(where, account)).filter((subject) => subject.startsWith('waiting'))
@@ -140,18 +143,15 @@ test('mail in the queue and in the mailboxes outlives a stop, under the same UID
 })
 
 test('reset while mail is sent ends, and what is accepted afterwards is all there', async (t) => {
-  const during = new Traffic(project, 'during')
-  let afterwards: Traffic | undefined
-  try {
-    await during.more(20)
+  let afterwards: Promise<Traffic> | undefined
+  const before = await during('during', async () => {
     assert.match(await run('reset', '--yes'), /Deleted: \d+ messages/)
-    afterwards = new Traffic(project, 'afterwards')
-    await afterwards.more(30)
-  } finally {
-    await Promise.all([during.stop(), afterwards?.stop()])
-  }
-  await assertKept((line) => t.diagnostic(line), 1, afterwards)
-  assert.deepEqual([during.refusals, during.broken, afterwards.refusals], [[], 0, []])
+    afterwards = during('afterwards', async () => {})
+    await afterwards
+  })
+  const last = (await afterwards) as Traffic
+  await assertKept((line) => t.diagnostic(line), 1, last)
+  assert.deepEqual([before.refusals, before.broken, last.refusals], [[], 0, []])
 })
 
 async function uidls(account: string): Promise<string[]> {

@@ -7,7 +7,7 @@ import { join, relative } from 'node:path'
 import { encrypt, verify } from 'unixcrypt'
 import { Failure } from '../cli.ts'
 import { CONFIG_DIR, ROOT, readProjectFile } from '../settings.ts'
-import { type Entry, entriesOf } from './tables.ts'
+import { entriesOf } from './tables.ts'
 
 const CONFIG = relative(ROOT, CONFIG_DIR)
 
@@ -79,18 +79,11 @@ export function findAccount(name: string, accounts = readAccounts()): Account {
   throw new Failure('usage', `--account ${name}: ${reason}. Known accounts:\n${known}`)
 }
 
-/** Initial passwords and the hashes they were tried on: a try takes 5,000 rounds of SHA-512, and several ask. */
-const tried = new Map<string, boolean>()
-
 /** The account's initial password, where it still is the password; undefined where only its owner knows it. */
 export function knownPassword(account: Account): string | undefined {
   const password = INITIAL_PASSWORDS[account.address.toLowerCase()]
   const hash = account.hash.replace(/^\{SHA512-CRYPT\}/i, '')
-  if (!password || !hash.startsWith('$6$')) return undefined
-  const attempt = `${password} ${hash}`
-  const isIt = tried.get(attempt) ?? verify(password, hash)
-  tried.set(attempt, isIt)
-  return isIt ? password : undefined
+  return password && hash.startsWith('$6$') && verify(password, hash) ? password : undefined
 }
 
 /** Throws a Failure when a password could not be used over POP3. Its text names the reason and never the password. */
@@ -120,17 +113,17 @@ export function hashPassword(password: string): string {
 }
 
 /** The lines of `dovecot-quotas.cf` (`address:size`): the address in lower case, the size as it stands there. */
-export function quotaLines(text: string): (Entry & { address: string; size: string })[] {
-  return entriesOf(text, false).flatMap((entry) => {
-    const [, address = '', size = ''] = /^([^:]*?)\s*:\s*(.*)$/.exec(entry.text) ?? []
-    return address && size ? { ...entry, address: address.toLowerCase(), size } : []
+export function quotaLines(text: string): { name: string; size: string; lines: number[] }[] {
+  return entriesOf(text, false).flatMap(({ text, lines }) => {
+    const [, address = '', size = ''] = /^([^:]*?)\s*:\s*(.*)$/.exec(text) ?? []
+    return address && size ? { name: address.toLowerCase(), size, lines } : []
   })
 }
 
 /** The sizes of `quotaLines` by address. docker-mailserver takes the first of several lines. */
 export function parseQuotas(text: string): Map<string, string> {
   const lines = quotaLines(text).reverse()
-  return new Map(lines.map(({ address, size }) => [address, size]))
+  return new Map(lines.map(({ name, size }) => [name, size]))
 }
 
 /** A login: what SMTP AUTH, POP3 and IMAP ask for. */

@@ -4,15 +4,9 @@
  */
 import { Failure } from '../cli.ts'
 import { type Account, CATCHALL, parseAccounts, quotaLines } from './accounts.ts'
-import type { Configuration, FileName } from './configuration.ts'
+import { ACCOUNTS, ALIASES, type Configuration, type FileName, PATTERNS, QUOTAS, TRANSPORTS } from './configuration.ts'
 import * as tables from './tables.ts'
 import { lookUp, parseAliases } from './tables.ts'
-
-const ACCOUNTS = 'postfix-accounts.cf'
-const ALIASES = 'postfix-virtual.cf'
-const PATTERNS = 'postfix-regexp.cf'
-const QUOTAS = 'dovecot-quotas.cf'
-const TRANSPORTS = 'postfix-transport_maps'
 
 export interface AccountRequest {
   address: string
@@ -33,8 +27,8 @@ export function addAccount(before: Configuration, request: AccountRequest): Conf
   const alias = parseAliases(before[ALIASES]).find((candidate) => candidate.alias === address)
   // Its line may be left of an addition that was killed.
   if (alias && !alias.recipients.includes(address)) {
-    const fact = `an alias of ${alias.recipients.join(', ')} (${ALIASES} line ${alias.lines[0]})`
-    throw new Failure('usage', `${address} is ${fact}.`)
+    const place = `${ALIASES} line ${alias.lines[0]}`
+    throw new Failure('usage', `${address} is an alias of ${alias.recipients.join(', ')} (${place}).`)
   }
   return store(before, tables.withLine(before[ACCOUNTS], `${address}|${hash}`), request)
 }
@@ -61,35 +55,14 @@ function store(before: Configuration, accounts: string, { address, quota, aliase
     virtual = tables.withAlias(virtual, address, address)
   }
   for (const alias of aliases) {
-    if (alias === address) throw new Failure('usage', `${alias} cannot be an alias of itself.`)
-    if (accountLines(before, alias).length > 0) {
+    if (alias === address || accountLines(before, alias).length > 0) {
       throw new Failure('usage', `${alias} is an account, and as an alias it would receive nothing any more.`)
     }
     virtual = tables.withAlias(virtual, alias, address)
   }
-  const quotas = quota === undefined ? before[QUOTAS] : withQuota(before[QUOTAS], address, quota)
+  const quotas = quota === undefined ? before[QUOTAS] : withQuota(before, address, quota)
   const after = { ...before, [ACCOUNTS]: accounts, [ALIASES]: virtual, [QUOTAS]: quotas }
   return [address, ...aliases].map(domainOf).reduce(withDomain, after)
-}
-
-/**
- * Deletes an account, its quota and its aliases; or all that is left of one whose deletion was interrupted. The last
- * account and the catchall only with `force`.
- */
-export function deleteAccount(before: Configuration, address: string, force: boolean): Configuration {
-  const isRemain = remainsOf(before).some(({ name }) => [address, domainOf(address)].includes(name))
-  if (isRemain && accountLines(before, address).length === 0) return withoutRemains(before)
-  const own = existing(before, address)
-  const isLast = accountsOf(before).length === own.length
-  if (!force && (address === CATCHALL || isLast)) {
-    const fact = isLast
-      ? 'is the last account, and docker-mailserver does not start without one'
-      : 'receives all mail that has no account, and without it that mail bounces'
-    throw new Failure('failed', `${address} ${fact}. If you mean it: --force`)
-  }
-  const lines = own.map(({ line }) => ({ lines: [line] }))
-  const after = withoutAddress({ ...before, [ACCOUNTS]: tables.withoutEntries(before[ACCOUNTS], lines) }, address)
-  return newDomains(after, before).reduce(withoutDomain, after)
 }
 
 /** A domain's line in the transport map and its exception in the pattern table. */
@@ -99,77 +72,113 @@ const withDomain = (configuration: Configuration, domain: string): Configuration
   [PATTERNS]: tables.withException(configuration[PATTERNS], domain, CATCHALL),
 })
 
-const withoutDomain = (configuration: Configuration, domain: string): Configuration => ({
-  ...configuration,
-  [TRANSPORTS]: tables.withoutDomain(configuration[TRANSPORTS], domain),
-  [PATTERNS]: tables.withoutDomain(configuration[PATTERNS], domain),
-})
-
-function withoutAddress(configuration: Configuration, address: string): Configuration {
-  const virtual = tables.withoutRecipient(configuration[ALIASES], address)
-  return { ...configuration, [ALIASES]: virtual, [QUOTAS]: withQuota(configuration[QUOTAS], address) }
+/** The quotas with an account's new line. */
+function withQuota(before: Configuration, address: string, quota: string): string {
+  const others = withoutLines(before, QUOTAS, address)
+  // docker-mailserver takes the first line that has "address:" anywhere, which may be another account's end.
+  const first = others.split('\n').findIndex((line) => line.toLowerCase().includes(`${address}:`))
+  return tables.withLine(others, `${address}:${quota}`, first < 0 ? undefined : first)
 }
 
-/** A line that an interrupted change, or a hand, has left. */
+/**
+ * Deletes an account, its quota and its aliases; or all that is left of one whose deletion was interrupted. The last
+ * account and the catchall only with `force`.
+ */
+export function deleteAccount(before: Configuration, address: string, force: boolean): Configuration {
+  const isRemain = remainsOf(before).some(({ name }) => [address, domainOf(address)].includes(name))
+  if (isRemain && accountLines(before, address).length === 0) return withoutRemains(before)
+  const isLast = existing(before, address).length === accountsOf(before).length
+  if (!force && (address === CATCHALL || isLast)) {
+    const fact = isLast
+      ? 'is the last account, and docker-mailserver does not start without one'
+      : 'receives all mail that has no account, and without it that mail bounces'
+    throw new Failure('failed', `${address} ${fact}. If you mean it: --force`)
+  }
+  const after = without(before, address)
+  return newDomains(after, before).reduce(without, after)
+}
+
+/** The lines of a file that are about one address or one domain each. An alias may be about several. */
+const LINES = {
+  [TRANSPORTS]: tables.domainLines,
+  [PATTERNS]: tables.domainLines,
+  [QUOTAS]: quotaLines,
+  [ACCOUNTS]: (text: string) =>
+    accountsOf({ [ACCOUNTS]: text }).map(({ address, line }) => ({ name: address, lines: [line] })),
+}
+
+function withoutLines(configuration: Configuration, file: keyof typeof LINES, name: string): string {
+  const text = configuration[file]
+  return tables.withoutEntries(
+    text,
+    LINES[file](text).filter((line) => line.name === name),
+  )
+}
+
+/** Takes out all that is about an address or a domain. */
+const without = (configuration: Configuration, name: string): Configuration => ({
+  [TRANSPORTS]: withoutLines(configuration, TRANSPORTS, name),
+  [PATTERNS]: withoutLines(configuration, PATTERNS, name),
+  [ALIASES]: tables.withoutRecipient(configuration[ALIASES], name),
+  [QUOTAS]: withoutLines(configuration, QUOTAS, name),
+  [ACCOUNTS]: withoutLines(configuration, ACCOUNTS, name),
+})
+
+/** A line that an interrupted change, or a hand, has left: whom it is about, and the fact as a sentence. */
 export interface Remain {
   file: FileName
   line: number | undefined
-  /** The address or domain that it is about. */
   name: string
-  /** The fact, as a sentence without file and line. */
   fact: string
 }
 
 /** Finds what is left of accounts and domains that do not exist. */
 export function remainsOf(configuration: Configuration): Remain[] {
-  const accounts = new Set(accountsOf(configuration).map(({ address }) => address.toLowerCase()))
+  const accounts = accountsOf(configuration).map(({ address }) => address)
   // Without the accounts everything would be left over.
-  if (accounts.size === 0) return []
-  const remains: Remain[] = []
-  const found = (file: FileName, [line]: number[], name: string, fact: string) =>
-    remains.push({ file, line, name, fact })
-
-  const written = ([TRANSPORTS, PATTERNS] as const).flatMap((file) =>
-    tables.domainLines(configuration[file]).map((own) => ({ ...own, file })),
-  )
+  if (accounts.length === 0) return []
   const aliases = parseAliases(configuration[ALIASES])
   const keys = new Set(aliases.map(({ alias }) => alias))
+  const written = ([QUOTAS, TRANSPORTS, PATTERNS] as const).flatMap((file) =>
+    LINES[file](configuration[file]).map((line) => ({ ...line, file })),
+  )
   // Lines of ours say that a domain had accounts, or was about to have them.
-  const domains = new Set([...domainsOf(configuration), ...written.map(({ domain }) => domain)])
-  const live = new Set([...accounts].map(domainOf))
+  const domains = new Set([...domainsOf(configuration), ...written.map(({ name }) => name)])
+  const live = new Set([...accounts, ...accounts.map(domainOf)])
+  const remains: Remain[] = []
   for (const { alias, recipients, lines } of aliases) {
     const dead = recipients.filter((recipient) => {
       const plain = recipient.replace(/\+[^@]*@/, '@')
       const isAlias = alias !== recipient && (keys.has(plain) || keys.has(`@${domainOf(plain)}`))
-      const isKnown = isAlias || accounts.has(plain) || !domains.has(domainOf(plain))
+      const isKnown = isAlias || live.has(plain) || !domains.has(domainOf(plain))
       return !isKnown && lookUp(configuration[PATTERNS], plain) === undefined
     })
     if (dead.length < recipients.length && alias.includes('@')) live.add(domainOf(alias))
-    for (const name of dead) found(ALIASES, lines, name, `the alias ${alias} goes to ${name}, which is no account`)
+    const fact = `the alias ${alias} goes to`
+    for (const name of dead) {
+      remains.push({ file: ALIASES, line: lines[0], name, fact: `${fact} ${name}, which is no account` })
+    }
   }
-  for (const { address, lines } of quotaLines(configuration[QUOTAS])) {
-    if (!accounts.has(address)) found(QUOTAS, lines, address, `${address} has a quota and is no account`)
-  }
-  for (const { file, domain, lines } of written.filter((own) => !live.has(own.domain))) {
-    found(file, lines, domain, `${domain} has no account and no alias, and is no longer caught`)
+  for (const { file, name, lines } of written.filter((line) => !live.has(line.name))) {
+    const fact = file === QUOTAS ? 'a quota and is no account' : 'no account and no alias, and is no longer caught'
+    remains.push({ file, line: lines[0], name, fact: `${name} has ${fact}` })
   }
   return remains
 }
 
 function withoutRemains(configuration: Configuration): Configuration {
-  const names = remainsOf(configuration).map(({ name }) => name)
-  return names.reduce((after, name) => withoutAddress(withoutDomain(after, name), name), configuration)
+  return remainsOf(configuration).reduce((after, { name }) => without(after, name), configuration)
 }
 
 /** Takes back what is left of accounts that do not exist, and completes what the domains of the others are missing. */
 export function repaired(configuration: Configuration): Configuration {
-  const domains = accountsOf(configuration).map(({ address }) => domainOf(address.toLowerCase()))
+  const domains = accountsOf(configuration).map(({ address }) => domainOf(address))
   return domains.reduce(withDomain, withoutRemains(configuration))
 }
 
 /** The account's lines: more than one where somebody has written it twice. */
 export function accountLines(configuration: Configuration, address: string): Account[] {
-  return accountsOf(configuration).filter((account) => account.address.toLowerCase() === address)
+  return accountsOf(configuration).filter((account) => account.address === address)
 }
 
 function existing(configuration: Configuration, address: string): Account[] {
@@ -178,9 +187,10 @@ function existing(configuration: Configuration, address: string): Account[] {
   throw new Failure('failed', `${address} is no account. Accounts and aliases: npm run add-account -- --list`)
 }
 
-/** Lines that are no accounts are somebody else's matter here. */
+/** The accounts in lower case. Lines that are none are somebody else's matter here. */
 function accountsOf(configuration: Pick<Configuration, typeof ACCOUNTS>): Account[] {
-  return parseAccounts(configuration[ACCOUNTS], ACCOUNTS, () => {})
+  const accounts = parseAccounts(configuration[ACCOUNTS], ACCOUNTS, () => {})
+  return accounts.map((account) => ({ ...account, address: account.address.toLowerCase() }))
 }
 
 /** The aliases that go to an address. */
@@ -191,8 +201,8 @@ export function aliasesOf(configuration: Configuration, address: string): string
 
 /** virtual_mailbox_domains as docker-mailserver makes it: the domains of all accounts and aliases. */
 export function domainsOf(configuration: Pick<Configuration, typeof ACCOUNTS | typeof ALIASES>): Set<string> {
-  const addresses = accountsOf(configuration).map(({ address }) => address.toLowerCase())
-  const names = [...addresses, ...parseAliases(configuration[ALIASES]).map(({ alias }) => alias)]
+  const aliases = parseAliases(configuration[ALIASES]).map(({ alias }) => alias)
+  const names = [...accountsOf(configuration).map(({ address }) => address), ...aliases]
   return new Set(names.filter((name) => name.includes('@')).map(domainOf))
 }
 
@@ -203,21 +213,9 @@ export function newDomains(before: Configuration, after: Configuration): string[
 
 /** Whether mail to an address without an account is accepted: it has an alias, or it is caught. */
 export function isCaught(configuration: Configuration, address: string): boolean {
-  const isAlias = ({ alias }: { alias: string }) => [address, `@${domainOf(address)}`].includes(alias)
-  if (parseAliases(configuration[ALIASES]).some(isAlias)) return true
+  const keys = parseAliases(configuration[ALIASES]).map(({ alias }) => alias)
+  if (keys.includes(address) || keys.includes(`@${domainOf(address)}`)) return true
   return !domainsOf(configuration).has(domainOf(address)) || lookUp(configuration[PATTERNS], address) !== undefined
 }
 
-/** Sets or removes an account's line in `dovecot-quotas.cf`. */
-function withQuota(text: string, address: string, quota?: string): string {
-  const own = quotaLines(text).filter((line) => line.address === address)
-  const kept = tables.withoutEntries(text, own)
-  if (quota === undefined) return kept
-  // docker-mailserver takes the first line that has "address:" anywhere, which may be another account's end.
-  const first = kept.split('\n').findIndex((line) => line.toLowerCase().includes(`${address}:`))
-  return tables.withLine(kept, `${address}:${quota}`, first < 0 ? undefined : first)
-}
-
-export function domainOf(address: string): string {
-  return address.slice(address.lastIndexOf('@') + 1)
-}
+export const domainOf = (address: string) => address.slice(address.lastIndexOf('@') + 1)

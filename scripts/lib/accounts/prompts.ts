@@ -1,6 +1,5 @@
 /** Questions at the terminal. They stand on stderr, so that stdout stays the result. */
 import { createInterface } from 'node:readline'
-import { Writable } from 'node:stream'
 import { Failure, type Io } from '../cli.ts'
 
 /**
@@ -14,24 +13,18 @@ export async function ask(
   { echo = true } = {},
 ): Promise<string> {
   if (!input.isTTY) throw new Failure('usage', `No terminal to ask on. ${instead}`)
-  let isShown = true
-  const output = new Writable({
-    write(chunk, _, written) {
-      if (isShown) stderr.write(chunk)
-      written()
-    },
-  })
   // As a terminal, so that readline takes the echo over from the kernel; no history of what was typed.
-  const lines = createInterface({ input, output, terminal: true, historySize: 0, prompt: question })
-  lines.prompt()
-  isShown = echo
+  const options = { input, terminal: true, historySize: 0, prompt: question }
+  const lines = createInterface(echo ? { ...options, output: stderr } : options)
+  if (echo) lines.prompt()
+  else stderr.write(question)
   try {
     return await new Promise((resolve, reject) => {
+      const fail = (exit: 'failed' | 'interrupted', fact: string) => () =>
+        reject(new Failure(exit, `${fact} Nothing was changed.`))
       lines.once('line', resolve)
-      lines.once('SIGINT', () => reject(new Failure('interrupted', 'Interrupted. Nothing was changed.')))
-      lines.once('close', () =>
-        reject(new Failure('failed', 'The input ended before the answer. Nothing was changed.')),
-      )
+      lines.once('SIGINT', fail('interrupted', 'Interrupted.'))
+      lines.once('close', fail('failed', 'The input ended before the answer.'))
     })
   } finally {
     lines.close()

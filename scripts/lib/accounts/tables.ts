@@ -38,7 +38,7 @@ export interface Alias extends Entry {
 export function parseAliases(text: string): Alias[] {
   return entriesOf(text).flatMap((entry) => {
     const words = entry.text.replace(/\s#.*$/, '').toLowerCase()
-    const [alias = '', ...recipients] = words.split(/[\s,]+/).filter(Boolean)
+    const [alias = '', ...recipients] = words.split(/[ \t\r,]+/).filter(Boolean)
     return recipients.length > 0 ? [{ ...entry, alias, recipients }] : []
   })
 }
@@ -62,14 +62,14 @@ function withRecipients(text: string, edit: (alias: string, recipients: string[]
     const edited = edit(alias, recipients)
     if (edited.length === recipients.length) continue
     after = withoutEntries(after, [{ lines }])
-    const [, name = alias, note = ''] = /^([^\s,]+).*?(\s#.*)?$/.exec(written) ?? []
+    const [, name, note = ''] = /^([^\s,]+).*?(\s#.*)?$/.exec(written) ?? []
     if (edited.length > 0) after = withLine(after, `${name} ${edited.join(', ')}${note}`, (lines[0] ?? 1) - 1)
   }
   return after
 }
 
 /** The rule of a PCRE table that decides about an address: the first that matches (pcre_table(5)). */
-function ruleFor(text: string, address: string): (Entry & { result: string }) | undefined {
+export function lookUp(text: string, address: string): (Entry & { result: string }) | undefined {
   const open: boolean[] = []
   for (const entry of entriesOf(text)) {
     if (/^endif\b/i.test(entry.text)) open.pop()
@@ -92,21 +92,14 @@ function isMatch(source: string, flags: string, address: string): boolean {
   }
 }
 
-/** What a PCRE table says about an address; undefined where nothing matches. */
-export function lookUp(text: string, address: string): string | undefined {
-  return ruleFor(text, address)?.result
-}
-
 /** An address that stands for all of a domain that nobody has written a rule for. */
-export function anyAt(domain: string): string {
-  return `no-such-account@${domain}`
-}
+export const anyAt = (domain: string) => `no-such-account@${domain}`
 
 const patternFor = (domain: string) => `/@${domain.replaceAll('.', '\\.')}$/`
 
 /** Makes the transport table leave a domain to virtual_transport, unless it does so already. */
 export function withVirtualDomain(text: string, domain: string): string {
-  const rule = ruleFor(text, anyAt(domain))
+  const rule = lookUp(text, anyAt(domain))
   // ":" changes nothing, the others say it in so many words.
   if (/^(:|lmtp:|virtual:)/.test(rule?.result ?? '')) return text
   const line = `${patternFor(domain).padEnd(43)} :`
@@ -122,14 +115,14 @@ export function withVirtualDomain(text: string, domain: string): string {
  * table that does not catch the domain stays as it is.
  */
 export function withException(text: string, domain: string, catchall: string): string {
-  const rule = ruleFor(text, anyAt(domain))
+  const rule = lookUp(text, anyAt(domain))
   if (rule?.result.toLowerCase() !== catchall) return text
   const closed = withLine(text, 'endif', rule.lines.at(-1))
   return withLine(closed, `if !${patternFor(domain)}`, (rule.lines[0] ?? 1) - 1)
 }
 
 /** The lines that `withVirtualDomain` or `withException` has written, and their domains. */
-export function domainLines(text: string): { domain: string; lines: number[] }[] {
+export function domainLines(text: string): { name: string; lines: number[] }[] {
   const open: Entry[] = []
   return entriesOf(text).flatMap((entry) => {
     const begin = /^endif\b/i.test(entry.text) ? open.pop() : undefined
@@ -137,14 +130,8 @@ export function domainLines(text: string): { domain: string; lines: number[] }[]
     const [, pattern = ''] = (begin ? /^if !(\S+)$/ : /^(\S+)\s+:$/).exec((begin ?? entry).text) ?? []
     const domain = pattern.slice(2, -2).replaceAll('\\.', '.')
     if (!/^[a-z\d.-]+$/.test(domain) || patternFor(domain) !== pattern) return []
-    return { domain, lines: begin ? [...begin.lines, ...entry.lines] : entry.lines }
+    return [{ name: domain, lines: begin ? [...begin.lines, ...entry.lines] : entry.lines }]
   })
-}
-
-/** Takes back what `withVirtualDomain` or `withException` did. */
-export function withoutDomain(text: string, domain: string): string {
-  const own = domainLines(text).filter((written) => written.domain === domain)
-  return withoutEntries(text, own)
 }
 
 /** Adds a line behind the one of this number, or at the end. */
@@ -157,8 +144,9 @@ export function withLine(text: string, line: string, above?: number): string {
 /** Takes out the lines of these entries. */
 export function withoutEntries(text: string, entries: { lines: number[] }[]): string {
   const gone = new Set(entries.flatMap(({ lines }) => lines))
-  const left = linesOf(text).filter((_, index) => !gone.has(index + 1))
-  return left.join('')
+  return linesOf(text)
+    .filter((_, index) => !gone.has(index + 1))
+    .join('')
 }
 
 /** Lines with their ends. */

@@ -2,16 +2,10 @@
 import { existsSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { remainsOf, repaired } from '../accounts/changes.ts'
-import {
-  CONFIGURATION_LOCK,
-  change,
-  FILES,
-  readConfiguration,
-  replaceFiles,
-  textOf,
-} from '../accounts/configuration.ts'
+import { CONFIGURATION_LOCK, change, FILES, readConfiguration, replaceFiles } from '../accounts/configuration.ts'
 import { isLeftBehind, withLock } from '../accounts/lock.ts'
 import { namesBelow } from '../server/native_configuration.ts'
+import { readOr } from '../server/processes.ts'
 import { CONFIG_DIR, ROOT } from '../settings.ts'
 import { type Finding, failure, MEND, verdict, warning, writeLine } from './check.ts'
 import {
@@ -90,13 +84,13 @@ export function gluedLines(facts: Facts): Finding[] {
   return verdict(problems, `${ENTRIES.length} files`)
 }
 
-const withLineEnds = (text: string) => text.replace(/^\ufeff/, '').replace(/\r\n?|(?<=[^\r\n])$/g, '\n')
+const withLineEnds = (text: string) => text.replace(/^(\ufeff|\xef\xbb\xbf)/, '').replace(/\r\n?|(?<=[^\r\n])$/g, '\n')
 
-/** Changes a file as it is now, under the lock of the configuration folder. */
+/** Changes a file as it is now, a character for each byte, under the lock of the configuration folder. */
 export async function edit(name: string, change: (text: string) => string): Promise<string> {
   return withLock(CONFIGURATION_LOCK, async () => {
     const path = join(ROOT, name)
-    await replaceFiles([[path, change(textOf(readFileSync(path)))]])
+    await replaceFiles([[path, change(readFileSync(path, 'latin1'))]])
     return name
   })
 }
@@ -117,23 +111,24 @@ export function remains(): Finding[] {
   return verdict(problems, 'none')
 }
 
-export function leftovers(): Finding[] {
+export async function leftovers(): Promise<Finding[]> {
   const names = namesBelow(CONFIG_DIR).filter((name) => /\.(tmp|lock)$/.test(name))
-  const problems = names.flatMap((name) => {
+  const problems = names.map(async (name) => {
     const path = join(CONFIG_DIR, name)
-    const textOf = () => (existsSync(path) ? readFileSync(path, 'utf8') : '')
     const ageOf = () => Date.now() - (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? Date.now())
     const isLock = name.endsWith('.lock')
     // A writer at work has a half-written file for some milliseconds.
-    const isLeft = () => (isLock ? existsSync(path) && isLeftBehind(path, textOf()) : ageOf() > 60_000)
-    const mend = () => {
+    const isLeft = async () => (isLock ? isLeftBehind(path) : ageOf() > 60_000)
+    const mend = async () => {
       // Somebody may have taken it over since.
-      if (!isLeft()) return `${inConfig(name)} is not left behind any more`
-      rmSync(path, { force: true })
+      if (!(await isLeft())) return `${inConfig(name)} is not left behind any more`
+      if (isLock) await withLock(path, () => {})
+      else rmSync(path, { force: true })
       return `removed ${inConfig(name)}`
     }
-    const how = isLock ? `was left by "${textOf().trim()}", which is gone` : 'was left half-written'
-    return isLeft() ? [warning(`${inConfig(name)} ${how}`, MEND, { mend })] : []
+    if (!(await isLeft())) return []
+    const how = isLock ? `was left by "${readOr(path).trim()}", which is gone` : 'was left half-written'
+    return [warning(`${inConfig(name)} ${how}`, MEND, { mend })]
   })
-  return verdict(problems, 'none')
+  return verdict((await Promise.all(problems)).flat(), 'none')
 }

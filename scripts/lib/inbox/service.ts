@@ -4,9 +4,9 @@ import { closeSync, mkdirSync, openSync, readFileSync, rmSync, statSync, writeFi
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { startOf } from '../accounts/lock.ts'
 import { messageOf } from '../cli.ts'
 import { assertPortFree } from '../server/ports.ts'
+import { startOf } from '../server/processes.ts'
 import { becomeRoot, isRoot } from '../server/root.ts'
 import { type EngineName, enabledProtocols, hostOf, ROOT, type Settings } from '../settings.ts'
 

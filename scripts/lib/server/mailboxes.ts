@@ -213,14 +213,10 @@ export async function hasQuota(settings: Settings, address: string, quota: strin
   return usage !== undefined && (usage.limit ?? 0) === kibibytes * 1024
 }
 
-/** All accounts, with what lies in their mailboxes where the server runs. What cannot be read or counted is said. */
+/** All accounts, with what lies in their mailboxes where the server runs. What cannot be counted is said. */
 export async function accountRows(settings: Settings, say: (line: string) => void) {
   const isRunning = await isAnswering(settings)
-  const configuration = readConfiguration((name, problem) => {
-    const text = `${name}: ${problem}. See: npm run doctor`
-    if (name === 'postfix-accounts.cf') throw new Failure('failed', text)
-    say(text)
-  })
+  const configuration = readConfiguration()
   const quotas = parseQuotas(configuration['dovecot-quotas.cf'])
   const rows = []
   for (const account of parseAccounts(configuration['postfix-accounts.cf'], 'postfix-accounts.cf', say)) {

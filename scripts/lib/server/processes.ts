@@ -2,7 +2,6 @@
 import { readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { startOf } from '../accounts/lock.ts'
 import { isSmtpOnly } from '../settings.ts'
 import { isRoot } from './root.ts'
 
@@ -36,6 +35,20 @@ export const programOf = (pid: number) => readOr(`/proc/${pid}/comm`).trim()
 
 /** The state of a process in one letter, as "T" for stopped (proc(5)); an empty text where there is none. */
 export const stateOf = (pid: number) => /^State:\s+(\w)/m.exec(readOr(`/proc/${pid}/status`))?.[1] ?? ''
+
+/** When a process started, in the kernel's clock ticks; "dead" where it runs no longer. */
+export function startOf(pid: number): string {
+  try {
+    process.kill(pid, 0)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EPERM') return 'dead'
+  }
+  // Fields 3 and 22 of proc(5), behind the program's name, which may contain spaces and brackets.
+  const stat = readOr(`/proc/${pid}/stat`)
+  const fields = stat.slice(stat.lastIndexOf(') ') + 2).split(' ')
+  // A zombie is dead, and only its parent has not asked yet. Without a /proc the pid has to do.
+  return fields[0] === 'Z' ? 'dead' : (fields[19] ?? '-')
+}
 
 /** Whether a process is one of Postfix or Dovecot that works in this folder, also where that has been removed since. */
 function worksIn(pid: number, folder: string): boolean {

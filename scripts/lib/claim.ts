@@ -1,4 +1,4 @@
-/** One reader at a time may show and delete: two POP3 sessions that delete the same message are both told +OK. */
+/** Names that one process of this machine has at a time. The kernel keeps them: they end with the process, however it ends. */
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { rmSync } from 'node:fs'
@@ -6,24 +6,15 @@ import { connect, createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { Mailbox } from './mailbox.ts'
-import type { Pop3Server } from './pop3.ts'
 
 /** Milliseconds between two tries. */
 const PAUSE = 25
 
 /**
- * Claims all of these mailboxes for this process, or waits until `deadline` (milliseconds since 1970) for others to give
- * them up. Gives the function that gives them up, or undefined when somebody holds one still. The kernel keeps the claims,
- * as the names of listening sockets: they end with the process, however it ends.
+ * Claims all of these names for this process, or waits until `deadline` (milliseconds since 1970) for others to give them
+ * up. Gives the function that gives them up, or undefined when somebody holds one still.
  */
-export async function claim(
-  { host, port }: Pop3Server,
-  mailboxes: Mailbox[],
-  deadline: number,
-): Promise<(() => void) | undefined> {
-  // The master user's login has "*master" behind the account.
-  const names = mailboxes.map(({ account }) => `${host}:${port} ${account.replace(/\*.*/, '').toLowerCase()}`)
+export async function claim(names: string[], deadline: number): Promise<(() => void) | undefined> {
   for (;;) {
     const servers = await Promise.all(names.map(listen))
     const release = () => {
@@ -38,7 +29,7 @@ export async function claim(
 
 /** A server on the socket of this name: one without a file on Linux and Windows. Undefined where somebody has it. */
 async function listen(name: string): Promise<Server | undefined> {
-  const id = `pop_email-${createHash('sha256').update(name).digest('hex').slice(0, 32)}`
+  const id = `mail-${createHash('sha256').update(name).digest('hex').slice(0, 32)}`
   const path = { linux: `\0${id}`, win32: `\\\\.\\pipe\\${id}` }[process.platform as string] ?? join(tmpdir(), id)
   const server = createServer((socket) => socket.destroy())
   try {
