@@ -94,7 +94,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   if (dsn !== undefined && !DSN.test(dsn)) {
     throw new Failure('usage', `--dsn ${JSON.stringify(dsn)}: never, or a list of success, failure, delay.`)
   }
-  const user = (await chosenUser('smtp', values))?.text
+  const user = await chosenUser('smtp', values)
   const make = await mailMaker(values, { numbered: values.count !== undefined, user, io })
 
   if (values['dry-run']) {

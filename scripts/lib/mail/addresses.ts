@@ -27,8 +27,6 @@ export function parseAddressList(list: string): Address[] {
   for (const [token] of list.matchAll(TOKEN)) {
     if (token === ',' || token === ';') {
       entries.push(entry.trim())
-      // A semicolon ends a group, and is no part of a name.
-      if (token === ';') entries.push('')
       entry = ''
     } else {
       // A colon ends the name of a group.
@@ -36,25 +34,11 @@ export function parseAddressList(list: string): Address[] {
     }
   }
   entries.push(entry.trim())
-  refuseUnquotedComma(entries)
-  return entries.filter((each) => each !== '').map(parseAddress)
+  const given = entries.filter((each) => each !== '')
+  return given.map((each) => parseAddress(each, given.length === 1))
 }
 
-/** In `Doe, J <a@b>` the comma is part of the name: nobody means to write to a user Doe as well. */
-function refuseUnquotedComma(entries: string[]): void {
-  const isWord = (entry = '') => entry !== '' && !entry.includes('@')
-  const last = entries.findIndex((entry, index) => /<[^<>]*>$/.test(entry) && isWord(entries[index - 1]))
-  if (last < 0) return
-  let first = last
-  while (isWord(entries[first - 1])) first -= 1
-  const typed = entries.slice(first, last + 1).join(', ')
-  const bracket = typed.lastIndexOf('<')
-  const name = typed.slice(0, bracket).replace(/["\\]/g, '').trim().replace(/,$/, '')
-  const meant = `"${name}" ${typed.slice(bracket)}`
-  throw new Error(`${JSON.stringify(typed)}: the comma belongs to the name, so the name needs quotes: '${meant}'`)
-}
-
-function parseAddress(entry: string): Address {
+function parseAddress(entry: string, isAlone: boolean): Address {
   let comment = ''
   const plain = entry.replace(QUOTED_OR_COMMENT, (part) => {
     if (!part.startsWith('(')) return part
@@ -63,7 +47,8 @@ function parseAddress(entry: string): Address {
   })
   const [, phrase = '', bracketed] = /^(.*?)<([^<>]*)>\s*$/s.exec(plain) ?? []
   const address = (bracketed ?? plain).trim()
-  const problem = problemOfAddress(address)
+  // Nobody means to write to a user Doe in `Doe, J <a@b>`.
+  const problem = isAlone || address.includes('@') ? problemOfAddress(address) : NO_ADDRESS
   if (problem) throw new Error(`${JSON.stringify(entry)}: ${problem}`)
   const unquoted = (part: string) => (part.startsWith('"') ? part.slice(1, -1).replace(/\\(.)/g, '$1') : part)
   return { name: phrase.trim().replace(QUOTED_OR_COMMENT, unquoted) || comment, address }
@@ -72,7 +57,9 @@ function parseAddress(entry: string): Address {
 const LOCAL_PART = String.raw`"(?:[^"\\<>\x00-\x1f\x7f]|\\[^<>\x00-\x1f\x7f])*"|[^\s"(),:;<>@[\\\]\x00-\x1f\x7f]+`
 const DOMAIN = String.raw`\[[^\s[\]\\<>\x00-\x1f\x7f]+\]|[^\s"(),:;<>@[\\\]\x00-\x1f\x7f]+`
 const ADDRESS = new RegExp(`^(?:${LOCAL_PART})@(?:${DOMAIN})$`)
-/** The name of a user of the server, without a domain. ASCII only: otherwise it is a name whose comma wants quotes. */
+const NO_ADDRESS =
+  'not an address. Write user@domain or "Name" <user@domain>; a name with a comma goes in double quotes'
+/** The name of a user of the server, without a domain; it has to stand alone. */
 const BARE_USER = /^[\w.!#$%&'*+/=?^`{|}~-]+$/
 
 /**
@@ -82,9 +69,7 @@ const BARE_USER = /^[\w.!#$%&'*+/=?^`{|}~-]+$/
 export function problemOfAddress(address: string): string | undefined {
   if (address === '') return 'the address is empty'
   if (BARE_USER.test(address)) return undefined
-  if (!ADDRESS.test(address)) {
-    return 'not an address. Write user@domain or "Name" <user@domain>; a name with a comma goes in double quotes'
-  }
+  if (!ADDRESS.test(address)) return NO_ADDRESS
   return toEnvelope(address).endsWith('@') ? 'the domain has characters that no domain has' : undefined
 }
 

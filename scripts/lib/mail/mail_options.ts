@@ -8,11 +8,9 @@ import { Failure, type Io, messageOf } from '../cli.ts'
 import { UNREADABLE } from '../settings.ts'
 import { type Address, parseAddressList, problemOfAddress, toEnvelope } from './addresses.ts'
 import type { Outgoing } from './bulk.ts'
+import { MANY, match, ONE } from './client_options.ts'
 import type { Envelope } from './delivery.ts'
 import { type Attachment, compose, type Draft, type Message } from './message.ts'
-
-const MANY = { type: 'string', multiple: true } as const
-const ONE = { type: 'string' } as const
 
 /** The options that only a composed message has; `--eml` is sent as it is. */
 const COMPOSE_OPTIONS = {
@@ -24,17 +22,11 @@ export const MAIL_OPTIONS = {
   ...{ from: MANY, to: MANY, cc: MANY, bcc: MANY, 'envelope-from': ONE, 'envelope-to': MANY, eml: ONE },
   ...COMPOSE_OPTIONS,
 } as const
-/** What `parseArgs` makes of MAIL_OPTIONS. */
 export type MailValues = ReturnType<typeof parseArgs<{ options: typeof MAIL_OPTIONS }>>['values']
 
-/** Header fields that have an option of their own, or that only a message sent as it is may choose. */
-const OPTIONS_OF_FIELDS = new Map([
-  ...'from to cc bcc reply-to subject date message-id in-reply-to'.split(' ').map((name) => [name, name] as const),
-  ...'mime-version content-type content-transfer-encoding content-disposition'
-    .split(' ')
-    .map((name) => [name, 'eml'] as const),
-  ['resent-bcc', 'bcc'],
-])
+/** Header fields that have an option of their own, and those that only a message sent as it is may choose. */
+const OWN_OPTION = /^(?:resent-(?=bcc))?(from|to|cc|bcc|reply-to|subject|date|message-id|in-reply-to)$/i
+const OF_EML = /^(?:mime-version|content-(?:type|transfer-encoding|disposition))$/i
 
 const SUBJECT = 'テストメール: 開発用メールサーバーから、ふうーがバーに送るメールの、とても長い件名です'
 const testText = () => `バーさん、こんにちは。\n\nこのメールは ${new Date().toISOString()} に送られました。\n\nふうー\n`
@@ -187,45 +179,39 @@ function decode(option: Option, bytes: Buffer): string {
   }
 }
 
-/** The groups of a pattern in an option's value. Throws a usage Failure with the rule where it does not match. */
-function match(option: Option, value: string, pattern: RegExp, rule: string): string[] {
-  const [, ...groups] = pattern.exec(value) ?? []
-  if (groups.length > 0) return groups
-  throw new Failure('usage', `--${option} ${JSON.stringify(value)}: ${rule}.`)
-}
-
 function readAttachment(path: string): Attachment {
   return { filename: basename(path), content: readFile('attach', path) }
 }
 
 function readInline(value: string): Attachment {
   const rule = 'write CID=FILE; a CID is ASCII without spaces and <>'
-  const [cid = '', path = ''] = match('inline', value, /^([!-;=?-~]+?)=(.+)$/, rule)
+  const [cid = '', path = ''] = match(typed('inline', value), value, /^([!-;=?-~]+?)=(.+)$/, rule)
   return { filename: basename(path), content: readFile('inline', path), cid }
 }
 
 function readHeader(text: string): { name: string; value: string } {
   const rule = "write 'Name: value'; a name is ASCII without spaces"
-  const [name = '', value = ''] = match('header', text, /^([!-9;-~]+):\s*(\S.*)$/, rule)
-  const option = OPTIONS_OF_FIELDS.get(name.toLowerCase())
+  const [name = '', value = ''] = match(typed('header', text), text, /^([!-9;-~]+):\s*(\S.*)$/, rule)
+  const option = OF_EML.test(name) ? 'eml' : OWN_OPTION.exec(name)?.[1]?.toLowerCase()
   if (option) throw new Failure('usage', `--header ${name}: this field has its own option, --${option}.`)
   return { name, value }
 }
 
 function readMessageId(option: 'message-id' | 'in-reply-to', value: string | undefined): string | undefined {
   if (value === undefined) return undefined
-  const [id] = match(option, value.trim(), /^<?([!-;=?-~]+)>?$/, 'write <unique@domain>, ASCII without spaces')
-  return `<${id}>`
+  const rule = 'write <unique@domain>, ASCII without spaces'
+  return `<${match(typed(option, value), value.trim(), /^<?([!-;=?-~]+)>?$/, rule)[0]}>`
 }
+
+const typed = (option: Option, value: string) => `--${option} ${JSON.stringify(value)}`
 
 const RFC_5322_DATE = /^(?:[A-Z][a-z]{2}, )?\d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\d(?::\d\d)? (?:[+-]\d{4}|GMT|UT)$/
 const ISO_8601_DATE = /^\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?$/
 
 /** A date of RFC 5322 stays as it was typed, with its time zone. */
 function readDate(value: string): string | Date {
-  const date = new Date(value)
-  const isRfc5322 = RFC_5322_DATE.test(value)
-  if (!Number.isNaN(date.getTime()) && (isRfc5322 || ISO_8601_DATE.test(value))) return isRfc5322 ? value : date
+  const date = Number.isNaN(Date.parse(value)) ? 'none' : value
   const rule = "write 'Tue, 1 Jul 2025 09:00:00 +0900' or 2025-07-01T09:00+09:00"
-  throw new Failure('usage', `--date ${JSON.stringify(value)}: ${rule}.`)
+  if (!RFC_5322_DATE.test(date)) match(typed('date', value), date, ISO_8601_DATE, rule)
+  return RFC_5322_DATE.test(date) ? value : new Date(value)
 }
