@@ -61,7 +61,11 @@ export function explainClientOptions(protocol: Protocol): string {
 }
 
 /** Resolves server and login. Throws a usage Failure that names the option or the variable with the wrong value. */
-export async function resolveClient(protocol: Protocol, values: ClientValues, io: Io): Promise<Client> {
+export async function resolveClient(
+  protocol: Protocol,
+  values: ClientValues,
+  io: Pick<Io, 'stdin' | 'say'>,
+): Promise<Client> {
   const { prefix, account, ports } = PROTOCOLS[protocol]
   const settings = readSettings()
   const host = pick('--host', values.host, 'MAIL_HOST') ?? { name: 'MAIL_HOST', text: settings.host }

@@ -32,7 +32,9 @@ export function prepareEml(bytes: Buffer): PreparedMessage {
     addressesIn(field) {
       try {
         // Internationalised headers are UTF-8 (RFC 6532).
-        const values = fields.filter((one) => isNamed(one, field.toLowerCase())).map(({ value }) => Buffer.from(value, 'latin1'))
+        const values = fields
+          .filter((one) => isNamed(one, field.toLowerCase()))
+          .map(({ value }) => Buffer.from(value, 'latin1'))
         return values.flatMap((value) => parseAddressList(value.toString()))
       } catch (error) {
         throw new Error(`its ${field} field has ${(error as Error).message}`)

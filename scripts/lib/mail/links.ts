@@ -40,7 +40,11 @@ let last = { html: '', text: '' }
 function marked(html: string): string {
   const load = () => createRequire(import.meta.url)('html-to-text') as typeof import('html-to-text')
   convert ??= load().compile(OPTIONS)
-  const beginning = () => html.split('<', MOST_TAGS).join('<').replace(/[\ufdd0-\ufdd2]/g, '')
+  const beginning = () =>
+    html
+      .split('<', MOST_TAGS)
+      .join('<')
+      .replace(/[\ufdd0-\ufdd2]/g, '')
   if (html !== last.html) last = { html, text: convert(beginning()) }
   return last.text
 }
