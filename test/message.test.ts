@@ -22,10 +22,10 @@ test('address lists are read as people and header fields write them', () => {
     'a@b (comment, with comma), <c@d>': 'comment, with comma|a@b  |c@d',
     'friends: a@b, "x; y" <c@d>;, e@f': '|a@b  x; y|c@d  |e@f',
     'undisclosed-recipients:;': '',
-    'root, user@[1.2.3.4], user@[IPv6:::1]': '|root  |user@[1.2.3.4]  |user@[IPv6:::1]',
+    root: '|root',
+    'user@[1.2.3.4], user@[IPv6:::1]': '|user@[1.2.3.4]  |user@[IPv6:::1]',
     '"a b"@c, a..b.@docomo.ne.jp': '|"a b"@c  |a..b.@docomo.ne.jp',
-    'g: foo; J <a@b>, CORP\\jd <c@d>': '|foo  J|a@b  CORP\\jd|c@d',
-    'J <a@b>, foo, c@d, bar': 'J|a@b  |foo  |c@d  |bar',
+    'J <a@b>, CORP\\jd <c@d>': 'J|a@b  CORP\\jd|c@d',
     ' , ,': '',
   })) {
     const found = parseAddressList(list).map(({ name, address }) => `${name}|${address}`)
@@ -33,20 +33,14 @@ test('address lists are read as people and header fields write them', () => {
   }
 })
 
-test('what is no address is refused with its own words; for a name with a comma those say what to type', () => {
-  const lists = 'a b@c;a@b@c;<a@b;a@b>;<>;名前;a@;@b;a@b:c;a@b c;a\0b@c;a@"b";"<"@x'.split(';')
+test('what is no address is refused with its own words; a name with a comma wants quotes', () => {
+  const lists = 'a b@c;a@b@c;<a@b;a@b>;<>;名前;a@;@b;a@b:c;a@b c;a\0b@c;a@"b";"<"@x;Doe, J <a@b>;a@b, foo'.split(';')
   for (const list of lists) assert.throws(() => parseAddressList(list), /^Error: "/, list)
-  for (const [list, typed, meant] of [
-    ['Doe, J <a@b.example>', 'Doe, J <a@b.example>', '"Doe, J" <a@b.example>'],
-    ['x@y, Doe, J, Jr. <a@b>, foo', 'Doe, J, Jr. <a@b>', '"Doe, J, Jr." <a@b>'],
-    ['Doe\\, J <a@b>', 'Doe\\, J <a@b>', '"Doe, J" <a@b>'],
-    ['Doe,J <a@b>', 'Doe, J <a@b>', '"Doe, J" <a@b>'],
-    ['Doe, <a@b>', 'Doe, <a@b>', '"Doe" <a@b>'],
-    ['Doe, "J" <a@b>', 'Doe, "J" <a@b>', '"Doe, J" <a@b>'],
-    ['山田, 太郎 <a@b>', '山田, 太郎 <a@b>', '"山田, 太郎" <a@b>'],
-  ] as const) {
-    const message = `${JSON.stringify(typed)}: the comma belongs to the name, so the name needs quotes: '${meant}'`
-    assert.throws(() => parseAddressList(list), { message })
+  const message = /^"Doe": not an address\..* a name with a comma goes in double quotes$/
+  assert.throws(() => parseAddressList('a@b, Doe, J <c@d>'), { message })
+  // What backtracks takes minutes.
+  for (const text of ['(', '"\\', '<', 'a, ', '[', '=?']) {
+    assert.throws(() => parseAddressList(`${text.repeat(50_000)}@`), Error, text)
   }
 })
 
@@ -59,7 +53,7 @@ test('an address that passes cannot end or extend an SMTP command', () => {
         assert.doesNotMatch(toEnvelope(address).replace(/^"[^\x00-\x1f\x7f<>]*"@/, ''), /[\x00-\x1f\x7f<>\s]/)
       }
     }),
-    { numRuns: 600 },
+    { numRuns: 200 },
   )
 })
 
@@ -85,20 +79,14 @@ test('subjects and header fields of any length are folded, and read as they were
       assert.equal(mail.subject, subject)
       assert.equal(mail.headers.find(({ name }) => name === 'X-Note')?.value, value)
     }),
-    { numRuns: 150 },
+    { numRuns: 60 },
   )
 })
 
 test('a message that is sent as it is loses its Bcc and Resent-Bcc fields and nothing else', () => {
   const field = fc.constantFrom(
     ...['To: a@b', 'Bcc: x@y', 'bcc : x@y,\r\n\tz@y', 'BCC:\n x@y', 'bCc:', 'X-Bcc: no', 'Bcc-Note: no'],
-    ...[
-      'Resent-Bcc: r@y',
-      'RESENT-BCC:\r r@y',
-      'resent-bcc: r@y\n\t,s@y',
-      'Subject: ü\r\n more',
-      'Subject: x\n Bcc: y',
-    ],
+    ...['RESENT-BCC:\r r@y', 'resent-bcc: r@y\n\t,s@y', 'Subject: ü\r\n more', 'Subject: x\n Bcc: y'],
   )
   const lineEnd = fc.constantFrom('\r\n', '\n', '\r')
   const before = fc.constantFrom(
@@ -120,7 +108,7 @@ test('a message that is sent as it is loses its Bcc and Resent-Bcc fields and no
       assert.deepEqual(prepared.bytes, message(parts.filter(([text]) => !/^(resent-)?bcc[ :]/i.test(text))))
       assert.equal(prepared.before === undefined, mark === '')
     }),
-    { numRuns: 500 },
+    { numRuns: 200 },
   )
 })
 
@@ -160,7 +148,7 @@ test('any bytes reach the server as they are, but for line ends, which become CR
   const property = fc.asyncProperty(fc.array(piece), fc.uint8Array(), (pieces, bytes) =>
     check(Buffer.concat([Buffer.from(pieces.join(''), 'latin1'), bytes])),
   )
-  await fc.assert(property, { numRuns: 200 })
+  await fc.assert(property, { numRuns: 60 })
   // Longer than what leaves at a time, with every line end and dot at some border.
   await check(Buffer.from('\r\n.\n.\r.x'.repeat(30_000)))
   await session.close()
@@ -198,6 +186,6 @@ test('whatever a server says, the session opens or throws a Failure that fits a 
       isFit(error.message)
     }
   })
-  await fc.assert(property, { numRuns: 100 })
+  await fc.assert(property, { numRuns: 40 })
   server.close()
 })

@@ -101,7 +101,7 @@ export function searchFor(
   async function look(): Promise<number> {
     const now = Date.now()
     // A server that stops talking must not keep the wait much longer than its time.
-    const timeout = Math.min(server.timeout, Math.max(1_000, end - now))
+    const timeout = Math.min(server.timeout, Math.max(2_000, end - now))
     let found = 0
     try {
       for (const mailbox of mailboxes) {
