@@ -14,6 +14,9 @@ import { SmtpServer } from './smtp_server.ts'
 // The same cases in every run: what fails here fails again. FUZZ_SEED chooses others.
 fc.configureGlobal({ seed: Number(process.env.FUZZ_SEED ?? 20_250_701) })
 
+/** Any text of one character a byte. */
+const latin1 = fc.uint8Array({ maxLength: 8 }).map((bytes) => Buffer.from(bytes).toString('latin1'))
+
 test('address lists are read as people and header fields write them', () => {
   for (const [list, expected] of Object.entries({
     'a@b': '|a@b',
@@ -46,7 +49,7 @@ test('what is no address is refused with its own words; a name with a comma want
 
 test('an address that passes cannot end or extend an SMTP command', () => {
   fc.assert(
-    fc.property(fc.string({ unit: 'binary' }), fc.string({ unit: 'grapheme' }), (local, domain) => {
+    fc.property(latin1, latin1, (local, domain) => {
       for (const address of [`${local}@${domain}`, `"${local}"@${domain}`, local]) {
         if (problemOfAddress(address)) continue
         // A space stands only inside quotes.
@@ -60,7 +63,7 @@ test('an address that passes cannot end or extend an SMTP command', () => {
 test('subjects and header fields of any length are folded, and read as they were typed', async () => {
   const text = fc
     .oneof(
-      fc.string({ unit: 'grapheme', minLength: 1, maxLength: 400 }),
+      fc.array(fc.constantFrom(...'aé日本 語𝒳 -=?_'), { minLength: 1, maxLength: 400 }).map((all) => all.join('')),
       fc.array(fc.stringMatching(/^[!-~]{1,200}$/), { minLength: 1, maxLength: 20 }).map((words) => words.join(' ')),
       fc.stringMatching(/^[!-~]{900,2000}$/),
       fc.constantFrom('x'.repeat(1_386), `${'word '.repeat(300)}end`, `a${' '.repeat(300)}b`),
@@ -159,7 +162,7 @@ test('whatever a server says, the session opens or throws a Failure that fits a 
   const piece = fc.oneof(
     fc.constantFrom('220 hello\r\n', '250-x\r\n', '250 PIPELINING\r\n', '250 ok\r\n', '354 go\r\n', '421 bye\r\n'),
     fc.constantFrom('250', '250-', ' ', '\r\n', '\n', 'x', '5.1.1', '334 more\r\n', '550 no\r\n', 'é', '\x9b2J', '\0'),
-    fc.string({ unit: 'binary', maxLength: 8 }),
+    latin1,
   )
   let answer: string[] = []
   const server = createServer((socket) => {

@@ -1,7 +1,7 @@
 /** send_email against the real server: what arrives is what was asked for. Each test takes all mail that it has sent. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { after, before, test } from 'node:test'
 import { Ajv } from 'ajv'
@@ -169,12 +169,11 @@ test('settings come from the option, else the environment, else .env, else the d
     run({}, ''),
     run({}, '', ...timeout),
     run({ SMTP_PASSWORD: 'foo' }, '', ...timeout),
-    run({ SMTP_PASSWORD: 'foo' }, '', ...timeout, '--password', 'no'),
     run({}, 'foo\nnot this line\n', ...timeout, '--user', FOO, '--password-stdin'),
   ])
   rmSync(file)
   const codes = results.map(({ code }) => code)
-  assert.deepEqual(codes, [2, 5, 0, 5, 0], results.map(({ stderr }) => stderr).join())
+  assert.deepEqual(codes, [2, 5, 0, 0], results.map(({ stderr }) => stderr).join())
   assert.match(results[0]?.stderr ?? '', /^MAIL_TIMEOUT=nonsense: a number of seconds/)
   const mails = await arrived(BAR, 2)
   const senders = mails.map((mail) => /^From: .*?<?([\w.@-]+)>?\r$/m.exec(`${mail}`)?.[1])
@@ -186,13 +185,11 @@ test('a .env that cannot be read, or has a name that is nearly one of ours, is t
   const misspelt = /^\.env: SMTPPORT .*SMTP_PORT\?\n\.env: MAIL_HOTS .*MAIL_HOST\?\n$/
   for (const [contents, code, words] of [
     [Buffer.from('SMTP_USER=x\n', 'utf16le'), 2, /^\.env: it is UTF-16.*\n$/],
-    [undefined, 2, /^\.env: it is a folder.*\n$/],
     [Buffer.from('SMTPPORT=1\nMAIL_HOTS=x\n'), 0, misspelt],
   ] as const) {
-    if (contents) writeFileSync(file, contents)
-    else mkdirSync(file)
+    writeFileSync(file, contents)
     const result = await project.run('send_email', '--to', 'x@y.example')
-    rmSync(file, { recursive: true })
+    rmSync(file)
     assert.equal(result.code, code, result.stderr)
     assert.match(result.stderr, words)
   }
@@ -207,18 +204,11 @@ test('a user is known by address or by local part; a refused one is named with w
   assert.match(stderr, new RegExp(`login as ${BAR} refused: 535 5\\.7\\.8 .*npm run add-account -- --list`))
 })
 
-test('it runs from any folder and by npm --prefix', async () => {
-  const [node = '', ...script] = project
-    .command('send_email')
-    .map((part) => part.replace(/^scripts/, project.path('$&')))
-  for (const [program, ...args] of [
-    [node, ...script],
-    ['npm', '--prefix', project.dir, 'run', '-s', 'send-email', '--'],
-  ] as [string, ...string[]][]) {
-    const options = { cwd: tmpdir(), env: { ...process.env, ...project.env }, encoding: 'utf8' } as const
-    assert.match(execFileSync(program, [...args, '--to', 'x@y.example'], options), /^Reply: +250 /)
-  }
-  await arrived(CATCHALL, 2)
+test('it runs from any folder by npm --prefix', async () => {
+  const options = { cwd: tmpdir(), env: { ...process.env, ...project.env }, encoding: 'utf8' } as const
+  const args = ['--prefix', project.dir, 'run', '-s', 'send-email', '--', '--to', 'x@y.example']
+  assert.match(execFileSync('npm', args, options), /^Reply: +250 /)
+  await arrived(CATCHALL)
 })
 
 test('--eml arrives byte for byte: 8-bit, lone dots, trailing spaces and lines', async () => {
