@@ -10,7 +10,7 @@ import { type Address, parseAddressList, problemOfAddress, toEnvelope } from './
 import type { Outgoing } from './bulk.ts'
 import { MANY, match, ONE } from './client_options.ts'
 import type { Envelope } from './delivery.ts'
-import { type Attachment, compose, type Draft, type Message } from './message.ts'
+import { compose, type Draft, type Message } from './message.ts'
 
 /** The options that only a composed message has; `--eml` is sent as it is. */
 const COMPOSE_OPTIONS = {
@@ -69,11 +69,11 @@ async function readDraft(values: MailValues, context: MailContext) {
   const hasContent = [text, html, calendar].some((part) => part !== undefined)
   return (n: number): { envelope: Envelope; message: Draft } => {
     const { fill, list, envelopeOf } = numbered(values, context, n)
-    const draft: Draft = {
-      from: list('from') ?? [defaultSender(context)],
-      to: list('to') ?? (isAddressed(values) ? [] : [{ name: 'バー', address: BAR }]),
-      cc: list('cc'),
-      replyTo: list('reply-to'),
+    const from = list('from') ?? [defaultSender(context)]
+    const to = list('to') ?? (isAddressed(values) ? [] : [{ name: 'バー', address: BAR }])
+    const cc = list('cc') ?? []
+    const message: Draft = {
+      ...{ from, to, cc, replyTo: list('reply-to') },
       subject: fill(values.subject ?? SUBJECT),
       text: hasContent ? text && fill(text) : testText(),
       html: html && fill(html),
@@ -82,8 +82,7 @@ async function readDraft(values: MailValues, context: MailContext) {
       messageId: readMessageId('message-id', values['message-id'] && fill(values['message-id'])),
       inReplyTo: readMessageId('in-reply-to', values['in-reply-to']),
     }
-    const envelope = envelopeOf(draft.from, [...draft.to, ...(draft.cc ?? []), ...(list('bcc') ?? [])])
-    return { envelope, message: draft }
+    return { envelope: envelopeOf(from, [...to, ...cc, ...(list('bcc') ?? [])]), message }
   }
 }
 
@@ -179,11 +178,11 @@ function decode(option: Option, bytes: Buffer): string {
   }
 }
 
-function readAttachment(path: string): Attachment {
+function readAttachment(path: string) {
   return { filename: basename(path), content: readFile('attach', path) }
 }
 
-function readInline(value: string): Attachment {
+function readInline(value: string) {
   const rule = 'write CID=FILE; a CID is ASCII without spaces and <>'
   const [cid = '', path = ''] = match(typed('inline', value), value, /^([!-;=?-~]+?)=(.+)$/, rule)
   return { filename: basename(path), content: readFile('inline', path), cid }
