@@ -7,9 +7,8 @@ import { BAR, FOO } from '../accounts/accounts.ts'
 import { Failure, type Io, messageOf } from '../cli.ts'
 import { UNREADABLE } from '../settings.ts'
 import { type Address, parseAddressList, problemOfAddress, toEnvelope } from './addresses.ts'
-import type { Outgoing } from './bulk.ts'
 import { MANY, match, ONE } from './client_options.ts'
-import type { Envelope } from './delivery.ts'
+import type { Envelope, Outgoing } from './delivery.ts'
 import { compose, type Draft, type Message } from './message.ts'
 
 /** The options that only a composed message has; `--eml` is sent as it is. */
