@@ -6,8 +6,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
-import { checkPassword, parseAccounts, parseQuotas } from '../scripts/lib/accounts/accounts.ts'
-import { checkAddress } from '../scripts/lib/accounts/address.ts'
+import { parseAccounts, parseQuotas } from '../scripts/lib/accounts/accounts.ts'
 import { type AccountRequest, addAccount, deleteAccount, remainsOf, repaired } from '../scripts/lib/accounts/changes.ts'
 import type { FileName } from '../scripts/lib/accounts/configuration.ts'
 import { entriesOf, lookUp, parseAliases } from '../scripts/lib/accounts/tables.ts'
@@ -74,20 +73,6 @@ test('accounts and quotas: lines or a Failure', () => {
       const lines = text.split(/\r?\n/)
       for (const { address, hash, line } of accounts) assert.ok(lines[line - 1]?.startsWith(`${address}|${hash}`))
       for (const [address, size] of parseQuotas(text)) assert.ok(address !== '' && size !== '')
-    }),
-  )
-})
-
-test('an account that checkAddress and checkPassword let pass is read as it was written', () => {
-  const address = textOf('a B . - _ é @ @x.example .example + / ../ |'.split(' '))
-  fc.assert(
-    fc.property(address, WORDS, (text, password) => {
-      orFailure(() => checkPassword(password))
-      const checked = orFailure(() => checkAddress(text))
-      if (checked === undefined) return
-      const [account, ...others] = parseAccounts(`${checked}|{PLAIN}x\n`)
-      assert.deepEqual([account?.address, others], [checked, []])
-      assert.doesNotMatch(checked, /[/|:\s*]|\.\./)
     }),
   )
 })
