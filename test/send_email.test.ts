@@ -301,7 +301,10 @@ test('wrong usage has exit code 2 and one line that names the option; --help has
     [['--sbject', 'x'], /--sbject.*--subject/],
     [['--to', 'a b@c'], /--to "a b@c"/],
     [['--to', 'a@b> RCPT TO:<c@d'], /--to /],
-    [['--to', 'Doe, J <a@b.example>'], /--to "Doe": not an address\. .*a name with a comma goes in double quotes/],
+    [
+      ['--to', 'Doe, J <a@b.example>'],
+      /--to "Doe, J <a@b\.example>": not an address\. .*a name with a comma goes in double quotes/,
+    ],
     [['--to', ''], /--to no address/],
     [['--envelope-from', 'a@b SIZE=1'], /--envelope-from "a@b SIZE=1"/],
     [['--envelope-from', 'a@b, c@d'], /--envelope-from: an envelope has one sender/],

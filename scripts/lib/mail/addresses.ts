@@ -1,5 +1,6 @@
 /** Address lists as people and header fields write them (RFC 5322 section 3.4), and what may stand in an envelope. */
 import { domainToASCII } from 'node:url'
+import addressParser from 'nodemailer/lib/addressparser'
 
 export interface Address {
   /** The display name, or an empty string. */
@@ -8,50 +9,24 @@ export interface Address {
   address: string
 }
 
-const QUOTED = String.raw`"(?:\\.|[^"\\])*"`
-const COMMENT = String.raw`\((?:\\.|[^()\\])*\)`
 /**
- * In quotes, comments, angle brackets and domain literals (user@[IPv6:::1]) commas and colons separate nothing. An escaped
- * character never begins one of them, so that a long text without an end is searched only once.
- */
-const TOKEN = new RegExp(String.raw`${QUOTED}|${COMMENT}|<[^<>]*>|\[[^[\]]*\]|\\["(<[\\]|.`, 'gs')
-const QUOTED_OR_COMMENT = new RegExp(String.raw`${QUOTED}|${COMMENT}|\\.`, 'gs')
-
-/**
- * Parses a list such as `"Doe, J." <j@x>, 名前 <a@b>, bareuser, friends: c@d;`. Comments become the name where there is
- * no other; groups are dissolved into their members. Throws an Error that quotes what is no address.
+ * Parses a list such as `"Doe, J." <j@x>, 名前 <a@b>, friends: c@d;`, or a user without a domain that stands alone.
+ * Comments become the name where there is no other; groups are dissolved into their members. Throws an Error that quotes
+ * what is no address.
  */
 export function parseAddressList(list: string): Address[] {
-  const entries: string[] = []
-  let entry = ''
-  for (const [token] of list.matchAll(TOKEN)) {
-    if (token === ',' || token === ';') {
-      entries.push(entry.trim())
-      entry = ''
-    } else {
-      // A colon ends the name of a group.
-      entry = token === ':' && !entry.includes('@') ? '' : entry + token
-    }
-  }
-  entries.push(entry.trim())
-  const given = entries.filter((each) => each !== '')
-  return given.map((each) => parseAddress(each, given.length === 1))
-}
-
-function parseAddress(entry: string, isAlone: boolean): Address {
-  let comment = ''
-  const plain = entry.replace(QUOTED_OR_COMMENT, (part) => {
-    if (!part.startsWith('(')) return part
-    comment ||= part.slice(1, -1).trim()
-    return ''
+  // In quotes and comments anything may stand. An escaped character begins neither, or a long text is searched often.
+  const plain = list.replace(/\\.|"(?:\\.|[^"\\])*"|\((?:\\.|[^()\\])*\)/gs, '')
+  const areBracketsWhole = /^(?:[^<>]*<[^<>]*>)*[^<>]*$/.test(plain)
+  return addressParser(list, { flatten: true }).map(({ name, address }) => {
+    if (name === list.trim() && BARE_USER.test(name)) return { name: '', address: name }
+    // nodemailer finds an address in "a b@c" as well, and in `Doe, J <a@b>` one of many who meant two.
+    const isBare = name !== '' && plain.includes(name) && (name.includes(',') || !plain.includes('<'))
+    const problem = isBare || !areBracketsWhole ? NO_ADDRESS : problemOfAddress(address)
+    const typed = isBare || !areBracketsWhole ? list.trim().slice(0, 200) : address
+    if (problem) throw new Error(`${JSON.stringify(typed)}: ${problem}`)
+    return { name, address }
   })
-  const [, phrase = '', bracketed] = /^(.*?)<([^<>]*)>\s*$/s.exec(plain) ?? []
-  const address = (bracketed ?? plain).trim()
-  // Nobody means to write to a user Doe in `Doe, J <a@b>`.
-  const problem = isAlone || address.includes('@') ? problemOfAddress(address) : NO_ADDRESS
-  if (problem) throw new Error(`${JSON.stringify(entry)}: ${problem}`)
-  const unquoted = (part: string) => (part.startsWith('"') ? part.slice(1, -1).replace(/\\(.)/g, '$1') : part)
-  return { name: phrase.trim().replace(QUOTED_OR_COMMENT, unquoted) || comment, address }
 }
 
 const LOCAL_PART = String.raw`"(?:[^"\\<>\x00-\x1f\x7f]|\\[^<>\x00-\x1f\x7f])*"|[^\s"(),:;<>@[\\\]\x00-\x1f\x7f]+`
