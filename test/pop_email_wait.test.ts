@@ -112,7 +112,7 @@ describe('a message that another reader deletes meanwhile', () => {
         const args = ['--account', 'catchall', '--to', address, '--wait', '60', '--delete']
         args.push(index % 2 > 0 ? '--json' : '--code')
         // In this process and in others.
-        return index > 1 ? pop(...args) : mailboxes.project.run('pop_email', ...args)
+        return index > 1 || !isSame ? pop(...args) : mailboxes.project.run('pop_email', ...args)
       })
       for (const [index, code] of codes.entries()) {
         await send(addresses[index] ?? '', simple('code', `Your code is ${code}`))
