@@ -94,8 +94,6 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const isHeader = HEADER_VIEWS.includes(view)
   const isAsItIs = view === 'raw' || (view === 'save' && !attachmentFolder)
   const reader = isAsItIs ? undefined : await import('./lib/mail/mail.ts')
-  // Where nothing else is asked for, only the newest of a large mailbox need be listed.
-  const newest = wait || filters.matchesHeader || filters.matchesBody ? undefined : filters.last
   const listed: Listed[] = []
   const save = saver(mailFolder, attachmentFolder)
   const views = { ...VIEWS, list: (source: Listed) => void listed.push(source), save, 'save-attachments': save }
@@ -147,7 +145,8 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
     while (counts.read === 0) {
       if (search) {
         const title = `Waiting up to ${wait.seconds} s for ${mails(wait.expect)} in ${names}`
-        const found = await search.untilFound((work) => step(title, work, io.stderr))
+        let found = await search.look()
+        if (found < wait.expect && Date.now() < wait.end) found = await step(title, search.lookOn, io.stderr)
         if (found < wait.expect) {
           io.say(`No match after ${wait.seconds} s: ${found} of ${mails(wait.expect)}. What is there instead:`)
           const there = await headersOf(server, mailboxes, io.say)
@@ -171,7 +170,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
       // What was found may have gone to the reader before.
       if (!search || !release || (await search.look()) >= wait.expect) {
         const chosen = isForOne && isOneOfMany ? await newestOf(server, mailboxes, filters) : mailboxes
-        for (const mailbox of chosen) await visit(server, mailbox, (...args) => show(mailbox, ...args), newest)
+        for (const mailbox of chosen) await visit(server, mailbox, (...args) => show(mailbox, ...args))
         if (!search) break
       }
       if (counts.read === 0) release?.()

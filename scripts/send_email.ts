@@ -1,7 +1,6 @@
 /** npx tsx scripts/send_email.ts: sends mail over SMTP; with no option the test mail from foo to bar. */
 import { EXIT, type ExitName, explainExitCodes, Failure, type Io, load, parse, run, style, table } from './lib/cli.ts'
-import type { Outgoing } from './lib/mail/bulk.ts'
-import type { Delivery } from './lib/mail/delivery.ts'
+import type { Delivery, Outgoing } from './lib/mail/delivery.ts'
 import type { SmtpSession } from './lib/mail/smtp.ts'
 
 const { CLIENT_OPTIONS, chosenUser, explainClientOptions, resolveClient } = await load(
@@ -94,7 +93,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   if (dsn !== undefined && !DSN.test(dsn)) {
     throw new Failure('usage', `--dsn ${JSON.stringify(dsn)}: never, or a list of success, failure, delay.`)
   }
-  const user = (await chosenUser('smtp', values))?.text
+  const user = await chosenUser('smtp', values)
   const make = await mailMaker(values, { numbered: values.count !== undefined, user, io })
 
   if (values['dry-run']) {
@@ -130,7 +129,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   if (count > 1) process.once('SIGINT', stop)
   await sendAll({
     ...{ count, concurrency, notify: dsn, make, open, patience: server.timeout, stopped: () => stopped },
-    report(n, { messageId, envelope }, delivery) {
+    report(n, { messageId = null, envelope }, delivery) {
       const { queueId, reply, accepted, refused, problem: error } = delivery
       exit = delivery.exit
       const outcome = { n, status: statusOf(exit), exitCode: EXIT[exit].code, messageId, queueId, reply }
@@ -154,7 +153,12 @@ function printResult(messageId: string | null, { reply, queueId, accepted, refus
 }
 
 /** Envelope and message; on a terminal without what that would obey. */
-async function printDryRun(n: number, { envelope, bytes, messageId }: Outgoing, json: boolean, io: Io): Promise<void> {
+async function printDryRun(
+  n: number,
+  { envelope, bytes, messageId = null }: Outgoing,
+  json: boolean,
+  io: Io,
+): Promise<void> {
   const message = bytes.toString('utf8')
   if (json) {
     const nothing = { queueId: null, reply: null, accepted: [], refused: [], error: null }

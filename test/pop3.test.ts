@@ -1,14 +1,13 @@
-/** The POP3 client: a scripted server that does what a real one does at its worst, and Dovecot for exactness. */
+/** The POP3 client: a scripted server that does what a real one does at its worst. Dovecot is in pop_email.test.ts. */
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import type { Socket } from 'node:net'
-import { after, before, describe, test } from 'node:test'
+import { after, test } from 'node:test'
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import { Failure } from '../scripts/lib/cli.ts'
 import type { TlsMode } from '../scripts/lib/mail/client_options.ts'
 import { type Pop3Message, Pop3Refusal, Pop3Session } from '../scripts/lib/mail/pop3.ts'
 import { until } from './harness.ts'
-import { BAR, Mailboxes } from './mailboxes.ts'
 import { type Behaviour, serve as serveMessages } from './pop3_server.ts'
 
 /** Messages as they should come back: dots at the beginnings of lines, terminators inside, nothing at all. */
@@ -62,205 +61,140 @@ async function failsWith(
   await server.close()
 }
 
-describe('a scripted server', () => {
-  test('a session is exact where the replies come byte by byte, the login included', async () => {
-    const write = async (socket: Socket, bytes: Buffer) => {
-      for (const byte of bytes) {
-        socket.write(Buffer.of(byte))
-        await turn()
-      }
+test('a session is exact where the replies come byte by byte, the login included', async () => {
+  const write = async (socket: Socket, bytes: Buffer) => {
+    for (const byte of bytes) {
+      socket.write(Buffer.of(byte))
+      await turn()
     }
-    for (const tls of MODES) {
-      const server = await serve(tls, { write })
-      await wholeSession(server.at())
-      await server.close()
-      const login = server.heard.filter((line) => /^(USER|PASS)/.test(line))
-      const expected = Buffer.from(`USER ${LOGIN.user}\nPASS ${LOGIN.password}`).toString('latin1')
-      assert.equal(login.join('\n'), expected)
-    }
-  })
-
-  for (const tls of MODES) {
-    test(`TLS ${tls}: silence, an end, a reset, -ERR and what is no POP3 are told at every command`, async () => {
-      const all = ['greeting', 'STLS', 'USER', 'PASS', 'STAT', 'LIST', 'UIDL', 'RETR', 'TOP', 'DELE', 'QUIT']
-      const isHandshake = (phase: string) => phase === 'STLS' || (phase === 'greeting' && tls === 'implicit')
-      const phases = tls === 'none' ? all.filter((phase) => phase !== 'STLS') : ['greeting', 'PASS', 'RETR']
-      const refusals: Record<string, string> = { greeting: 'connection', STLS: 'tls', USER: 'login', PASS: 'login' }
-      for (const phase of tls === 'starttls' ? [...phases, 'STLS'] : phases) {
-        const lost = isHandshake(phase) ? 'connection tls' : 'connection'
-        const reply = (text: string | undefined) => ({ replies: { [phase]: text } })
-        await Promise.all([
-          failsWith(tls, reply(undefined), 'timeout', /within 0\.3 s/, 300),
-          failsWith(tls, { closeAt: phase }, lost),
-          failsWith(tls, { closeAt: phase, how: 'reset' }, lost),
-          failsWith(tls, reply('-ERR because\r\n'), refusals[phase] ?? 'failed', /because/),
-          ...['HTTP/1.1 400 Bad Request\r\n', '\x1b[2J\r\n', '+OKAY\r\n'].map((text) =>
-            failsWith(tls, reply(text), lost),
-          ),
-        ])
-      }
-    })
-
-    test(`TLS ${tls}: half a message and then silence, or the end, or drops for ever, are told`, async () => {
-      const half = async (socket: Socket, bytes: Buffer) => {
-        if (!bytes.includes('half')) socket.write(bytes)
-        else socket.end(bytes.subarray(0, -3))
-      }
-      const drip = async (socket: Socket, bytes: Buffer) => {
-        if (!bytes.includes('half')) return void socket.write(bytes)
-        while (!socket.destroyed && socket.write('+')) await sleep(20)
-      }
-      await Promise.all([
-        failsWith(tls, { replies: { RETR: '+OK\r\nSubject: x\r\n\r\n.' } }, 'timeout', /^/, 300),
-        failsWith(tls, { write: half, replies: { RETR: '+OK\r\nhalf\r\n.\r\n' } }, 'connection'),
-        failsWith(tls, { write: drip, replies: { RETR: 'half' } }, 'timeout', /^/, 300),
-        failsWith(tls, { write: drip, replies: { greeting: 'half' } }, 'timeout', /^/, 300),
-      ])
-    })
   }
-
-  test('a server that ends behind the login, between two commands, is told like any other', async () => {
-    const write = async (socket: Socket, bytes: Buffer) =>
-      void (bytes.includes('bye') ? socket.end(bytes) : socket.write(bytes))
-    const server = await serve('none', { write, replies: { PASS: '+OK bye\r\n' } })
-    const session = await Pop3Session.open(server.at(), LOGIN)
-    const quit = once(session._socket as Socket, 'end').then(() => session.quit())
-    await assert.rejects(quit, { exit: 'connection', message: /the server closed the connection/ })
+  for (const tls of MODES) {
+    const server = await serve(tls, { write })
+    await wholeSession(server.at())
     await server.close()
-  })
-
-  test('many are read exactly, asked for at once where the server knows PIPELINING; the loop can be left early', async () => {
-    const many = Array.from({ length: 60 }, (_, index) => MESSAGES[index % MESSAGES.length] as Buffer)
-    for (const CAPA of ['+OK\r\nPIPELINING\r\n.\r\n', '+OK\r\n.\r\n', '-ERR what?\r\n']) {
-      const server = await serve('none', { messages: many, replies: { CAPA } })
-      const session = await Pop3Session.open(server.at(), LOGIN)
-      const list = await session.list()
-      for await (const [{ number }, body] of session.each(list, 'RETR')) {
-        assert.deepEqual(body, many[number - 1])
-        if (CAPA.includes('PIPELINING')) assert.equal(server.heard.filter((line) => /^RETR/.test(line)).length, 60)
-      }
-      for await (const [{ number }] of session.each(list, 'TOP')) if (number === 30) break
-      assert.deepEqual(await session.retrieve(list[1] as Pop3Message), MESSAGES[1])
-      await session.quit()
-      await server.close()
-    }
-  })
-
-  test('nobody listens, no DNS knows the name, TLS meets none or the other way about, clear text behind STLS', async () => {
-    const [plain, secure, closed] = [await serve('none'), await serve('implicit'), await serve('none')]
-    await closed.close()
-    const cases: [Parameters<typeof Pop3Session.open>[0], RegExp, RegExp][] = [
-      ...MODES.map((tls): (typeof cases)[0] => [{ ...closed.at(), tls }, /^connection$/, /REFUSED.*npm run status/]),
-      [{ host: 'no-such-host.invalid', port: 110, tls: 'none', timeout: 5_000 }, /^(connection|timeout)$/, /invalid/],
-      [{ ...plain.at(), tls: 'implicit' }, /^tls$/, /\d: [a-z ]+\.$/],
-      [{ ...secure.at(300), tls: 'none' }, /^(timeout|connection)$/, /./],
-    ]
-    for (const [server, exit, message] of cases) {
-      const error = await Pop3Session.open(server, LOGIN).catch((thrown) => thrown)
-      assert.match(error.exit, exit, error.message)
-      assert.match(error.message, message)
-    }
-    await failsWith('starttls', { deafAfterStls: true }, 'timeout', /^/, 300)
-    await failsWith('starttls', { replies: { STLS: '+OK\r\n+OK injected\r\n' } }, 'tls', /between STLS and TLS/)
-    const attempt = Pop3Session.open(plain.at(), { user: 'a', password: 'x\r\nDELE 1' })
-    await assert.rejects(attempt, { exit: 'usage' })
-    await Promise.all([plain.close(), secure.close()])
-    assert.ok(!plain.heard.some((line) => line.startsWith('USER')))
-  })
-
-  test('who pauses longer than the server may be silent goes on, also over STLS', async () => {
-    const pausing = MODES.map(async (tls) => {
-      const server = await serve(tls)
-      const session = await Pop3Session.open(server.at(500), LOGIN)
-      for (let pause = 0; pause < 2; pause++) {
-        await sleep(800)
-        assert.equal((await session.list()).length, 4)
-      }
-      await session.quit()
-      await server.close()
-    })
-    await Promise.all(pausing)
-  })
-
-  test('a refusal for the moment is known as one; listings that do not agree are told', async () => {
-    for (const [words, isTemporary] of Object.entries({
-      '[AUTH] no': false,
-      '[IN-USE] x': true,
-      '[SYS/TEMP] x': true,
-    })) {
-      const server = await serve('none', { replies: { PASS: `-ERR ${words}\r\n` } })
-      const error = await Pop3Session.open(server.at(), LOGIN).catch((thrown) => thrown)
-      assert.ok(error instanceof Pop3Refusal && error.isTemporary === isTemporary, words)
-      await server.close()
-    }
-    const cases: [Record<string, string>, number | undefined, string][] = [
-      [{ UIDL: '+OK\r\n9 zz\r\n.\r\n' }, undefined, 'connection'],
-      [{ UIDL: '+OK\r\nnonsense\r\n.\r\n' }, undefined, 'connection'],
-      [{ LIST: '+OK 2 many\r\n' }, 1, 'connection'],
-      [{ LIST: '+OK 2 7\r\n', UIDL: '+OK\r\n' }, 1, 'connection'],
-      [{ LIST: '-ERR no such message\r\n' }, 1, 'failed'],
-    ]
-    for (const [replies, limit, exit] of cases) {
-      const server = await serve('none', { replies: { STAT: '+OK 2 14\r\n', ...replies } })
-      const session = await Pop3Session.open(server.at(), LOGIN)
-      await assert.rejects(session.list(limit), { exit }, JSON.stringify(replies))
-      session.close()
-      await server.close()
-    }
-  })
+    const login = server.heard.filter((line) => /^(USER|PASS)/.test(line))
+    const expected = Buffer.from(`USER ${LOGIN.user}\nPASS ${LOGIN.password}`).toString('latin1')
+    assert.equal(login.join('\n'), expected)
+  }
 })
 
-describe('Dovecot', () => {
-  let mailboxes: Mailboxes
-  before(async () => {
-    mailboxes = await Mailboxes.start()
-  })
-  after(() => mailboxes.project.remove())
-  const openAt = (tls: TlsMode) => {
-    const port = mailboxes.project.ports[tls === 'implicit' ? 'pop3s' : 'pop3']
-    return Pop3Session.open({ host: '127.0.0.1', port, tls, timeout: 20_000 }, { user: BAR, password: 'foo' })
+test('silence, an end, a reset, -ERR and what is no POP3 are told at every command', async () => {
+  const all = ['greeting', 'USER', 'PASS', 'STAT', 'LIST', 'UIDL', 'RETR', 'TOP', 'DELE', 'QUIT']
+  const [starttls, implicit] = [
+    ['greeting', 'STLS', 'PASS', 'RETR'],
+    ['greeting', 'PASS', 'RETR'],
+  ]
+  const refusals: Record<string, string> = { greeting: 'connection', STLS: 'tls', USER: 'login', PASS: 'login' }
+  const others = ['HTTP/1.1 400 Bad Request\r\n', '\x1b[2J\r\n', '+OKAY\r\n']
+  for (const [tls, phases] of Object.entries({ none: all, starttls, implicit }) as [TlsMode, string[]][]) {
+    const checks = phases.map(async (phase, index) => {
+      const isHandshake = phase === 'STLS' || (phase === 'greeting' && tls === 'implicit')
+      const lost = isHandshake ? 'connection tls' : 'connection'
+      const reply = (text: string | undefined) => ({ replies: { [phase]: text } })
+      await failsWith(tls, { closeAt: phase }, lost)
+      await failsWith(tls, { closeAt: phase, how: 'reset' }, lost)
+      await failsWith(tls, reply('-ERR because\r\n'), refusals[phase] ?? 'failed', /because/)
+      await failsWith(tls, reply(others[index % others.length]), lost)
+    })
+    await Promise.all(checks)
+    const silent = phases.map((phase) => failsWith(tls, { replies: { [phase]: undefined } }, 'timeout', /0\.5 s/, 500))
+    await Promise.all(silent)
   }
+})
 
-  test('gives back every message byte for byte, in every TLS mode', async () => {
-    const everyByte = Array.from({ length: 255 }, (_, index) => String.fromCharCode(index + 1)).join('')
-    const bodies = [
-      '\x93\xfa\x96\x7b\x8c\xea\r\n',
-      `${everyByte.replace(/[\r\n]/g, '')}\r\n`,
-      '.\r\n..\r\n...\r\n.a\r\n\r\n.\r\n',
-      '',
-      'The quick brown fox; 0123456789.\r\n'.repeat(300_000),
-    ].map((text) => Buffer.from(`Subject: x\r\n\r\n${text}`, 'latin1'))
-    await mailboxes.deliver(BAR, ...bodies)
-    for (const tls of MODES) {
-      const session = await openAt(tls)
-      const list = await session.list()
-      for await (const [message, raw] of session.each(list, 'RETR')) {
-        const body = bodies[message.number - 1] as Buffer
-        assert.equal(raw?.length, message.size)
-        // Above stand the lines that the server added.
-        assert.ok(raw?.subarray(raw.length - body.length + 12).equals(body.subarray(12)), `${tls} ${message.number}`)
-        assert.match(raw.toString('latin1', 0, 200), /^Return-Path: .*\r\nDelivered-To: /)
-      }
-      for (const limit of [1, 2, bodies.length, 100, 101])
-        assert.deepEqual(await session.list(limit), list.slice(-limit))
-      await session.quit()
+test('half a message and then silence, or the end, or drops for ever, are told', async () => {
+  const half = async (socket: Socket, bytes: Buffer) => {
+    if (!bytes.includes('half')) socket.write(bytes)
+    else socket.end(bytes.subarray(0, -3))
+  }
+  const drip = async (socket: Socket, bytes: Buffer) => {
+    if (!bytes.includes('half')) return void socket.write(bytes)
+    while (!socket.destroyed && socket.write('+')) await sleep(20)
+  }
+  const checks = MODES.flatMap((tls) => [
+    failsWith(tls, { replies: { RETR: '+OK\r\nSubject: x\r\n\r\n.' } }, 'timeout', /^/, 500),
+    failsWith(tls, { write: half, replies: { RETR: '+OK\r\nhalf\r\n.\r\n' } }, 'connection'),
+    failsWith(tls, { write: drip, replies: { RETR: 'half' } }, 'timeout', /^/, 500),
+    failsWith(tls, { write: drip, replies: { greeting: 'half' } }, 'timeout', /^/, 500),
+  ])
+  await Promise.all(checks)
+})
+
+test('a server that ends behind the login, between two commands, is told like any other', async () => {
+  const write = async (socket: Socket, bytes: Buffer) =>
+    void (bytes.includes('bye') ? socket.end(bytes) : socket.write(bytes))
+  const server = await serve('none', { write, replies: { PASS: '+OK bye\r\n' } })
+  const session = await Pop3Session.open(server.at(), LOGIN)
+  const quit = once(session._socket as Socket, 'end').then(() => session.quit())
+  await assert.rejects(quit, { exit: 'connection', message: /the server closed the connection/ })
+  await server.close()
+})
+
+test('many are read exactly, asked for at once where the server knows PIPELINING; the loop can be left early', async () => {
+  const many = Array.from({ length: 60 }, (_, index) => MESSAGES[index % MESSAGES.length] as Buffer)
+  for (const CAPA of ['+OK\r\nPIPELINING\r\n.\r\n', '+OK\r\n.\r\n', '-ERR what?\r\n']) {
+    const server = await serve('none', { messages: many, replies: { CAPA } })
+    const session = await Pop3Session.open(server.at(), LOGIN)
+    const list = await session.list()
+    for await (const [{ number }, body] of session.each(list, 'RETR')) {
+      assert.deepEqual(body, many[number - 1])
+      if (CAPA.includes('PIPELINING')) assert.equal(server.heard.filter((line) => /^RETR/.test(line)).length, 60)
     }
-  })
+    for await (const [{ number }] of session.each(list, 'TOP')) if (number === 30) break
+    assert.deepEqual(await session.retrieve(list[1] as Pop3Message), MESSAGES[1])
+    await session.quit()
+    await server.close()
+  }
+})
 
-  test('deletes at quit and only then; what another session deletes is known as gone', async () => {
-    const [first, second, third] = [await openAt('none'), await openAt('none'), await openAt('none')]
-    const messages = await first.list()
-    for (const message of messages) await first.delete(message)
-    first.close()
-    assert.equal((await second.list()).length, messages.length)
-    const [oldest, ...others] = messages as [Pop3Message, ...Pop3Message[]]
-    await second.delete(oldest)
-    await second.quit()
-    const error = await third.retrieve(oldest).catch((thrown) => thrown)
-    assert.ok(error instanceof Pop3Refusal && error.isGone, error.message)
-    const there = []
-    for await (const [message, raw] of third.each(messages, 'TOP')) if (raw) there.push(message)
-    assert.deepEqual(there, others)
-    third.close()
-  })
+test('nobody listens, no DNS knows the name, TLS meets none or the other way about, clear text behind STLS', async () => {
+  const [plain, secure, closed] = [await serve('none'), await serve('implicit'), await serve('none')]
+  await closed.close()
+  const cases: [Parameters<typeof Pop3Session.open>[0], RegExp, RegExp][] = [
+    ...MODES.map((tls): (typeof cases)[0] => [{ ...closed.at(), tls }, /^connection$/, /REFUSED.*npm run status/]),
+    [{ host: 'no-such-host.invalid', port: 110, tls: 'none', timeout: 5_000 }, /^(connection|timeout)$/, /invalid/],
+    [{ ...plain.at(), tls: 'implicit' }, /^tls$/, /\d: [a-z ]+\.$/],
+    [{ ...secure.at(300), tls: 'none' }, /^(timeout|connection)$/, /./],
+  ]
+  for (const [server, exit, message] of cases) {
+    const error = await Pop3Session.open(server, LOGIN).catch((thrown) => thrown)
+    assert.match(error.exit, exit, error.message)
+    assert.match(error.message, message)
+  }
+  await failsWith('starttls', { deafAfterStls: true }, 'timeout', /^/, 300)
+  await failsWith('starttls', { replies: { STLS: '+OK\r\n+OK injected\r\n' } }, 'tls', /between STLS and TLS/)
+  const attempt = Pop3Session.open(plain.at(), { user: 'a', password: 'x\r\nDELE 1' })
+  await assert.rejects(attempt, { exit: 'usage' })
+  await Promise.all([plain.close(), secure.close()])
+  assert.ok(!plain.heard.some((line) => line.startsWith('USER')))
+})
+
+test('who pauses longer than the server may be silent goes on, also over STLS', async () => {
+  const server = await serve('starttls')
+  const session = await Pop3Session.open(server.at(1_000), LOGIN)
+  await sleep(1_300)
+  assert.equal((await session.list()).length, 4)
+  await session.quit()
+  await server.close()
+})
+
+test('a refusal for the moment is known as one; listings that do not agree are told', async () => {
+  for (const [words, isTemporary] of Object.entries({
+    '[AUTH] no': false,
+    '[IN-USE] x': true,
+    '[SYS/TEMP] x': true,
+  })) {
+    const server = await serve('none', { replies: { PASS: `-ERR ${words}\r\n` } })
+    const error = await Pop3Session.open(server.at(), LOGIN).catch((thrown) => thrown)
+    assert.ok(error instanceof Pop3Refusal && error.isTemporary === isTemporary, words)
+    await server.close()
+  }
+  const lists = ['9 zz', 'nonsense'].map((line) => ({ UIDL: `+OK\r\n${line}\r\n.\r\n` }))
+  for (const replies of [...lists, { LIST: '+OK\r\n1 many\r\n.\r\n' }]) {
+    const server = await serve('none', { replies })
+    const session = await Pop3Session.open(server.at(), LOGIN)
+    await assert.rejects(session.list(), { exit: 'connection' }, JSON.stringify(replies))
+    session.close()
+    await server.close()
+  }
 })

@@ -46,7 +46,7 @@ export async function sendMail(
     attachments: Attachments.map(({ Filename, Content, ContentType, ContentID }) => ({
       filename: Filename,
       content: Buffer.from(Content.replace(/^data:[^,]*,/, ''), 'base64'),
-      ...(ContentType && { type: ContentType }),
+      ...(ContentType && { contentType: ContentType }),
       ...(ContentID && { cid: ContentID }),
     })),
   })

@@ -1,5 +1,6 @@
 /** Address lists as people and header fields write them (RFC 5322 section 3.4), and what may stand in an envelope. */
 import { domainToASCII } from 'node:url'
+import addressParser from 'nodemailer/lib/addressparser'
 
 export interface Address {
   /** The display name, or an empty string. */
@@ -8,71 +9,32 @@ export interface Address {
   address: string
 }
 
-const QUOTED = String.raw`"(?:\\.|[^"\\])*"`
-const COMMENT = String.raw`\((?:\\.|[^()\\])*\)`
 /**
- * In quotes, comments, angle brackets and domain literals (user@[IPv6:::1]) commas and colons separate nothing. An escaped
- * character never begins one of them, so that a long text without an end is searched only once.
- */
-const TOKEN = new RegExp(String.raw`${QUOTED}|${COMMENT}|<[^<>]*>|\[[^[\]]*\]|\\["(<[\\]|.`, 'gs')
-const QUOTED_OR_COMMENT = new RegExp(String.raw`${QUOTED}|${COMMENT}|\\.`, 'gs')
-
-/**
- * Parses a list such as `"Doe, J." <j@x>, 名前 <a@b>, bareuser, friends: c@d;`. Comments become the name where there is
- * no other; groups are dissolved into their members. Throws an Error that quotes what is no address.
+ * Parses a list such as `"Doe, J." <j@x>, 名前 <a@b>, friends: c@d;`, or a user without a domain that stands alone.
+ * Comments become the name where there is no other; groups are dissolved into their members. Throws an Error that quotes
+ * what is no address.
  */
 export function parseAddressList(list: string): Address[] {
-  const entries: string[] = []
-  let entry = ''
-  for (const [token] of list.matchAll(TOKEN)) {
-    if (token === ',' || token === ';') {
-      entries.push(entry.trim())
-      // A semicolon ends a group, and is no part of a name.
-      if (token === ';') entries.push('')
-      entry = ''
-    } else {
-      // A colon ends the name of a group.
-      entry = token === ':' && !entry.includes('@') ? '' : entry + token
-    }
-  }
-  entries.push(entry.trim())
-  refuseUnquotedComma(entries)
-  return entries.filter((each) => each !== '').map(parseAddress)
-}
-
-/** In `Doe, J <a@b>` the comma is part of the name: nobody means to write to a user Doe as well. */
-function refuseUnquotedComma(entries: string[]): void {
-  const isWord = (entry = '') => entry !== '' && !entry.includes('@')
-  const last = entries.findIndex((entry, index) => /<[^<>]*>$/.test(entry) && isWord(entries[index - 1]))
-  if (last < 0) return
-  let first = last
-  while (isWord(entries[first - 1])) first -= 1
-  const typed = entries.slice(first, last + 1).join(', ')
-  const bracket = typed.lastIndexOf('<')
-  const name = typed.slice(0, bracket).replace(/["\\]/g, '').trim().replace(/,$/, '')
-  const meant = `"${name}" ${typed.slice(bracket)}`
-  throw new Error(`${JSON.stringify(typed)}: the comma belongs to the name, so the name needs quotes: '${meant}'`)
-}
-
-function parseAddress(entry: string): Address {
-  let comment = ''
-  const plain = entry.replace(QUOTED_OR_COMMENT, (part) => {
-    if (!part.startsWith('(')) return part
-    comment ||= part.slice(1, -1).trim()
-    return ''
+  // In quotes and comments anything may stand. An escaped character begins neither, or a long text is searched often.
+  const plain = list.replace(/\\.|"(?:\\.|[^"\\])*"|\((?:\\.|[^()\\])*\)/gs, '')
+  const areBracketsWhole = /^(?:[^<>]*<[^<>]*>)*[^<>]*$/.test(plain)
+  return addressParser(list, { flatten: true }).map(({ name, address }) => {
+    if (name === list.trim() && BARE_USER.test(name)) return { name: '', address: name }
+    // nodemailer finds an address in "a b@c" as well, and in `Doe, J <a@b>` one of many who meant two.
+    const isBare = name !== '' && plain.includes(name) && (name.includes(',') || !plain.includes('<'))
+    const problem = isBare || !areBracketsWhole ? NO_ADDRESS : problemOfAddress(address)
+    const typed = isBare || !areBracketsWhole ? list.trim().slice(0, 200) : address
+    if (problem) throw new Error(`${JSON.stringify(typed)}: ${problem}`)
+    return { name, address }
   })
-  const [, phrase = '', bracketed] = /^(.*?)<([^<>]*)>\s*$/s.exec(plain) ?? []
-  const address = (bracketed ?? plain).trim()
-  const problem = problemOfAddress(address)
-  if (problem) throw new Error(`${JSON.stringify(entry)}: ${problem}`)
-  const unquoted = (part: string) => (part.startsWith('"') ? part.slice(1, -1).replace(/\\(.)/g, '$1') : part)
-  return { name: phrase.trim().replace(QUOTED_OR_COMMENT, unquoted) || comment, address }
 }
 
 const LOCAL_PART = String.raw`"(?:[^"\\<>\x00-\x1f\x7f]|\\[^<>\x00-\x1f\x7f])*"|[^\s"(),:;<>@[\\\]\x00-\x1f\x7f]+`
 const DOMAIN = String.raw`\[[^\s[\]\\<>\x00-\x1f\x7f]+\]|[^\s"(),:;<>@[\\\]\x00-\x1f\x7f]+`
 const ADDRESS = new RegExp(`^(?:${LOCAL_PART})@(?:${DOMAIN})$`)
-/** The name of a user of the server, without a domain. ASCII only: otherwise it is a name whose comma wants quotes. */
+const NO_ADDRESS =
+  'not an address. Write user@domain or "Name" <user@domain>; a name with a comma goes in double quotes'
+/** The name of a user of the server, without a domain; it has to stand alone. */
 const BARE_USER = /^[\w.!#$%&'*+/=?^`{|}~-]+$/
 
 /**
@@ -82,9 +44,7 @@ const BARE_USER = /^[\w.!#$%&'*+/=?^`{|}~-]+$/
 export function problemOfAddress(address: string): string | undefined {
   if (address === '') return 'the address is empty'
   if (BARE_USER.test(address)) return undefined
-  if (!ADDRESS.test(address)) {
-    return 'not an address. Write user@domain or "Name" <user@domain>; a name with a comma goes in double quotes'
-  }
+  if (!ADDRESS.test(address)) return NO_ADDRESS
   return toEnvelope(address).endsWith('@') ? 'the domain has characters that no domain has' : undefined
 }
 

@@ -1,13 +1,8 @@
 /** Many messages over a few connections: each is reported exactly once, whatever becomes of the connections. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type ExitName, Failure, type Io } from '../cli.ts'
-import { type Delivery, type Parcel, statusOf } from './delivery.ts'
+import { type Delivery, type Outgoing, statusOf } from './delivery.ts'
 import type { SmtpSession } from './smtp.ts'
-
-/** A message with its envelope. */
-export interface Outgoing extends Parcel {
-  messageId: string | null
-}
 
 export interface Plan {
   /** Messages are numbered from 1 to `count`. */

@@ -4,15 +4,17 @@
  */
 import { isIPv6 } from 'node:net'
 import type { Login } from '../accounts/accounts.ts'
-import { Failure, type Io, say } from '../cli.ts'
-import { parsePort, readSettings, type ServiceName, setting } from '../settings.ts'
+import { Failure, type Io } from '../cli.ts'
+import { parsePort, readSettings, setting } from '../settings.ts'
 
-const ONE = { type: 'string' } as const
+/** The kinds of options that `parseArgs` knows. */
+export const ONE = { type: 'string' } as const
+export const MANY = { type: 'string', multiple: true } as const
+export const FLAG = { type: 'boolean' } as const
 
 /** For `parseArgs`: `parseArgs({ options: { ...CLIENT_OPTIONS, ... } })`. */
 export const CLIENT_OPTIONS = {
-  ...{ host: ONE, port: ONE, user: ONE, password: ONE, tls: ONE, timeout: ONE },
-  'password-stdin': { type: 'boolean' },
+  ...{ host: ONE, port: ONE, user: ONE, password: ONE, tls: ONE, timeout: ONE, 'password-stdin': FLAG },
 } as const
 
 /** What `parseArgs` makes of CLIENT_OPTIONS. */
@@ -29,13 +31,13 @@ export interface Client {
   loginWasChosen: boolean
 }
 
-type Protocol = keyof typeof PROTOCOLS
-
 /** What differs between the two: the prefix of the variables, the ports by TLS mode, and the test account. */
 const PROTOCOLS = {
   smtp: { prefix: 'SMTP', account: 'foo', ports: { none: 'smtp', starttls: 'submission', implicit: 'submissions' } },
   pop3: { prefix: 'POP3', account: 'bar', ports: { none: 'pop3', starttls: 'pop3', implicit: 'pop3s' } },
-} as const satisfies Record<string, { prefix: string; account: string; ports: Record<TlsMode, ServiceName> }>
+} as const
+
+type Protocol = keyof typeof PROTOCOLS
 
 const TLS_MODES = ['none', 'starttls', 'implicit'] as const satisfies TlsMode[]
 /** The ports that stand for a TLS mode wherever a server has not moved them (RFC 8314 section 7.3, RFC 6409). */
@@ -58,49 +60,43 @@ export function explainClientOptions(protocol: Protocol): string {
   --timeout SECONDS      MAIL_TIMEOUT   how long each answer of the server may take (${TIMEOUT})`
 }
 
-/**
- * Resolves server and login, and reads the password from stdin where that is asked for. Throws a usage Failure that
- * names the option or the variable with the wrong value.
- */
+/** Resolves server and login. Throws a usage Failure that names the option or the variable with the wrong value. */
 export async function resolveClient(
   protocol: Protocol,
   values: ClientValues,
-  io: Pick<Io, 'stdin' | 'say'> = { stdin: process.stdin, say },
+  io: Pick<Io, 'stdin' | 'say'>,
 ): Promise<Client> {
   const { prefix, account, ports } = PROTOCOLS[protocol]
   const settings = readSettings()
   const host = pick('--host', values.host, 'MAIL_HOST') ?? { name: 'MAIL_HOST', text: settings.host }
-  if (!/^[^\s\0/:]+$/.test(host.text) && !isIPv6(host.text)) {
-    throw wrong(host, 'a host is a name or an IP address; its port goes to --port')
+  if (!isIPv6(host.text)) {
+    match(typed(host), host.text, /^[^\s\0/:]+$/, 'a host is a name or an IP address; its port goes to --port')
   }
 
   const given = values.port === undefined ? undefined : parsePort('--port', values.port)
   const mode = pick('--tls', values.tls, `${prefix}_TLS`)
+  if (mode) match(typed(mode), mode.text, /^(none|starttls|implicit)$/, `choose one of ${TLS_MODES.join(', ')}`)
   // What a port stands for, first on this server and then everywhere.
   const known = TLS_MODES.find((name) => settings.ports[ports[name]] === given) ?? KNOWN_PORTS[given ?? 0] ?? 'none'
-  const tls = mode ? TLS_MODES.find((name) => name === mode.text) : known
-  if (!tls) throw wrong(mode as Named, `choose one of ${TLS_MODES.join(', ')}`)
+  const tls = (mode?.text as TlsMode | undefined) ?? known
   if (!mode && tls !== 'none') io.say(`--port ${given}: that is the port for TLS, so --tls ${tls}.`)
   // The variable of the port is the server's own, which the settings have checked already.
   const port = given ?? settings.ports[ports[tls]]
 
-  const seconds = pick('--timeout', values.timeout, 'MAIL_TIMEOUT') ?? { name: '--timeout', text: String(TIMEOUT) }
-  const timeout = /^\d+(\.\d+)?$/.test(seconds.text) ? Number(seconds.text) : 0
-  if (timeout <= 0 || timeout > LONGEST_TIMEOUT) {
-    throw wrong(seconds, `a number of seconds, above 0 and up to ${LONGEST_TIMEOUT}`)
+  const limit = pick('--timeout', values.timeout, 'MAIL_TIMEOUT') ?? { name: '--timeout', text: String(TIMEOUT) }
+  const seconds = /^\d+(\.\d+)?$/.test(limit.text) ? Number(limit.text) : 0
+  if (seconds <= 0 || seconds > LONGEST_TIMEOUT) {
+    throw wrong(typed(limit), `a number of seconds, above 0 and up to ${LONGEST_TIMEOUT}`)
   }
-  const server = { host: host.text, port, tls, timeout: timeout * 1000 }
+  const server = { host: host.text, port, tls, timeout: seconds * 1000 }
 
   if (values.password !== undefined && values['password-stdin']) {
     throw new Failure('usage', '--password and --password-stdin: give the password once.')
   }
   const chosen = await chosenUser(protocol, values)
-  if (chosen?.text === '') {
-    if (protocol === 'pop3') throw wrong(chosen, 'POP3 has no access without a login')
-    return { server, login: undefined, loginWasChosen: true }
-  }
+  if (chosen === '') return { server, login: undefined, loginWasChosen: true }
   const { VIRTUAL_DOMAIN } = await import('../accounts/accounts.ts')
-  const user = chosen?.text ?? `${account}@${VIRTUAL_DOMAIN}`
+  const user = chosen ?? `${account}@${VIRTUAL_DOMAIN}`
   const password = values['password-stdin']
     ? await passwordFromStdin(io.stdin)
     : (pick('--password', values.password, `${prefix}_PASSWORD`)?.text ?? (await initialPassword(user)))
@@ -108,28 +104,35 @@ export async function resolveClient(
 }
 
 /** The user that option or setting names, by address or by local part; undefined where none is named. */
-export async function chosenUser(protocol: Protocol, values: ClientValues): Promise<Named | undefined> {
-  const user = pick('--user', values.user, `${PROTOCOLS[protocol].prefix}_USER`)
-  if (!user || user.text === '' || user.text.includes('@')) return user
+export async function chosenUser(protocol: Protocol, values: ClientValues): Promise<string | undefined> {
+  const user = pick('--user', values.user, `${PROTOCOLS[protocol].prefix}_USER`)?.text
+  if (!user || user.includes('@')) return user
   const { readAccounts } = await import('../accounts/accounts.ts')
-  const named = readAccounts().filter(({ address }) => address.toLowerCase().startsWith(`${user.text.toLowerCase()}@`))
-  return named.length === 1 && named[0] ? { ...user, text: named[0].address } : user
+  const named = readAccounts().filter(({ address }) => address.toLowerCase().startsWith(`${user.toLowerCase()}@`))
+  return named.length === 1 ? named[0]?.address : user
 }
 
-/** A value and what the user typed it as, for messages. */
+/** The groups of a pattern in a value. Where it does not match: a usage Failure with what was typed, and the rule. */
+export function match(typed: string, value: string, pattern: RegExp, rule: string): string[] {
+  const groups = pattern.exec(value)
+  if (!groups) throw wrong(typed, rule)
+  return groups.slice(1)
+}
+
+const wrong = (typed: string, rule: string) => new Failure('usage', `${typed}: ${rule}. See --help.`)
+
+/** A value, and what the user typed in front of it. */
 interface Named {
   name: string
   text: string
 }
 
+const typed = ({ name, text }: Named) => `${name}=${JSON.stringify(text).slice(1, -1)}`
+
 function pick(option: string, value: string | undefined, variable: string): Named | undefined {
   if (value !== undefined) return { name: option, text: value }
   const text = setting(variable)
   return text === undefined ? undefined : { name: variable, text }
-}
-
-function wrong({ name, text }: Named, rule: string): Failure {
-  return new Failure('usage', `${name}=${JSON.stringify(text).slice(1, -1)}: ${rule}. See --help.`)
 }
 
 /** The password of an account that still has its initial one. */

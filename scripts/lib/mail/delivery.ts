@@ -8,10 +8,11 @@ export interface Envelope {
   to: string[]
 }
 
-/** A message for a session. Line ends leave as CRLF (RFC 5321 section 2.3.8), all other bytes as they are. */
-export interface Parcel {
+/** A message with its envelope. Line ends leave as CRLF (RFC 5321 section 2.3.8), all other bytes as they are. */
+export interface Outgoing {
   envelope: Envelope
   bytes: Buffer
+  messageId?: string | null
 }
 
 export interface Refusal {

@@ -1,16 +1,11 @@
 /** Which mails are wanted: the filters of pop_email, from the words of the command line to a test of a mail. */
 import { Failure } from '../cli.ts'
+import { MANY, match, ONE } from './client_options.ts'
 import type { Headers, Mail } from './mail.ts'
 
 /** For `parseArgs`. A filter that is given twice has to match twice. */
 export const FILTER_OPTIONS = {
-  from: { type: 'string', multiple: true },
-  to: { type: 'string', multiple: true },
-  subject: { type: 'string', multiple: true },
-  body: { type: 'string', multiple: true },
-  'message-id': { type: 'string', multiple: true },
-  since: { type: 'string' },
-  last: { type: 'string' },
+  ...{ from: MANY, to: MANY, subject: MANY, body: MANY, 'message-id': MANY, since: ONE, last: ONE },
 } as const
 
 const HEADER_FILTERS = ['from', 'to', 'subject', 'message-id'] as const
@@ -26,7 +21,8 @@ export interface Filters {
   last: number
 }
 
-const UNITS = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }
+/** In milliseconds. */
+const UNITS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }
 
 /** Reads the options; `now` is what `--since` counts from. Throws a usage Failure that names the option. */
 export function parseFilters({ since, last, ...values }: FilterValues, now: number): Filters {
@@ -36,10 +32,9 @@ export function parseFilters({ since, last, ...values }: FilterValues, now: numb
   )
   const body = patterns('body')
   if (since !== undefined) {
-    const [, number, unit] = /^(\d{1,9}(?:\.\d{1,3})?)([smhd])$/.exec(since) ?? []
-    if (!number) throw new Failure('usage', `--since ${since}: write a number and s, m, h or d, as in 5m.`)
+    const age = parseTime(`--since ${since}`, since, 'write a number and s, m, h or d, as in 5m')
     // Times of arrival are whole seconds.
-    const earliest = Math.floor((now - Number(number) * UNITS[unit as keyof typeof UNITS]) / 1_000) * 1_000
+    const earliest = Math.floor((now - age) / 1_000) * 1_000
     header.push(({ arrived }) => arrived !== undefined && arrived.getTime() >= earliest)
   }
   return {
@@ -52,9 +47,15 @@ export function parseFilters({ since, last, ...values }: FilterValues, now: numb
   }
 }
 
+/** The milliseconds of a time with its unit. Throws a usage Failure with the rule. */
+export function parseTime(typed: string, text: string, rule: string): number {
+  const [number, unit = ''] = match(typed, text, /^(\d{1,9}(?:\.\d+)?)(ms|s|m|h|d)$/, rule)
+  return Number(number) * (UNITS[unit] ?? 1)
+}
+
 /** Reads a count of mails, 1 or more. Throws a usage Failure. */
 export function parseCount(option: string, text: string): number {
-  if (!/^[1-9]\d{0,8}$/.test(text)) throw new Failure('usage', `${option} ${text}: a number of mails, 1 or more.`)
+  match(`${option} ${text}`, text, /^[1-9]\d{0,8}$/, 'a number of mails, 1 or more')
   return Number(text)
 }
 

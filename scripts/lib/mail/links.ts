@@ -2,8 +2,8 @@
 import { createRequire } from 'node:module'
 import type { HtmlToTextOptions } from 'html-to-text'
 
-/** Characters and tags of HTML that are turned to text; a million tags in one another would take minutes. */
-const LONGEST = { text: 2_000_000, tags: 50_000 }
+/** Tags of HTML that are turned to text; a million in one another would take minutes. */
+const MOST_TAGS = 50_000
 /** What stands around a link in a text of HTML: characters that Unicode keeps for a program's own use. */
 const [BEGIN, MIDDLE, END] = ['\ufdd0', '\ufdd1', '\ufdd2']
 
@@ -40,13 +40,13 @@ let last = { html: '', text: '' }
 function marked(html: string): string {
   const load = () => createRequire(import.meta.url)('html-to-text') as typeof import('html-to-text')
   convert ??= load().compile(OPTIONS)
-  if (html !== last.html) last = { html, text: convert(beginningOf(html).replace(/[\ufdd0-\ufdd2]/g, '')) }
+  const beginning = () =>
+    html
+      .split('<', MOST_TAGS)
+      .join('<')
+      .replace(/[\ufdd0-\ufdd2]/g, '')
+  if (html !== last.html) last = { html, text: convert(beginning()) }
   return last.text
-}
-
-/** As much of HTML as is turned to text. */
-export function beginningOf(html: string): string {
-  return html.slice(0, LONGEST.text).split('<', LONGEST.tags).join('<')
 }
 
 /** HTML as text. */

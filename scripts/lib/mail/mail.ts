@@ -2,7 +2,7 @@
 import addressParser from 'nodemailer/lib/addressparser'
 import type { Address } from './addresses.ts'
 import { type Decoding, decodeHeader, decodeText } from './decode.ts'
-import { beginningOf, textOfHtml } from './links.ts'
+import { textOfHtml } from './links.ts'
 import { contentOf, type Entity, firstOf, type Header, isNamed, opened, type Part, partsOf } from './parts.ts'
 
 /** What the header of a mail says. Everything is text as the sender meant it, unsafe characters included. */
@@ -69,9 +69,6 @@ export function readMail(raw: Uint8Array): Mail {
     .filter((part) => !isText(part, isAlone) || (part.name !== '' && !part.slot))
     .map((part) => attachmentOf(part, contentOf(mail, part, decoding)))
   const shown = texts.filter((text) => isShown(text, texts))
-  if (shown.some(({ type, text }) => type === 'text/html' && beginningOf(text).length < text.length)) {
-    decoding.warnings.add('very long HTML, of which the beginning is shown as text')
-  }
   const plain = joined(texts, 'text/plain')
   return {
     ...header,

@@ -7,12 +7,9 @@ import { BAR, FOO } from '../accounts/accounts.ts'
 import { Failure, type Io, messageOf } from '../cli.ts'
 import { UNREADABLE } from '../settings.ts'
 import { type Address, parseAddressList, problemOfAddress, toEnvelope } from './addresses.ts'
-import type { Outgoing } from './bulk.ts'
-import type { Envelope } from './delivery.ts'
-import { type Attachment, compose, type Draft, type Message } from './message.ts'
-
-const MANY = { type: 'string', multiple: true } as const
-const ONE = { type: 'string' } as const
+import { MANY, match, ONE } from './client_options.ts'
+import type { Envelope, Outgoing } from './delivery.ts'
+import { compose, type Draft, type Message } from './message.ts'
 
 /** The options that only a composed message has; `--eml` is sent as it is. */
 const COMPOSE_OPTIONS = {
@@ -24,17 +21,11 @@ export const MAIL_OPTIONS = {
   ...{ from: MANY, to: MANY, cc: MANY, bcc: MANY, 'envelope-from': ONE, 'envelope-to': MANY, eml: ONE },
   ...COMPOSE_OPTIONS,
 } as const
-/** What `parseArgs` makes of MAIL_OPTIONS. */
 export type MailValues = ReturnType<typeof parseArgs<{ options: typeof MAIL_OPTIONS }>>['values']
 
-/** Header fields that have an option of their own, or that only a message sent as it is may choose. */
-const OPTIONS_OF_FIELDS = new Map([
-  ...'from to cc bcc reply-to subject date message-id in-reply-to'.split(' ').map((name) => [name, name] as const),
-  ...'mime-version content-type content-transfer-encoding content-disposition'
-    .split(' ')
-    .map((name) => [name, 'eml'] as const),
-  ['resent-bcc', 'bcc'],
-])
+/** Header fields that have an option of their own, and those that only a message sent as it is may choose. */
+const OWN_OPTION = /^(?:resent-(?=bcc))?(from|to|cc|bcc|reply-to|subject|date|message-id|in-reply-to)$/i
+const OF_EML = /^(?:mime-version|content-(?:type|transfer-encoding|disposition))$/i
 
 const SUBJECT = 'テストメール: 開発用メールサーバーから、ふうーがバーに送るメールの、とても長い件名です'
 const testText = () => `バーさん、こんにちは。\n\nこのメールは ${new Date().toISOString()} に送られました。\n\nふうー\n`
@@ -77,11 +68,11 @@ async function readDraft(values: MailValues, context: MailContext) {
   const hasContent = [text, html, calendar].some((part) => part !== undefined)
   return (n: number): { envelope: Envelope; message: Draft } => {
     const { fill, list, envelopeOf } = numbered(values, context, n)
-    const draft: Draft = {
-      from: list('from') ?? [defaultSender(context)],
-      to: list('to') ?? (isAddressed(values) ? [] : [{ name: 'バー', address: BAR }]),
-      cc: list('cc'),
-      replyTo: list('reply-to'),
+    const from = list('from') ?? [defaultSender(context)]
+    const to = list('to') ?? (isAddressed(values) ? [] : [{ name: 'バー', address: BAR }])
+    const cc = list('cc') ?? []
+    const message: Draft = {
+      ...{ from, to, cc, replyTo: list('reply-to') },
       subject: fill(values.subject ?? SUBJECT),
       text: hasContent ? text && fill(text) : testText(),
       html: html && fill(html),
@@ -90,8 +81,7 @@ async function readDraft(values: MailValues, context: MailContext) {
       messageId: readMessageId('message-id', values['message-id'] && fill(values['message-id'])),
       inReplyTo: readMessageId('in-reply-to', values['in-reply-to']),
     }
-    const envelope = envelopeOf(draft.from, [...draft.to, ...(draft.cc ?? []), ...(list('bcc') ?? [])])
-    return { envelope, message: draft }
+    return { envelope: envelopeOf(from, [...to, ...cc, ...(list('bcc') ?? [])]), message }
   }
 }
 
@@ -187,45 +177,39 @@ function decode(option: Option, bytes: Buffer): string {
   }
 }
 
-/** The groups of a pattern in an option's value. Throws a usage Failure with the rule where it does not match. */
-function match(option: Option, value: string, pattern: RegExp, rule: string): string[] {
-  const [, ...groups] = pattern.exec(value) ?? []
-  if (groups.length > 0) return groups
-  throw new Failure('usage', `--${option} ${JSON.stringify(value)}: ${rule}.`)
-}
-
-function readAttachment(path: string): Attachment {
+function readAttachment(path: string) {
   return { filename: basename(path), content: readFile('attach', path) }
 }
 
-function readInline(value: string): Attachment {
+function readInline(value: string) {
   const rule = 'write CID=FILE; a CID is ASCII without spaces and <>'
-  const [cid = '', path = ''] = match('inline', value, /^([!-;=?-~]+?)=(.+)$/, rule)
+  const [cid = '', path = ''] = match(typed('inline', value), value, /^([!-;=?-~]+?)=(.+)$/, rule)
   return { filename: basename(path), content: readFile('inline', path), cid }
 }
 
 function readHeader(text: string): { name: string; value: string } {
   const rule = "write 'Name: value'; a name is ASCII without spaces"
-  const [name = '', value = ''] = match('header', text, /^([!-9;-~]+):\s*(\S.*)$/, rule)
-  const option = OPTIONS_OF_FIELDS.get(name.toLowerCase())
+  const [name = '', value = ''] = match(typed('header', text), text, /^([!-9;-~]+):\s*(\S.*)$/, rule)
+  const option = OF_EML.test(name) ? 'eml' : OWN_OPTION.exec(name)?.[1]?.toLowerCase()
   if (option) throw new Failure('usage', `--header ${name}: this field has its own option, --${option}.`)
   return { name, value }
 }
 
 function readMessageId(option: 'message-id' | 'in-reply-to', value: string | undefined): string | undefined {
   if (value === undefined) return undefined
-  const [id] = match(option, value.trim(), /^<?([!-;=?-~]+)>?$/, 'write <unique@domain>, ASCII without spaces')
-  return `<${id}>`
+  const rule = 'write <unique@domain>, ASCII without spaces'
+  return `<${match(typed(option, value), value.trim(), /^<?([!-;=?-~]+)>?$/, rule)[0]}>`
 }
+
+const typed = (option: Option, value: string) => `--${option} ${JSON.stringify(value)}`
 
 const RFC_5322_DATE = /^(?:[A-Z][a-z]{2}, )?\d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\d(?::\d\d)? (?:[+-]\d{4}|GMT|UT)$/
 const ISO_8601_DATE = /^\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?$/
 
 /** A date of RFC 5322 stays as it was typed, with its time zone. */
 function readDate(value: string): string | Date {
-  const date = new Date(value)
-  const isRfc5322 = RFC_5322_DATE.test(value)
-  if (!Number.isNaN(date.getTime()) && (isRfc5322 || ISO_8601_DATE.test(value))) return isRfc5322 ? value : date
+  const date = Number.isNaN(Date.parse(value)) ? 'none' : value
   const rule = "write 'Tue, 1 Jul 2025 09:00:00 +0900' or 2025-07-01T09:00+09:00"
-  throw new Failure('usage', `--date ${JSON.stringify(value)}: ${rule}.`)
+  if (!RFC_5322_DATE.test(date)) match(typed('date', value), date, ISO_8601_DATE, rule)
+  return RFC_5322_DATE.test(date) ? value : new Date(value)
 }

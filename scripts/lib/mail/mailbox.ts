@@ -12,61 +12,30 @@ export interface Mailbox {
   login: Login
   /** Which messages match, by UIDL: each is fetched once to find out. */
   verdicts: Map<string, boolean>
-  /** The messages at the last visit. */
-  messages: Pop3Message[]
 }
 
-/** Milliseconds from the beginning of one look at a mailbox to the next: a mail is found well within 250 ms of being readable. */
+/** Milliseconds from one look at a mailbox to the next: a mail is found well within 250 ms of being readable. */
 const INTERVAL = 100
 /** Milliseconds that a look takes for mail that was there before, so that a big mailbox does not hide what comes. */
 const PATIENCE = 150
-/** Mailboxes that are looked into at the same time, by one connection each. Dovecot takes 100 logins at once. */
-const AT_ONCE = 10
 /** How many mails of a mailbox are named when the wait was in vain. */
 const INSTEAD = 10
 
-/** Opens a mailbox, does some work with the messages that are there, or the newest `limit` of them, and leaves. */
+/** Opens a mailbox, does some work with the messages that are there, and leaves. */
 export async function visit<T>(
   server: Pop3Server,
-  mailbox: Mailbox,
+  { login }: Mailbox,
   work: (session: Pop3Session, messages: Pop3Message[]) => Promise<T>,
-  limit = Number.POSITIVE_INFINITY,
 ): Promise<T> {
-  const session = await Pop3Session.open(server, mailbox.login)
+  const session = await Pop3Session.open(server, login)
   try {
-    const messages = limit < Number.POSITIVE_INFINITY ? await session.list(limit) : await listAll(session, mailbox)
-    const result = await work(session, messages)
+    const result = await work(session, await session.list())
     // Nothing is deleted by this session, so nothing depends on the server's answer.
     await session.quit().catch(() => {})
     return result
   } finally {
     session.close()
   }
-}
-
-/** `visit` for all of these mailboxes, some at a time. */
-async function visitAll<T>(
-  server: Pop3Server,
-  mailboxes: Mailbox[],
-  work: (mailbox: Mailbox, session: Pop3Session, messages: Pop3Message[]) => Promise<T>,
-): Promise<T[]> {
-  const results: T[] = []
-  for (let next = 0; next < mailboxes.length; next += AT_ONCE) {
-    const some = mailboxes.slice(next, next + AT_ONCE)
-    results.push(...(await Promise.all(some.map((one) => visit(server, one, (...args) => work(one, ...args))))))
-  }
-  return results
-}
-
-/** Lists a mailbox; where all messages of the last visit are still in it, only those that came since are asked for. */
-async function listAll(session: Pop3Session, mailbox: Mailbox): Promise<Pop3Message[]> {
-  const known = mailbox.messages
-  const { count } = known.length > 0 ? await session.stat() : { count: 0 }
-  const [last, ...newer] = count >= known.length && count > 0 ? await session.list(count - known.length + 1) : []
-  // A message that is gone from in front of it would have moved another to its place.
-  const isSame = last !== undefined && last.uidl === known.at(-1)?.uidl
-  mailbox.messages = isSame ? [...known, ...newer] : await session.list()
-  return mailbox.messages
 }
 
 /**
@@ -115,8 +84,8 @@ export interface Wait {
 }
 
 /**
- * A search for mails that match: `look` tells how many there are now, `untilFound` when they are enough or the time is
- * up. A server that is not up yet, or busy, is tried again; what it said last is thrown when it never answered.
+ * A search for mails that match: `look` tells how many there are now, `lookOn` when they are enough or the time is up.
+ * A server that is not up yet, or busy, is tried again; what it said last is thrown when it never answered.
  */
 export function searchFor(
   { expect, onlyNew, begin, end }: Wait,
@@ -132,39 +101,35 @@ export function searchFor(
   async function look(): Promise<number> {
     const now = Date.now()
     // A server that stops talking must not keep the wait much longer than its time.
-    const timeout = Math.min(server.timeout, Math.max(1_000, end - now))
+    const timeout = Math.min(server.timeout, Math.max(2_000, end - now))
+    let found = 0
     try {
-      const found = await visitAll({ ...server, timeout }, mailboxes, async (mailbox, session, messages) => {
-        if (onlyNew && !marked.has(mailbox)) await markOld(session, messages, mailbox, begin)
-        marked.add(mailbox)
-        const until = now >= end ? undefined : Date.now() + PATIENCE
-        return (await select(session, messages, mailbox, filters, expect, until)).length
-      })
+      for (const mailbox of mailboxes) {
+        await visit({ ...server, timeout }, mailbox, async (session, messages) => {
+          if (onlyNew && !marked.has(mailbox)) await markOld(session, messages, mailbox, begin)
+          marked.add(mailbox)
+          const until = now >= end ? undefined : Date.now() + PATIENCE
+          found += (await select(session, messages, mailbox, filters, expect, until)).length
+        })
+      }
       hasAnswered = true
-      return found.reduce((sum, count) => sum + count, 0)
+      return found
     } catch (error) {
       if (!isPassing(error) || (now >= end && !hasAnswered)) throw error
       return 0
     }
   }
 
-  /** Looks one connection at a time for a mailbox, and no more than ten times a second. */
-  async function lookAgain(): Promise<number> {
-    for (let spent = 0; ; ) {
-      await sleep(Math.min(Math.max(INTERVAL - spent, INTERVAL / 4), Math.max(0, end - Date.now())))
-      const now = Date.now()
+  /** Looks no more than ten times a second, and once when the time is up. */
+  async function lookOn(): Promise<number> {
+    for (;;) {
+      await sleep(Math.max(0, Math.min(INTERVAL, end - Date.now())))
+      const isOver = Date.now() >= end
       const found = await look()
-      if (found >= expect || now >= end) return found
-      spent = Date.now() - now
+      if (found >= expect || isOver) return found
     }
   }
-
-  /** `waiting` goes around all that comes after a first look. */
-  async function untilFound(waiting: (work: () => Promise<number>) => Promise<number>): Promise<number> {
-    const found = await look()
-    return found >= expect || Date.now() >= end ? found : waiting(lookAgain)
-  }
-  return { look, untilFound }
+  return { look, lookOn }
 }
 
 /** The headers of the newest messages of these mailboxes, for a list; says how many messages there are. */
@@ -185,11 +150,15 @@ export async function headersOf(server: Pop3Server, mailboxes: Mailbox[], say: (
 
 /** The mailbox, of several, that has the newest of the mails that match. */
 export async function newestOf(server: Pop3Server, mailboxes: Mailbox[], filters: Filters): Promise<Mailbox[]> {
-  const times = await visitAll(server, mailboxes, async (mailbox, session, messages) => {
-    const [message] = await select(session, messages, mailbox, filters, 1)
-    return message ? arrival(session, message) : 0
-  })
-  return mailboxes.filter((_, index) => index === times.indexOf(Math.max(...times)))
+  let newest = { time: -1, mailboxes: [] as Mailbox[] }
+  for (const mailbox of mailboxes) {
+    await visit(server, mailbox, async (session, messages) => {
+      const [message] = await select(session, messages, mailbox, filters, 1)
+      const time = message ? await arrival(session, message) : -1
+      if (time > newest.time) newest = { time, mailboxes: [mailbox] }
+    })
+  }
+  return newest.mailboxes
 }
 
 /** When a message arrived, in milliseconds since 1970; 0 where nothing says so, or another reader has deleted it. */

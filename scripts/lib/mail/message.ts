@@ -1,5 +1,6 @@
 /** Composes messages from what a user wants to say. */
 import { randomUUID } from 'node:crypto'
+import type { MailComposerAttachment, MailComposerOptions } from 'nodemailer/lib/mail-composer'
 import { type Address, toEnvelope } from './addresses.ts'
 
 export interface Message {
@@ -8,32 +9,18 @@ export interface Message {
   messageId: string | null
 }
 
-/** What a message is composed from. Texts and names are plain Unicode; encoding them is this module's matter. */
-export interface Draft {
+/** What a message is composed from: nodemailer's options, of which these are other. Texts and names are plain Unicode. */
+export interface Draft extends Omit<MailComposerOptions, 'headers' | 'bcc'> {
   from: Address[]
-  to: Address[]
-  cc?: Address[]
-  replyTo?: Address[]
   subject: string
   text?: string
   html?: string
+  messageId?: string
   /** An iCalendar text (RFC 5545); its METHOD goes into the Content-Type (RFC 6047). */
   calendar?: string
-  attachments?: Attachment[]
+  /** One with a `cid`, which HTML names as `cid:...`, is shown inline. */
+  attachments?: MailComposerAttachment[]
   headers?: { name: string; value: string }[]
-  messageId?: string
-  inReplyTo?: string
-  /** A string of RFC 5322, which keeps its time zone, or a Date; now where it is not given. */
-  date?: string | Date
-}
-
-export interface Attachment {
-  filename: string
-  content: Buffer
-  /** The media type; by the name's extension where it is not given. */
-  type?: string
-  /** The Content-ID that HTML names as `cid:...`; such a part is shown inline. */
-  cid?: string
 }
 
 /** RFC 5322 section 2.1.1: lines should have 78 characters at most, and must not have more than 998. */
@@ -46,8 +33,8 @@ let nodemailer: Promise<[typeof import('nodemailer/lib/mail-composer'), typeof i
 export async function compose(draft: Draft): Promise<Message> {
   nodemailer ??= Promise.all([import('nodemailer/lib/mail-composer'), import('nodemailer/lib/mime-funcs')])
   const [{ default: MailComposer }, { encodeWord }] = await nodemailer
-  const { from, to, cc, replyTo, subject, text, html, calendar, attachments = [], headers = [], inReplyTo } = draft
-  const domain = toEnvelope(from[0]?.address ?? '').split('@')[1] ?? 'localhost'
+  const { subject, calendar, attachments = [], headers = [], ...rest } = draft
+  const domain = toEnvelope(draft.from[0]?.address ?? '').split('@')[1] ?? 'localhost'
   const messageId = draft.messageId ?? `<${randomUUID()}@${domain}>`
   // nodemailer folds at spaces. ASCII that has none for longer than a line goes as encoded words (RFC 2047), which do.
   const headerOf = (key: string, value: string, longest: number) => {
@@ -58,14 +45,13 @@ export async function compose(draft: Draft): Promise<Message> {
   // nodemailer writes "X-Myapp"; a header name leaves as it was typed.
   const typed = new Map(headers.map(({ name }) => [name.toLowerCase(), name]))
   const composer = new MailComposer({
-    ...{ from, to, cc, replyTo, messageId, inReplyTo, date: draft.date ?? new Date() },
-    references: typed.has('references') ? undefined : inReplyTo,
-    text: withCrlf(text),
-    html: withCrlf(html),
+    ...rest,
+    messageId,
+    references: typed.has('references') ? undefined : rest.inReplyTo,
+    text: withCrlf(rest.text),
+    html: withCrlf(rest.html),
     alternatives: calendar === undefined ? [] : [calendarPart(calendar)],
-    attachments: attachments.map(({ filename, content, type, cid }) => {
-      return { filename, content, contentType: type, cid, contentDisposition: cid ? 'inline' : 'attachment' }
-    }),
+    attachments: attachments.map((each) => ({ ...each, contentDisposition: each.cid ? 'inline' : 'attachment' })),
     headers: [
       headerOf('Subject', subject, LINE - 'Subject: '.length),
       ...headers.map(({ name, value }) => headerOf(name, value, LONGEST_LINE - `${name}: `.length)),

@@ -82,7 +82,7 @@ export function partsOf(mail: string, root: Entity, decoding: Decoding): Part[] 
     if (isClosing || next < 0 || next + 1 === mail.length) continue
     current = partOf(entityAt(mail, next), parent, decoding)
     parts.push(current)
-    if (current.delimiter) open.push(current)
+    if (current.delimiter && open.length < DEEPEST) open.push(current)
   }
   const shown = parts.filter(({ count }) => count === 0)
   if (open.some(({ count }) => count > 0)) decoding.warnings.add(CUT_OFF)
@@ -103,7 +103,6 @@ function partOf(entity: Entity, parent: Part | undefined, decoding: Decoding): P
   }
   const { boundary } = params
   const section = parent ? `${parent.section}${parent.section && '.'}${++parent.count}` : ''
-  const isOpen = kind === 'multipart' && boundary && section.split('.').length < DEEPEST
   const disposition = firstOf(entity.fields, 'content-disposition')
   const usual = parent?.subtype === 'digest' ? 'message/rfc822' : 'text/plain'
   return {
@@ -118,7 +117,7 @@ function partOf(entity: Entity, parent: Part | undefined, decoding: Decoding): P
     slot: parent?.subtype === 'alternative' ? parent : parent?.slot,
     section,
     subtype: kind === 'multipart' ? subtype : undefined,
-    delimiter: isOpen ? boundary.trimEnd() : undefined,
+    delimiter: kind === 'multipart' && boundary ? boundary.trimEnd() : undefined,
     count: 0,
   }
 }

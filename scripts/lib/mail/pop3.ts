@@ -35,8 +35,6 @@ export class Pop3Refusal extends Failure {
 
 /** A reply slower than this on average is given up, in bytes per millisecond (100 kB/s). */
 const SLOWEST = 100
-/** Up to so many of the newest messages are listed one by one. */
-const FEW = 100
 /** Bytes of messages that are asked for at once. */
 const AHEAD = 262_144
 
@@ -123,25 +121,19 @@ export class Pop3Session extends Pop3Command {
     return { count, bytes }
   }
 
-  /**
-   * The messages of the mailbox, oldest first (UIDL and LIST), or the newest `limit` of them. A few of many are asked for
-   * by their numbers: the listing of 50,000 messages takes longer than all the rest of a short session.
-   */
-  async list(limit = Number.POSITIVE_INFINITY): Promise<Pop3Message[]> {
-    const { count } = limit <= FEW ? await this.stat() : { count: 0 }
-    const few = count > limit ? Array.from({ length: limit }, (_, index) => count - limit + 1 + index) : undefined
-    const sizes = new Map(await this.#listed('LIST', few))
-    return (await this.#listed('UIDL', few)).map(([number, uidl]) => {
+  /** The messages of the mailbox, oldest first (LIST and UIDL). */
+  async list(): Promise<Pop3Message[]> {
+    const sizes = new Map(await this.#listed('LIST'))
+    return (await this.#listed('UIDL')).map(([number, uidl]) => {
       const size = Number(sizes.get(number))
       if (Number.isSafeInteger(size)) return { number: Number(number), uidl, size }
       throw this.#failure('connection', `LIST has no size for message ${number}`)
     })
   }
 
-  /** What LIST or UIDL says, of the messages with these numbers or of all: number and value. */
-  async #listed(command: 'LIST' | 'UIDL', numbers?: number[]): Promise<[string, string][]> {
-    const lines = numbers ? [] : (await text((await this.command(command))[1])).split('\r\n').filter(Boolean)
-    for (const number of numbers ?? []) lines.push((await this.command(command, number))[0])
+  /** What LIST or UIDL says of all messages: number and value. */
+  async #listed(command: 'LIST' | 'UIDL'): Promise<[string, string][]> {
+    const lines = (await text((await this.command(command))[1])).split('\r\n').filter(Boolean)
     return lines.map((line) => {
       const [, number, value] = /^(\d+) +(\S+)/.exec(line) ?? []
       if (number && value) return [number, value]

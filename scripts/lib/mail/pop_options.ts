@@ -1,50 +1,29 @@
 /** The options of pop_email: what they mean together, which mailboxes they name, and for how long it waits. */
-import { existsSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { CATCHALL, findAccount, type Login, masterLogin, readAccounts } from '../accounts/accounts.ts'
 import { Failure, type Io, type parse } from '../cli.ts'
-import { CONFIG_DIR, setting } from '../settings.ts'
-import { CLIENT_OPTIONS, resolveClient } from './client_options.ts'
-import { FILTER_OPTIONS, parseCount } from './filters.ts'
+import { setting } from '../settings.ts'
+import { CLIENT_OPTIONS, FLAG, ONE, resolveClient } from './client_options.ts'
+import { FILTER_OPTIONS, parseCount, parseTime } from './filters.ts'
 import type { Mailbox, Wait } from './mailbox.ts'
 import type { Pop3Server } from './pop3.ts'
 import { visibleLine } from './visible.ts'
 
 /** What to show; one at a time, but for the two that save. */
 const VIEW_OPTIONS = {
-  list: { type: 'boolean' },
-  headers: { type: 'boolean' },
-  html: { type: 'boolean' },
-  links: { type: 'string' },
-  code: { type: 'boolean' },
-  raw: { type: 'boolean' },
-  json: { type: 'boolean' },
-  save: { type: 'string' },
-  'save-attachments': { type: 'string' },
+  ...{ list: FLAG, headers: FLAG, html: FLAG, links: ONE, code: FLAG, raw: FLAG, json: FLAG },
+  ...{ save: ONE, 'save-attachments': ONE },
 } as const
 
 /** For `parse`. */
 export const POP_OPTIONS = {
-  account: { type: 'string' },
-  all: { type: 'boolean' },
-  ...CLIENT_OPTIONS,
-  ...FILTER_OPTIONS,
-  wait: { type: 'string' },
-  expect: { type: 'string' },
-  new: { type: 'boolean' },
-  ...VIEW_OPTIONS,
-  delete: { type: 'boolean' },
+  ...{ account: ONE, all: FLAG, wait: ONE, expect: ONE, new: FLAG, delete: FLAG },
+  ...{ ...CLIENT_OPTIONS, ...FILTER_OPTIONS, ...VIEW_OPTIONS },
 } as const
 
 type PopValues = ReturnType<typeof parse<typeof POP_OPTIONS>>['values']
 
-/** Seconds of --wait without a number, and at most. */
-const WAIT = { default: 30, max: 86_400 }
-const UNITS: Record<string, number> = { ms: 0.001, s: 1, m: 60, h: 3_600 }
-const DURATION = /^(\d+(?:\.\d+)?)(ms|s|m|h)?$/
-
 /** What these options mean without a value. `parseArgs` knows no option whose value may be left out. */
-const OTHERWISE: Record<string, string | undefined> = { '--wait': String(WAIT.default), '--links': '/^/' }
+const OTHERWISE: Record<string, string | undefined> = { '--wait': '30', '--links': '/^/' }
 /** What stands behind one of them and is no option is meant as its value, also where it is a wrong one. */
 const isValue = (arg: string) => /^-?\d|^[^-]/.test(arg)
 
@@ -66,11 +45,8 @@ export function parseWait(
     if (expect === undefined && !onlyNew) return undefined
     throw new Failure('usage', `--${onlyNew ? 'new' : 'expect'} needs --wait: it says what is waited for.`)
   }
-  const [, number, unit = 's'] = DURATION.exec(wait) ?? []
-  const seconds = Number(number) * (UNITS[unit] ?? 1)
-  if (!(seconds <= WAIT.max)) {
-    throw new Failure('usage', `--wait=${wait}: a time as 10, 10s or 500ms, up to ${WAIT.max} seconds.`)
-  }
+  const [time, rule] = [/\d$/.test(wait) ? `${wait}s` : wait, 'a time as 10, 10s or 500ms']
+  const seconds = parseTime(`--wait=${wait}`, time, rule) / 1_000
   const count = expect === undefined ? 1 : parseCount('--expect', expect)
   return { seconds, expect: count, onlyNew, begin: now, end: now + seconds * 1_000 }
 }
@@ -113,19 +89,17 @@ export async function chooseMailboxes(
   return { server, mailboxes, values: chosen && caught ? { ...values, to: [...to, caught] } : values }
 }
 
-/** The whole address that a text is or has in angle brackets, where it belongs to nobody here and mail for it is caught. */
+/** The whole address that a text is or has in angle brackets, where nobody here has it and the catchall gets its mail. */
 async function caughtAddress(text = ''): Promise<string | undefined> {
-  const [, address, domain] = /^(?:[^<>]*<)?([^\s@<>"/*,]+@([^\s@<>"/*,]+\.[^\s@<>"/*,]+))>?$/.exec(text.trim()) ?? []
-  if (!address || !domain || address.toLowerCase() === CATCHALL) return undefined
-  const { parseAliases } = await import('../accounts/tables.ts')
-  // An unknown name of a virtual mailbox domain is refused, and an alias leads to an account.
-  const end = `@${domain.toLowerCase()}`
-  const isVirtual = readAccounts().some((one) => one.address !== CATCHALL && one.address.endsWith(end))
-  const file = join(CONFIG_DIR, 'postfix-virtual.cf')
-  const isAlias = parseAliases(existsSync(file) ? readFileSync(file, 'utf8') : '').some(
-    ({ alias, recipients }) => [address.toLowerCase(), end].includes(alias) && !recipients.includes(CATCHALL),
-  )
-  return isVirtual || isAlias ? undefined : address
+  const [, address, domain] = /^(?:[^<>]*<)?([^\s@<>"/*,]+(@[^\s@<>"/*,]+\.[^\s@<>"/*,]+))>?$/.exec(text.trim()) ?? []
+  const names = [address, domain].map((name) => name?.toLowerCase() ?? '')
+  if (!address || readAccounts().some((account) => account.address.toLowerCase() === names[0])) return undefined
+  const { readConfiguration } = await import('../accounts/configuration.ts')
+  const { lookUp, parseAliases } = await import('../accounts/tables.ts')
+  const files = readConfiguration()
+  const aliases = parseAliases(files['postfix-virtual.cf']).filter(({ alias }) => names.includes(alias))
+  const targets = aliases[0]?.recipients ?? [lookUp(files['postfix-regexp.cf'], names[0] ?? '')]
+  return targets.includes(CATCHALL) ? address : undefined
 }
 
 /** What to do about a login that the server refuses: two sentences for stderr. */
@@ -137,5 +111,5 @@ export async function adviceFor(user: string): Promise<string> {
 }
 
 function mailboxOf(account: string, login: Login): Mailbox {
-  return { account, login, verdicts: new Map(), messages: [] }
+  return { account, login, verdicts: new Map() }
 }

@@ -6,7 +6,7 @@ import type { NodemailerError } from 'nodemailer/lib/errors'
 import SMTPConnection, { type SMTPConnectionEnvelope } from 'nodemailer/lib/smtp-connection'
 import { type ExitName, Failure } from '../cli.ts'
 import type { Client } from './client_options.ts'
-import { type Delivery, onOneLine, type Parcel, queueIdOf, refusalOf } from './delivery.ts'
+import { type Delivery, type Outgoing, onOneLine, queueIdOf, refusalOf } from './delivery.ts'
 import { visibleLine } from './visible.ts'
 
 export interface SessionOptions extends Omit<Client, 'server'> {
@@ -113,7 +113,7 @@ export class SmtpSession {
   }
 
   /** Sends one message; `notify` is a list of `success`, `failure` and `delay`, or `never`. Never throws: failures are results. */
-  async deliver({ envelope: { from, to }, bytes }: Parcel, notify?: string): Promise<Delivery> {
+  async deliver({ envelope: { from, to }, bytes }: Outgoing, notify?: string): Promise<Delivery> {
     const dsn = notify ? { notify } : undefined
     const books: Books = { from, to, dsn, size: bytes.length, use8BitMime: !isAscii(bytes) }
     const refused = () => (books.rejectedErrors ?? []).map((each) => refusalOf(each.recipient, each.response))
