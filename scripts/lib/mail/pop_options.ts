@@ -98,8 +98,8 @@ async function caughtAddress(text = ''): Promise<string | undefined> {
   const { lookUp, parseAliases } = await import('../accounts/tables.ts')
   const files = readConfiguration()
   const aliases = parseAliases(files['postfix-virtual.cf']).filter(({ alias }) => names.includes(alias))
-  const targets = aliases[0]?.recipients ?? [lookUp(files['postfix-regexp.cf'], names[0] ?? '')]
-  return targets.includes(CATCHALL) ? address : undefined
+  const targets = aliases[0]?.recipients ?? [lookUp(files['postfix-regexp.cf'], names[0] ?? '')?.result]
+  return targets.some((target) => target?.toLowerCase() === CATCHALL) ? address : undefined
 }
 
 /** What to do about a login that the server refuses: two sentences for stderr. */
