@@ -1,50 +1,36 @@
 /** The sockets that tell pages and Mailpit's clients what happens: {Type, Data}. */
-import type { IncomingMessage } from 'node:http'
 import type { WebSocket, WebSocketServer } from 'ws'
 import { summaryOf, VERSION } from './api.ts'
-import { isRead, SEEN, tagsOf } from './entry.ts'
 import type { Index } from './index.ts'
 
 /** Milliseconds between two counts for the pages. */
 const STATS = 100
 
-/** Tells all clients of what happens, and a new one how it stands. Who asks for `envelope=1` gets summaries with the envelope. */
+/** Tells all clients of what happens, and a new one how it stands. */
 export function tellEvents(sockets: WebSocketServer, index: Index): void {
-  const withEnvelope = new WeakSet<WebSocket>()
-  const tell = (Type: string, dataFor: (withEnvelope: boolean) => object | null, clients = [...sockets.clients]) => {
-    for (const client of clients) client.send(JSON.stringify({ Type, Data: dataFor(withEnvelope.has(client)) }))
+  const tell = (Type: string, Data: object | null, clients: Iterable<WebSocket> = sockets.clients) => {
+    for (const client of clients) client.send(JSON.stringify({ Type, Data }))
   }
+  const server = () => ({ up: index.isUp })
   const stats = () => ({ Total: index.all.list.length, Unread: index.all.unread, Version: VERSION })
   let isCounting = false
   const count = () => {
-    if (isCounting || sockets.clients.size === 0) return
-    isCounting = true
-    setTimeout(() => {
-      isCounting = false
-      tell('stats', stats)
-    }, STATS)
+    isCounting = false
+    tell('stats', stats())
   }
-  for (const event of ['new', 'update', 'delete', 'server'] as const) index.on(event, count)
-  index.on('new', async (entry, isNews) => {
-    if (!isNews || sockets.clients.size === 0) return
-    await index.readSnippets([entry]).catch(() => {})
-    tell('new', (withEnvelope) => summaryOf(entry, withEnvelope))
+  index.on('change', async ({ type, entry, isNews }) => {
+    if (sockets.clients.size === 0) return
+    if (!isCounting) setTimeout(count, STATS)
+    isCounting = true
+    if (type === 'new' && !isNews) return
+    if (type === 'new' && entry) await index.readSnippets([entry]).catch(() => {})
+    if (entry) tell(type, type === 'delete' ? { ID: entry.id } : summaryOf(entry))
+    else tell(type, type === 'server' ? server() : null)
   })
-  index.on('update', (entry, flag) => {
-    const Read = isRead(entry)
-    const Tags = tagsOf(entry)
-    const plain = { ID: entry.id, ...(flag === SEEN ? { Read } : flag ? { Tags } : { Read, Tags }) }
-    // Without a flag, another copy may have come: for one more recipient.
-    tell('update', (withEnvelope) => (withEnvelope && !flag ? summaryOf(entry, true) : plain))
-  })
-  index.on('delete', ({ id }) => tell('delete', () => ({ ID: id })))
-  index.on('truncate', () => tell('truncate', () => null))
-  index.on('server', (up) => tell('server', () => ({ up })))
-  sockets.on('connection', (client: WebSocket, { url }: IncomingMessage) => {
-    if (url?.includes('envelope=1')) withEnvelope.add(client)
+  sockets.on('connection', (client: WebSocket) => {
     client.on('error', () => {})
     client.once('close', index.follow('watching'))
-    tell('server', () => ({ up: index.isUp }), [client])
-    tell('stats', stats, [client])
+    tell('server', server(), [client])
+    tell('stats', stats(), [client])
   })
 }

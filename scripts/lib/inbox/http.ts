@@ -6,9 +6,9 @@ import { extname, join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { WebSocketServer } from 'ws'
-import { Failure, messageOf, say } from '../cli.ts'
+import { Failure, say } from '../cli.ts'
 import { ROOT, type Settings } from '../settings.ts'
-import { type Answer, Bytes, type Call, type Routes, routesOf } from './api.ts'
+import { type Call, type Routes, routesOf } from './api.ts'
 import { check, DESCRIPTION } from './check.ts'
 import { tellEvents } from './events.ts'
 import { guard, HttpError, hostsOf, isForeign, refuse } from './guard.ts'
@@ -37,7 +37,10 @@ const FILES: Record<string, string> = {
   '/vendor/htm-preact.js': join(ROOT, 'node_modules/htm/preact/standalone.module.js'),
   '/api/v1/openapi.json': DESCRIPTION,
 }
-const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css', '.json': 'application/json' }
+const TYPES: Record<string, string> = {
+  ...{ '.html': 'text/html; charset=utf-8', '.css': 'text/css; charset=utf-8' },
+  ...{ '.js': 'text/javascript; charset=utf-8', '.json': 'application/json' },
+}
 
 export interface Inbox {
   /** Where it listens, with the port that it got. */
@@ -57,40 +60,43 @@ export async function serveInbox(settings: Settings, port: number): Promise<Inbo
   const server = createServer(async (request, response) => {
     const gone = new AbortController()
     response.once('close', () => gone.abort())
-    const [status, answer] = await answerTo(request, gone.signal).then(
-      (found): [number, Answer] => [200, found],
-      problem,
-    )
-    const { content, headers } = asBytes(answer)
-    const length = { 'content-length': Buffer.byteLength(content) }
-    response.writeHead(status, { ...length, ...HEADERS, ...headers }).end(content)
+    const answer = await answerTo(request, gone.signal).catch(problem)
+    const content = Buffer.from(await answer.arrayBuffer())
+    const headers = { ...HEADERS, 'content-length': content.length, ...Object.fromEntries(answer.headers) }
+    response.writeHead(answer.status, headers).end(content)
   })
   // A busy server that ends idle connections resets what clients ask meanwhile on one of them.
   server.keepAliveTimeout = 0
 
-  async function answerTo(request: IncomingMessage, signal: AbortSignal): Promise<Answer> {
+  async function answerTo(request: IncomingMessage, signal: AbortSignal): Promise<Response> {
     const method = request.method === 'HEAD' ? 'GET' : (request.method ?? '')
     // cypress-mailpit asks for //view/ID.html.
     const { pathname, searchParams: params } = new URL(`http://inbox/${(request.url ?? '').replace(/^\/+/, '')}`)
     guard(request, hosts, method === 'GET' && !pathname.startsWith('/api/'))
     const file = method === 'GET' && FILES[pathname]
-    if (file) return new Bytes(`${TYPES[extname(file) as keyof typeof TYPES]}; charset=utf-8`, readFileSync(file))
+    if (file) return new Response(readFileSync(file), { headers: { 'content-type': TYPES[extname(file)] ?? '' } })
     const matching = routes.filter(({ pattern }) => pattern.test(pathname))
     if (matching.length === 0) refuse(404, `There is no ${pathname}`)
     const route = matching.find((one) => one.method === method) ?? refuse(405, `${pathname} has no ${method}`)
-    const [id = '', part = ''] = (route.pattern.exec(pathname) ?? []).slice(1).map(decoded)
+    const [id = '', part = ''] = (route.pattern.exec(pathname) ?? []).slice(1).map(decodeURIComponent)
     const body = method === 'GET' ? {} : await bodyOf(request)
     await check(route.name, body)
-    const login = request.headers.authorization?.replace(/^Basic /, '') ?? ''
-    const [user = ''] = Buffer.from(login, 'base64').toString().split(':')
-    return (await route.handle({ id, part, params, body, user, isForeign: isForeign(request), signal })) ?? 'ok'
+    const answer = (await route.handle({ id, part, params, body, isForeign: isForeign(request), signal })) ?? 'ok'
+    if (answer instanceof Response) return answer
+    return typeof answer === 'string' ? new Response(answer) : Response.json(answer)
   }
-  /** The status and JSON of what went wrong: 503 is the mail server's matter, 500 a bug of ours. */
-  function problem(error: Error): [number, Answer] {
-    if (error instanceof HttpError) return [error.status, { Error: error.message, ...error.facts }]
-    const status = error instanceof Failure || 'code' in error || !index.isUp ? 503 : 500
+  /** The answer where something went wrong: 400 is the client's matter, 503 the mail server's, 500 a bug of ours. */
+  function problem(error: Error): Response {
+    const { facts } = error instanceof HttpError ? error : {}
+    const status = statusOf(error)
     if (status === 500) say(error.stack)
-    return [status, { Error: error.message }]
+    return Response.json({ Error: error.message, ...facts }, { status })
+  }
+  function statusOf(error: Error): number {
+    if (error instanceof HttpError) return error.status
+    // A body that is no JSON, a path with a broken percent-encoding.
+    if (error instanceof SyntaxError || error instanceof URIError) return 400
+    return error instanceof Failure || 'code' in error || !index.isUp ? 503 : 500
   }
   server.on('upgrade', (request, socket, head) => {
     socket.on('error', () => {})
@@ -104,7 +110,7 @@ export async function serveInbox(settings: Settings, port: number): Promise<Inbo
       if (!/^\/+api\/events(\?|$)/.test(request.url ?? '')) refuse(404, 'There is no such socket')
       sockets.handleUpgrade(request, socket, head, (client) => sockets.emit('connection', client, request))
     } catch (error) {
-      socket.end(`HTTP/1.1 ${problem(error as Error)[0]} Refused\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
+      socket.end(`HTTP/1.1 ${statusOf(error as Error)} Refused\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
     }
   })
   const close = () => {
@@ -134,12 +140,17 @@ function withoutUpgrade({ method, url, httpVersion, rawHeaders }: IncomingMessag
   return Buffer.concat([Buffer.from(lines, 'latin1'), head])
 }
 
-/** "GET /view/ID.html" as a method and a pattern. */
+/** "GET /view/{ID}.html" as a method and a pattern. */
 function patternsOf(routes: Routes) {
+  const places: Record<string, string> = {
+    '{ID}': '([A-Za-z\\d]+)',
+    '{TAG}': '([^/]+)',
+    '{PART}': '([\\d.]+)',
+    '.': '\\.',
+  }
   return Object.entries(routes).map(([name, handle]) => {
     const [method = '', path = ''] = name.split(' ')
-    const places = { ID: '([A-Za-z\\d]+)', TAG: '([^/]+)', PART: '([\\d.]+)', '.': '\\.' }
-    const pattern = path.replace(/ID|TAG|PART|\./g, (place) => places[place as keyof typeof places])
+    const pattern = path.replace(/\{\w+\}|\./g, (place) => places[place] ?? '')
     return { name, method, pattern: new RegExp(`^${pattern}$`), handle }
   })
 }
@@ -149,25 +160,6 @@ async function bodyOf(request: IncomingMessage): Promise<Call['body']> {
   const length = Number(request.headers['content-length'] ?? 0)
   if (length > LARGEST_BODY) refuse(413, `The body has more than ${LARGEST_BODY} bytes`)
   const body = (await text(request)).trim()
-  if (body === '') return {}
   if (/^IDs=[^{&]+(&IDs=[^&]*)*$/.test(body)) return { IDs: new URLSearchParams(body).getAll('IDs') }
-  try {
-    return JSON.parse(body)
-  } catch (error) {
-    return refuse(400, `The body is no JSON: ${messageOf(error)}`)
-  }
-}
-
-function decoded(word: string): string {
-  try {
-    return decodeURIComponent(word)
-  } catch {
-    return refuse(400, `${word}: a broken percent-encoding`)
-  }
-}
-
-function asBytes(answer: Answer): Bytes {
-  if (answer instanceof Bytes) return answer
-  if (typeof answer === 'string') return new Bytes('text/plain; charset=utf-8', answer)
-  return new Bytes('application/json', JSON.stringify(answer))
+  return body === '' ? {} : JSON.parse(body)
 }

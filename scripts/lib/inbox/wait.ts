@@ -1,7 +1,7 @@
 /** A wait in one request: the answer comes as soon as a mail matches. */
 import type { Entry } from './entry.ts'
 import { HttpError, refuse } from './guard.ts'
-import type { Index } from './index.ts'
+import type { Change, Index } from './index.ts'
 import { type Query, search, type Test } from './search.ts'
 
 /** Seconds that a request may wait. */
@@ -25,7 +25,7 @@ export function parseWait(params: URLSearchParams, { arrivals }: Index): { secon
 
 /**
  * The messages that match: those that are there, else the first that comes. Rejects with 404 and with what came instead
- * when the time is up, or when `signal` says that nobody listens any more.
+ * when the time is up, or when `gone` says that nobody listens any more.
  */
 export async function waitFor(
   index: Index,
@@ -33,30 +33,29 @@ export async function waitFor(
   seconds: number,
   isWanted: Test,
   summaryOf: (entry: Entry) => object,
-  signal: AbortSignal,
+  gone: AbortSignal,
 ): Promise<Entry[]> {
   const before = index.arrivals
   let settle: (found: Entry[]) => void = () => {}
   const over = new Promise<Entry[]>((resolve) => {
     settle = resolve
   })
-  const lookAt = async (entries: Entry[]) => {
+  const look = async ({ type, entry }: Change) => {
+    const entries = type === 'server' ? index.all.list : entry && type !== 'delete' ? [entry] : []
     // While the server is away no body can be read; when it is back, all is looked at anew.
     const found = await search(index, query, entries.filter(isWanted)).catch(() => [])
     if (found.length > 0) settle(found)
   }
-  const look = (entry: Entry) => lookAt([entry])
-  const lookAtAll = () => lookAt(index.all.list)
   const timer = setTimeout(() => settle([]), seconds * 1_000)
-  signal.addEventListener('abort', () => settle([]))
+  gone.addEventListener('abort', () => settle([]))
   const unfollow = index.follow('waiting')
-  index.on('new', look).on('update', look).on('server', lookAtAll)
-  if (signal.aborted) settle([])
-  else lookAtAll()
+  index.on('change', look)
+  if (gone.aborted) settle([])
+  else void look({ type: 'server' })
 
   const found = await over
   clearTimeout(timer)
-  index.off('new', look).off('update', look).off('server', lookAtAll)
+  index.off('change', look)
   unfollow()
   if (found.length > 0) return found
   const came = index.all.list.filter(({ arrival }) => arrival > before)
