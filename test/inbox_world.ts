@@ -56,7 +56,7 @@ export class InboxWorld {
     this.close = inbox.close
     this.index = inbox.index
     while (!inbox.index.isUp) await new Promise((resolve) => setTimeout(resolve, 10))
-    await inbox.index.filled
+    await inbox.index.fill()
   }
 
   async remove(): Promise<void> {

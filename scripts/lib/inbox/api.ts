@@ -144,7 +144,7 @@ export function routesOf(settings: Settings, index: Index): Routes {
   async function current(count = Number.POSITIVE_INFINITY): Promise<void> {
     await index.refresh()
     if (!index.isUp) refuse(503, 'The mail server is away. Start it: npm start')
-    if (count > PORTION) await index.filled
+    if (count > PORTION) await index.fill()
   }
 
   /** Tests whether a message is in the mailbox that the request names, if any. */

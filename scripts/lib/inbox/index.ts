@@ -60,9 +60,9 @@ export class Index extends EventEmitter<{ change: [Change] }> implements Listene
     return [...this.#boxes.keys()]
   }
 
-  /** Settled when all is read that was there when the mailboxes were opened. */
-  get filled(): Promise<unknown> {
-    return Promise.all([...this.#boxes.values()].map(({ filled }) => filled))
+  /** Reads all that was there when the mailboxes were opened, of which the newest is there first. */
+  async fill(): Promise<void> {
+    await Promise.allSettled([...this.#boxes.values()].map((box) => box.fill()))
   }
 
   /** All messages, newest first; how many are unread; and their tags. */
@@ -84,10 +84,10 @@ export class Index extends EventEmitter<{ change: [Change] }> implements Listene
     return entry?.arrival ? entry : undefined
   }
 
-  /** Looks into all mailboxes now, and waits for those that are being opened at the start. */
+  /** Looks into all mailboxes now, but those that were away at the last look. */
   async refresh(): Promise<void> {
-    const look = (box: Mailbox) => (box.isOpen ? box.look() : box.isNews ? undefined : box.opened)
-    await Promise.allSettled([...this.#boxes.values()].map(look))
+    const boxes = [...this.#boxes.values()].filter(({ isUp }) => isUp !== false)
+    await Promise.allSettled(boxes.map((box) => box.look()))
   }
 
   /** Has the mailboxes looked at often until the function that it gives is called, once. */
@@ -158,7 +158,7 @@ export class Index extends EventEmitter<{ change: [Change] }> implements Listene
     )
   }
 
-  arrived(copy: Copy, message: FetchMessageObject): void {
+  arrived(copy: Copy, message: FetchMessageObject, isNews: boolean): void {
     const { entry: read, recipient, isAlone } = readCopy(copy, message)
     const entry = this.#byId.get(read.id) ?? read
     copy.recipient = recipient
@@ -167,7 +167,6 @@ export class Index extends EventEmitter<{ change: [Change] }> implements Listene
     this.#byId.set(entry.id, entry)
     this.#byCopy.set(copy, entry)
     if (entry.arrival) return void this.tell('update', entry)
-    const { isNews } = copy.box
     const show = () => {
       entry.arrival = ++this.arrivals
       this.tell('new', entry, isNews)
@@ -196,7 +195,7 @@ export class Index extends EventEmitter<{ change: [Change] }> implements Listene
   }
 
   turned(): void {
-    const isUp = [...this.#boxes.values()].some(({ isOpen }) => isOpen)
+    const isUp = [...this.#boxes.values()].some((box) => box.isUp)
     if (isUp === this.isUp) return
     this.isUp = isUp
     this.tell('server')

@@ -28,10 +28,11 @@ export interface Copy {
 
 /** Who hears of a mailbox. */
 export interface Listener {
-  arrived(copy: Copy, message: FetchMessageObject): void
+  /** A mail was read; it is news unless it was there before the inbox. */
+  arrived(copy: Copy, message: FetchMessageObject, isNews: boolean): void
   flagged(copy: Copy): void
   gone(copy: Copy): void
-  /** The mailbox was opened or lost. */
+  /** The mailbox is there, or away. */
   turned(): void
   /** Settled when it is time for the next look. */
   pause(): Promise<void>
@@ -41,26 +42,28 @@ export class Mailbox {
   readonly address: string
   /** Begins the IDs of this mailbox: letters and digits, others when Dovecot makes the mailbox anew. */
   key = ''
-  /** Whether what arrives is news; what is there at the start is not. */
-  isNews: boolean
-  isOpen = false
-  /** Settled when it is open, and when all is read that it was opened with; or when that failed. */
-  opened: Promise<unknown> = Promise.resolve()
-  filled: Promise<unknown> = Promise.resolve()
+  /** Whether the last look succeeded; undefined before the first one into a mailbox that should be there. */
+  isUp: boolean | undefined
   readonly copies = new Map<number, Copy>()
   readonly #settings: Settings
   readonly #listener: Listener
   #client: ImapFlow | undefined
   #isClosed = false
   #hasNews = false
+  /** Whether mail that is there when it is opened is news: not what was there before the inbox. */
+  #isNews: boolean
+  /** UIDs that are still to be read, portion by portion. */
+  #older: string[] = []
   /** The highest UID that was read. */
   #last = 0
   #look: Promise<void> = Promise.resolve()
   #nextLook: Promise<void> | undefined
 
-  constructor(settings: Settings, address: string, isNews: boolean, listener: Listener) {
+  /** That of an account which is new (`isNew`) may not be known to Dovecot yet: nobody waits for it. */
+  constructor(settings: Settings, address: string, isNew: boolean, listener: Listener) {
     this.address = address
-    this.isNews = isNews
+    this.isUp = isNew ? false : undefined
+    this.#isNews = isNew
     this.#settings = settings
     this.#listener = listener
     void this.#live()
@@ -85,16 +88,23 @@ export class Mailbox {
   look(): Promise<void> {
     this.#nextLook ??= this.#look.then(async () => {
       this.#nextLook = undefined
-      await this.client.noop()
-      while (this.#hasNews) {
-        this.#hasNews = false
-        await this.#read(`${this.#last + 1}:*`)
+      try {
+        await this.#update()
+        this.#turn(true)
+      } catch (error) {
+        // Away, being restarted, or an account that Dovecot does not know yet: the next look tells.
+        this.#client?.close()
+        this.#turn(false)
+        throw error
       }
-      // imapflow keeps to itself what a NOOP meets.
-      void this.client
     })
     this.#look = this.#nextLook.catch(() => {})
     return this.#nextLook
+  }
+
+  /** Reads all that was there when the mailbox was opened. */
+  async fill(): Promise<void> {
+    while (this.#older.length > 0) await this.look()
   }
 
   /** Takes mails out that are gone. */
@@ -107,22 +117,27 @@ export class Mailbox {
 
   async #live(): Promise<void> {
     while (!this.#isClosed) {
-      // Away, being restarted, or an account that Dovecot does not know yet: the next attempt tells.
-      const end = () => this.#client?.close()
-      const older = this.#open()
-      this.opened = older.catch(end)
-      this.filled = older.then((portions) => this.#fill(portions)).catch(end)
-      await this.filled
-      while (this.isOpen) {
-        await this.look().catch(end)
-        await this.#listener.pause()
-      }
-      await sleep(PATIENCE.retry)
+      const pause = () => (this.#older.length > 0 ? undefined : this.#listener.pause())
+      await this.look().then(pause, () => sleep(PATIENCE.retry))
     }
   }
 
-  /** Connects and reads the newest mails; gives the UIDs of the others. */
-  async #open(): Promise<string[]> {
+  async #update(): Promise<void> {
+    if (!this.#client?.usable) await this.#open()
+    await this.client.noop()
+    while (this.#hasNews) {
+      this.#hasNews = false
+      await this.#read(`${this.#last + 1}:*`, true)
+    }
+    const portion = this.#older.shift()
+    if (portion) await this.#read(portion, this.#isNews)
+    this.#isNews ||= this.#older.length === 0
+    // imapflow keeps to itself what a NOOP meets.
+    void this.client
+  }
+
+  /** Connects, and finds out what is still to be read. */
+  async #open(): Promise<void> {
     const { user, password } = masterLogin(this.address)
     const { host, ports } = this.#settings
     const client = new ImapFlow({
@@ -133,7 +148,6 @@ export class Mailbox {
     })
     this.#client = client
     client.on('error', () => {})
-    client.on('close', () => this.#turn(false))
     await client.connect()
     const { uidValidity } = await client.mailboxOpen('INBOX')
     const key = createHash('sha1').update(`${this.address} ${uidValidity}`).digest('hex').slice(0, 12)
@@ -150,18 +164,10 @@ export class Mailbox {
     client.on('flags', ({ uid, flags }) => this.#flagged(uid, flags))
     client.on('expunge', ({ uid }) => this.forget([uid ?? 0]))
     const unknown = [...uids].filter((uid) => !this.copies.has(uid)).sort((a, b) => b - a)
-    const [newest, ...older] = portionsOf(unknown)
-    if (newest) await this.#read(newest)
-    this.#turn(true)
-    return older
+    this.#older = portionsOf(unknown)
   }
 
-  async #fill(portions: string[]): Promise<void> {
-    for (const range of portions) await this.#read(range)
-    this.isNews = true
-  }
-
-  async #read(range: string): Promise<void> {
+  async #read(range: string, isNews: boolean): Promise<void> {
     for await (const message of this.client.fetch(range, QUERY, BY_UID)) {
       const { uid, flags = new Set() } = message
       // "9:*" always has the last mail in it.
@@ -169,7 +175,7 @@ export class Mailbox {
       const copy = { box: this, uid, flags, recipient: '' }
       this.#last = Math.max(this.#last, uid)
       this.copies.set(uid, copy)
-      this.#listener.arrived(copy, message)
+      this.#listener.arrived(copy, message, isNews)
     }
   }
 
@@ -180,9 +186,9 @@ export class Mailbox {
     this.#listener.flagged(copy)
   }
 
-  #turn(isOpen: boolean): void {
-    if (this.isOpen === isOpen) return
-    this.isOpen = isOpen
+  #turn(isUp: boolean): void {
+    if (this.isUp === isUp) return
+    this.isUp = isUp
     this.#listener.turned()
   }
 }
