@@ -10,10 +10,9 @@ import { bccOf, type Entry, envelopeOf, flagOf, isRead, mailboxesOf, SEEN, TAG, 
 import { refuse } from './guard.ts'
 import type { Index } from './index.ts'
 import { PORTION } from './mailbox.ts'
-import { parseQuery, search } from './search.ts'
+import { parseQuery, parseWait, search, waitFor } from './search.ts'
 import { type SendRequest, sendMail } from './send.ts'
 import { htmlOf, MAIL_POLICY, safeName, safeType } from './view.ts'
-import { parseWait, waitFor } from './wait.ts'
 
 /** The Mailpit whose API this is. */
 export const VERSION = 'v1.30.5-compatible'
@@ -102,16 +101,10 @@ export function routesOf(settings: Settings, index: Index): Routes {
       tagged(id).then(({ tag, entries }) => index.flag(entries, flagOf(tag), false)),
     'GET /api/v1/mailboxes': async () => {
       await current()
-      const counts = new Map(index.mailboxes.map((Name) => [Name, { Name, Total: 0, Unread: 0 }]))
-      for (const entry of index.all.list) {
-        for (const name of mailboxesOf(entry)) {
-          const count = counts.get(name)
-          if (!count) continue
-          count.Total++
-          if (!isRead(entry)) count.Unread++
-        }
-      }
-      return [...counts.values()]
+      return index.mailboxes.map((Name) => {
+        const entries = index.all.list.filter((entry) => mailboxesOf(entry).includes(Name))
+        return { Name, Total: entries.length, Unread: unreadOf(entries) }
+      })
     },
     'GET /api/v1/info': () => {
       const { list, unread: Unread, tags } = index.all
@@ -160,7 +153,6 @@ export function routesOf(settings: Settings, index: Index): Routes {
   async function searched({ params, signal }: Call, standard = ''): Promise<Entry[]> {
     const query = parseQuery(params.get('query') || standard, params.get('tz') ?? undefined)
     const isInMailbox = mailboxTest(params)
-    parseWait(params, index)
     await current()
     const { seconds, isNew } = parseWait(params, index)
     const isWanted = (entry: Entry) => isNew(entry) && isInMailbox(entry)

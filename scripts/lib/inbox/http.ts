@@ -5,12 +5,10 @@ import type { AddressInfo } from 'node:net'
 import { extname, join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
-import { WebSocketServer } from 'ws'
+import { type WebSocket, WebSocketServer } from 'ws'
 import { Failure, say } from '../cli.ts'
 import { ROOT, type Settings } from '../settings.ts'
-import { type Call, type Routes, routesOf } from './api.ts'
-import { check, DESCRIPTION } from './check.ts'
-import { tellEvents } from './events.ts'
+import { type Call, type Routes, routesOf, summaryOf, VERSION } from './api.ts'
 import { guard, HttpError, hostsOf, isForeign, refuse } from './guard.ts'
 import { Index } from './index.ts'
 import { urlOf } from './service.ts'
@@ -30,6 +28,10 @@ const HEADERS = {
   'cache-control': 'no-store',
 }
 
+/** The API's description, which is served as well, and which bodies are checked against. */
+const DESCRIPTION = fileURLToPath(new URL('openapi.json', import.meta.url))
+/** Milliseconds between two counts for the pages. */
+const STATS = 100
 const PAGE = fileURLToPath(new URL('page/', import.meta.url))
 const FILES: Record<string, string> = {
   '/': join(PAGE, 'index.html'),
@@ -162,4 +164,49 @@ async function bodyOf(request: IncomingMessage): Promise<Call['body']> {
   const body = (await text(request)).trim()
   if (/^IDs=[^{&]+(&IDs=[^&]*)*$/.test(body)) return { IDs: new URLSearchParams(body).getAll('IDs') }
   return body === '' ? {} : JSON.parse(body)
+}
+
+let ajv: import('ajv').Ajv | undefined
+
+/** Refuses with 400 a body that is not what openapi.json has for the route, which is named as "PUT /api/v1/messages". */
+async function check(route: string, body: unknown): Promise<void> {
+  const [method = '', path = ''] = route.split(' ')
+  if (method === 'GET') return
+  // Loaded when the first body comes.
+  const { Ajv } = await import('ajv')
+  ajv ??= new Ajv({ strict: false, verbose: true }).addSchema(JSON.parse(readFileSync(DESCRIPTION, 'utf8')), 'api')
+  const place = `paths/${path.replaceAll('/', '~1')}/${method.toLowerCase()}/requestBody/content/application~1json/schema`
+  const validate = ajv.getSchema(`api#/${place}`)
+  if (!validate || validate(body)) return
+  const [{ instancePath = '', message = '', parentSchema } = {}] = validate.errors ?? []
+  refuse(400, `The body${instancePath}: ${parentSchema?.description ?? message}`)
+}
+
+/** Tells pages and Mailpit's clients what happens, as {Type, Data}, and a new one how it stands. */
+function tellEvents(sockets: WebSocketServer, index: Index): void {
+  const tell = (Type: string, Data: object | null, clients: Iterable<WebSocket> = sockets.clients) => {
+    for (const client of clients) client.send(JSON.stringify({ Type, Data }))
+  }
+  const server = () => ({ up: index.isUp })
+  const stats = () => ({ Total: index.all.list.length, Unread: index.all.unread, Version: VERSION })
+  let isCounting = false
+  const count = () => {
+    isCounting = false
+    tell('stats', stats())
+  }
+  index.on('change', async ({ type, entry, isNews }) => {
+    if (sockets.clients.size === 0) return
+    if (!isCounting) setTimeout(count, STATS)
+    isCounting = true
+    if (type === 'new' && !isNews) return
+    if (type === 'new' && entry) await index.readSnippets([entry]).catch(() => {})
+    if (entry) tell(type, type === 'delete' ? { ID: entry.id } : summaryOf(entry))
+    else tell(type, type === 'server' ? server() : null)
+  })
+  sockets.on('connection', (client: WebSocket) => {
+    client.on('error', () => {})
+    client.once('close', index.follow('watching'))
+    tell('server', server(), [client])
+    tell('stats', stats(), [client])
+  })
 }
