@@ -27,8 +27,6 @@ const table = {
   askSearch: [(query) => `All mail found with “${query}”.`, (query) => `「${query}」の検索結果がすべて削除されます。`],
   deleted: [(count) => `${mails(count)} deleted`, (count) => `${number(count)}通を削除しました`],
   working: ['One moment…', '処理しています…'],
-  cancel: ['Cancel', 'キャンセル'],
-  close: ['Close', '閉じる'],
   back: ['Back to the list', '一覧に戻る'],
   noSubject: ['(no subject)', '（件名なし）'],
   nobody: ['(no sender)', '（差出人なし）'],
