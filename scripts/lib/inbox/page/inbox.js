@@ -41,8 +41,7 @@ export async function api(path, options) {
   throw Object.assign(new Error(message), { status: response.status })
 }
 const get = async (path) => (await api(path)).json()
-const send = (method, path, body = {}) =>
-  api(path, { method, headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) })
+const send = (method, path, body = {}) => api(path, { method, body: JSON.stringify(body) })
 /** The path of what is found: all mail, or that of the mailbox and the search. */
 function found(more, route = state.query.trim() ? 'search' : 'messages') {
   const { mailbox, query } = state
@@ -186,7 +185,7 @@ export const KEYS = {
   c: () => document.querySelector('.code')?.click(),
   w: () => draw({ isNarrow: !state.isNarrow }),
   '/': () => document.querySelector('input[type=search]').focus(),
-  '?': () => document.getElementById('help').showPopover(),
+  '?': () => document.getElementById('keys').showPopover(),
   Escape: () => go(state.id ? { id: '' } : { q: '' }),
   ...Object.fromEntries(VIEWS.map((view, index) => [index + 1, () => document.getElementById(`tab-${view}`)?.click()])),
 }

@@ -19,6 +19,7 @@ const firstOf = (items) => (items.length > 50 ? [...items.slice(0, 50), words.mo
 
 function Page() {
   const { id, isInboxAway, isServerAway, said } = state
+  const table = (lines) => html`<dl>${lines.map(([key, text]) => html`<dt><kbd>${key}</kbd></dt><dd>${text}</dd>`)}</dl>`
   return html`<header class="top">
       <h1><a href="#">${words.title}</a></h1>
       <${Search} />
@@ -27,12 +28,7 @@ function Page() {
     ${(isInboxAway || isServerAway) && html`<p class="away" role="alert">${isInboxAway ? words.away : words.serverAway}</p>`}
     <main class=${id ? 'reading' : ''}><${Mailboxes} /><${List} /><${Message} id=${id} /></main>
     <p class=${`said ${said.isQuiet ? 'unseen' : ''}`} role="status">${said.text}</p>
-    <${Help} />`
-}
-/** The keys, and the words of the search. */
-function Help() {
-  const table = (lines) => html`<dl>${lines.map(([key, text]) => html`<dt><kbd>${key}</kbd></dt><dd>${text}</dd>`)}</dl>`
-  return html`<div id="help" popover="auto" role="dialog" aria-label=${words.keys}>${help.map(table)}</div>`
+    <div id="keys" popover="auto" role="dialog" aria-label=${words.keys}>${help.map(table)}</div>`
 }
 
 function Search() {
@@ -81,7 +77,7 @@ function List() {
 function Nothing() {
   const { problem, query, mailbox } = state
   if (problem) return html`<div class="nothing"><p>${words.failed(problem)}</p></div>`
-  if (query || mailbox) return html`<div class="nothing"><h2>${words.noneFound}</h2><p>${words.noneFoundHint}</p></div>`
+  if (query || mailbox) return html`<div class="nothing"><h2>${words.noneFound}</h2></div>`
   return html`<div class="nothing"><h2>${words.none}</h2><p>${words.noneHint}</p><code>npm run send-email</code></div>`
 }
 function Row({ mail }) {
@@ -111,7 +107,7 @@ function Message({ id }) {
     return () => stop.abort()
     // What could not be read, as the server was away, is asked for again when the list changes.
   }, [id, mail?.problem && state.mails])
-  const hint = !id && state.total > 0 && html`<p class="nothing">${words.open}<br />${words.openHint}</p>`
+  const hint = !id && state.total > 0 && html`<p class="nothing">${words.open}</p>`
   if (!id || !mail) return html`<article aria-busy=${id !== ''}>${hint}</article>`
   const isRead = find(id)?.Read !== false
   const view = state.view === 'html' && !mail.HTML ? 'text' : state.view
@@ -179,21 +175,17 @@ function Tabs({ views, view }) {
 }
 function View({ mail, view }) {
   const [text, setText] = useState(view === 'text' ? mail.Text : '')
-  const [headers, setHeaders] = useState({})
   useEffect(() => {
-    const stop = new AbortController()
-    const read = async (path) => (await api(`message/${mail.ID}/${path}`, { signal: stop.signal })).text()
-    const fail = (error) => stop.signal.aborted || say(words.failed(error.message))
-    if (view === 'source') read('raw').then(setText, fail)
-    if (view === 'headers') read('headers').then((answer) => setHeaders(JSON.parse(answer)), fail)
-    return () => stop.abort()
+    const path = { source: 'raw', headers: 'headers' }[view]
+    const read = () => api(`message/${mail.ID}/${path}`).then((response) => response.text())
+    if (path) read().then(setText, (error) => say(words.failed(error.message)))
   }, [])
   const field = ([name, values]) => values.map((value) => html`<dt>${name}</dt><dd>${value.slice(0, SHOWN)}</dd>`)
   const look = `view ${view} ${state.isNarrow ? 'narrow' : ''}`
   return html`<div class=${look} id="view" role="tabpanel" aria-labelledby=${`tab-${view}`} tabindex="0">
     ${view === 'html' && html`<iframe title=${words.frame(subjectOf(mail))} src=${`view/${mail.ID}.html?embed=1`}
       referrerpolicy="no-referrer" sandbox="allow-popups allow-popups-to-escape-sandbox"></iframe>`}
-    ${view === 'headers' && html`<dl>${Object.entries(headers).flatMap(field)}</dl>`}
+    ${view === 'headers' && html`<dl>${Object.entries(JSON.parse(text || '{}')).flatMap(field)}</dl>`}
     ${(view === 'text' || view === 'source') && html`<pre dir="auto">${text.slice(0, SHOWN)}</pre>
       ${text.length > SHOWN && html`<p class="cut">${words.cut(size(mail.Size))}</p>`}`}
   </div>`
