@@ -81,7 +81,7 @@ export class InboxWorld {
   }
 
   /** Waits for the newest message that a query finds. */
-  async wait(query: string, seconds = 20): Promise<Json> {
+  async wait(query: string, seconds = 120): Promise<Json> {
     const { status, body } = await this.ask(
       `GET /api/v1/message/latest?wait=${seconds}&query=${encodeURIComponent(query)}`,
     )
@@ -116,7 +116,7 @@ export class InboxWorld {
       `To: ${[to].flat()[0]}`,
       ...lines,
     ])
-    for (const end = Date.now() + 20_000; Date.now() < end; ) {
+    for (const end = Date.now() + 120_000; Date.now() < end; ) {
       if ((await this.ask(`GET /api/v1/message/${id}/headers`)).status === 200) return id
     }
     throw new Error(`${id} has not arrived`)
