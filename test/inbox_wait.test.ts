@@ -1,13 +1,14 @@
 /** The inbox live: waits, events, a server that goes away and comes back, and who may ask at all. */
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
 import { request } from 'node:http'
 import { after, before, test } from 'node:test'
 import { WebSocket } from 'ws'
 import { serveInbox } from '../scripts/lib/inbox/http.ts'
 import { htmlOf } from '../scripts/lib/inbox/view.ts'
 import type { Mail } from '../scripts/lib/mail/mail.ts'
+import { NativeProcesses } from '../scripts/lib/server/native_processes.ts'
 import { until } from './harness.ts'
+import { runIn } from './here.ts'
 import { BAR, FOO, InboxWorld, type Json, someone } from './inbox_world.ts'
 
 let world: InboxWorld
@@ -142,12 +143,12 @@ test('a page hears of new, changed and deleted mail, by whomever; who asks an in
 
 test('while the server is away the answer is 503; when it is back all is there and waits go on', async () => {
   const page = await listen()
-  const dovecot = (program: string, ...args: string[]) =>
-    spawnSync(program, ['-c', `${world.project.stateDir}/dovecot/dovecot.conf`, ...args], { stdio: 'ignore' })
   try {
     const [before, to] = [await world.deliver(someone(), 'Before'), someone()]
+    const others = waiting()
     const answer = world.ask(latest(`to:${to}`, 'wait=300'))
-    dovecot('doveadm', 'stop')
+    await until('it waits', () => waiting() > others, 60_000)
+    await new NativeProcesses(world.project.stateDir).end(60_000)
     await page.next(({ Type, Data }) => Type === 'server' && !Data.up)
     for (const path of ['messages', 'search?query=a', `message/${before}`, 'message/latest', 'mailboxes', 'tags']) {
       const { status, body } = await world.ask(`GET /api/v1/${path}`)
@@ -156,7 +157,8 @@ test('while the server is away the answer is 503; when it is back all is there a
     }
     assert.equal((await world.ask('DELETE /api/v1/messages')).status, 503)
     assert.equal((await world.ask('GET /api/v1/info')).status, 200)
-    dovecot('dovecot')
+    const { code, stderr } = await runIn(world.project, {}, 'start')
+    assert.equal(code, 0, stderr)
     const isBack = () => page.events.filter(({ Type, Data }) => Type === 'server' && Data.up).length === 2
     await until('it is back', isBack, 120_000)
     const id = await world.post(to, ['Subject: After', '', 'text'])
