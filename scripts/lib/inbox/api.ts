@@ -68,9 +68,7 @@ export function routesOf(settings: Settings, index: Index): Routes {
     'GET /api/v1/message/{ID}/raw': async (call) => {
       const { entry, raw } = await read(call)
       const download = call.params.get('dl') === '1' ? disposition('attachment', `${entry.id}.eml`) : {}
-      return new Response(new Uint8Array(raw), {
-        headers: { 'content-type': 'text/plain; charset=utf-8', ...download },
-      })
+      return textOf(new Uint8Array(raw), 'text/plain', download)
     },
     'GET /api/v1/message/{ID}/part/{PART}': async (call) => {
       const file = (await read(call)).mail.attachments.find(({ part }) => part === call.part)
@@ -125,7 +123,7 @@ export function routesOf(settings: Settings, index: Index): Routes {
       const { mail } = await opened(call)
       const html = htmlOf(mail.html ?? refuse(404, 'This message has no HTML'), mail, call.params.get('embed') === '1')
       const headers = { 'content-security-policy': MAIL_POLICY, 'x-dns-prefetch-control': 'off' }
-      return new Response(html, { headers: { 'content-type': 'text/html; charset=utf-8', ...headers } })
+      return textOf(html, 'text/html', headers)
     },
     'GET /view/{ID}.txt': async (call) => {
       const { mail } = await opened(call)
@@ -207,6 +205,11 @@ export function routesOf(settings: Settings, index: Index): Routes {
       messages: shown.map(summaryOf),
     }
   }
+}
+
+/** An answer with its media type. */
+export function textOf(content: string | Uint8Array<ArrayBuffer>, type: string, headers: Record<string, string> = {}) {
+  return new Response(content, { headers: { 'content-type': `${type}; charset=utf-8`, ...headers } })
 }
 
 const personOf = ({ name, address }: Address) => ({ Name: name, Address: address })

@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { type WebSocket, WebSocketServer } from 'ws'
 import { Failure, say } from '../cli.ts'
 import { ROOT, type Settings } from '../settings.ts'
-import { type Call, type Routes, routesOf, summaryOf, VERSION } from './api.ts'
+import { type Call, type Routes, routesOf, summaryOf, textOf, VERSION } from './api.ts'
 import { guard, HttpError, hostsOf, isForeign, refuse } from './guard.ts'
 import { Index } from './index.ts'
 import { urlOf } from './service.ts'
@@ -39,10 +39,7 @@ const FILES: Record<string, string> = {
   '/vendor/htm-preact.js': join(ROOT, 'node_modules/htm/preact/standalone.module.js'),
   '/api/v1/openapi.json': DESCRIPTION,
 }
-const TYPES: Record<string, string> = {
-  ...{ '.html': 'text/html; charset=utf-8', '.css': 'text/css; charset=utf-8' },
-  ...{ '.js': 'text/javascript; charset=utf-8', '.json': 'application/json' },
-}
+const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css', '.json': 'application/json' }
 
 export interface Inbox {
   /** Where it listens, with the port that it got. */
@@ -76,7 +73,7 @@ export async function serveInbox(settings: Settings, port: number): Promise<Inbo
     const { pathname, searchParams: params } = new URL(`http://inbox/${(request.url ?? '').replace(/^\/+/, '')}`)
     guard(request, hosts, method === 'GET' && !pathname.startsWith('/api/'))
     const file = method === 'GET' && FILES[pathname]
-    if (file) return new Response(readFileSync(file), { headers: { 'content-type': TYPES[extname(file)] ?? '' } })
+    if (file) return textOf(readFileSync(file, 'utf8'), TYPES[extname(file) as keyof typeof TYPES])
     const matching = routes.filter(({ pattern }) => pattern.test(pathname))
     if (matching.length === 0) refuse(404, `There is no ${pathname}`)
     const route = matching.find((one) => one.method === method) ?? refuse(405, `${pathname} has no ${method}`)
