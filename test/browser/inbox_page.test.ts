@@ -115,9 +115,8 @@ describe('the inbox page', { skip }, () => {
   })
 
   test('a new mail is there by itself, and who reads further down keeps the same mails on the screen', async () => {
-    const page = await openWith(
-      ...(['still', 'still@gmail.com', Array.from({ length: 30 }, (_, i) => letter(`still-${i}`))] as const),
-    )
+    const mails = Array.from({ length: 30 }, (_, i) => letter(`still-${i}`))
+    const page = await openWith('still', 'still@gmail.com', mails)
     await inbox.deliver('still@gmail.com', letter('still-30'))
     await page.locator('.row').getByText('still-30', { exact: true }).waitFor()
     await scroll(page, 1000)
@@ -155,12 +154,8 @@ describe('the inbox page', { skip }, () => {
     const link = '<a href="https://shop.example/a?b=1&amp;c=2">go</a>'
     const html = `<!doctype html><p id=hello>Hello <b>reader</b>, 918273 is your code</p>${link}`
     const text = 'Your code is 918273\nhttps://shop.example/a?b=1&c=2\n'
-    const page = await openWith(
-      'views',
-      'views@gmail.com',
-      [letter('views', { html, text, file: 'bill.pdf' })],
-      CLIPBOARD,
-    )
+    const mails = [letter('views', { html, text, file: 'bill.pdf' })]
+    const page = await openWith('views', 'views@gmail.com', mails, CLIPBOARD)
     await subjects(page).click()
     await opened(page, 'views')
     await shows(page.frameLocator('iframe').locator('#hello'), ['Hello reader, 918273 is your code'])
@@ -214,7 +209,8 @@ describe('the inbox page', { skip }, () => {
   test('marks as read and unread; deletes one at once, and all that is found after a question', async () => {
     const names = ['gone-0', 'gone-1', 'gone-2', 'gone-3']
     await inbox.deliver('stays@gmail.com', letter('stays'))
-    const page = await openWith(...(['gone', 'gone@gmail.com', names.map((name) => letter(name))] as const))
+    const mails = names.map((name) => letter(name))
+    const page = await openWith('gone', 'gone@gmail.com', mails)
     const unread = (count: number) =>
       until(`${count} unread`, async () => (await page.locator('.row.unread').count()) === count)
     await unread(4)
@@ -281,10 +277,8 @@ describe('the inbox page', { skip }, () => {
   })
 
   test('on a phone list and mail have the screen to themselves, and nothing is wider', async () => {
-    const long = letter(`phone ${'long'.repeat(60)}`, {
-      html: '<p>x</p>',
-      text: `https://a.example/${'path/'.repeat(80)}`,
-    })
+    const text = `https://a.example/${'path/'.repeat(80)}`
+    const long = letter(`phone ${'long'.repeat(60)}`, { html: '<p>x</p>', text })
     const phone = { viewport: { width: 360, height: 740 }, hasTouch: true, isMobile: true }
     const page = await openWith('phone', 'phone@gmail.com', [long], phone)
     const width = () => page.evaluate('document.documentElement.scrollWidth')

@@ -1,4 +1,5 @@
 /** The server: who may ask, the page's files, the routes of the API, and the events. */
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { createServer, type IncomingMessage } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -118,14 +119,11 @@ export async function serveInbox(settings: Settings, port: number): Promise<Inbo
     server.closeAllConnections()
     index.close()
   }
-  try {
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject).listen({ port, host: settings.bindAddress, backlog: BACKLOG }, resolve)
-    })
-  } catch (error) {
+  server.listen({ port, host: settings.bindAddress, backlog: BACKLOG })
+  await once(server, 'listening').catch((error) => {
     close()
     throw error
-  }
+  })
   return { url: urlOf(settings, (server.address() as AddressInfo).port), index, close }
 }
 

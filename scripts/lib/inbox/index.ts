@@ -194,7 +194,7 @@ export class Index extends EventEmitter<{ change: [Change] }> implements Listene
     if (entry.arrival) this.tell(isGone ? 'delete' : 'update', entry)
   }
 
-  turned(): void {
+  looked(): void {
     const isUp = [...this.#boxes.values()].some((box) => box.isUp)
     if (isUp === this.isUp) return
     this.isUp = isUp

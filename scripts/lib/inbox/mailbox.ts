@@ -32,8 +32,8 @@ export interface Listener {
   arrived(copy: Copy, message: FetchMessageObject, isNews: boolean): void
   flagged(copy: Copy): void
   gone(copy: Copy): void
-  /** The mailbox is there, or away. */
-  turned(): void
+  /** The mailbox was looked into, or is away. */
+  looked(): void
   /** Settled when it is time for the next look. */
   pause(): Promise<void>
 }
@@ -90,12 +90,14 @@ export class Mailbox {
       this.#nextLook = undefined
       try {
         await this.#update()
-        this.#turn(true)
+        this.isUp = true
       } catch (error) {
         // Away, being restarted, or an account that Dovecot does not know yet: the next look tells.
         this.#client?.close()
-        this.#turn(false)
+        this.isUp = false
         throw error
+      } finally {
+        this.#listener.looked()
       }
     })
     this.#look = this.#nextLook.catch(() => {})
@@ -184,12 +186,6 @@ export class Mailbox {
     if (!copy || !flags || (copy.flags.size === flags.size && [...flags].every((flag) => copy.flags.has(flag)))) return
     copy.flags = flags
     this.#listener.flagged(copy)
-  }
-
-  #turn(isUp: boolean): void {
-    if (this.isUp === isUp) return
-    this.isUp = isUp
-    this.#listener.turned()
   }
 }
 
