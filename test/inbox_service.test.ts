@@ -1,7 +1,7 @@
 /** The inbox as npm start, npm stop and npm run inbox run it. */
 import assert from 'node:assert/strict'
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
-import { readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { after, before, test } from 'node:test'
 import { ROOT, type Settings } from '../scripts/lib/settings.ts'
@@ -68,7 +68,7 @@ test('npm start starts the inbox, once, and status names it; an interrupted one 
   assert.deepEqual((await get(`api/v1/search?query=to:${address}`)).messages, [])
 
   ok(await run('stop'))
-  assert.deepEqual([await isUp(), pid()], [false, undefined])
+  assert.deepEqual([await isUp(), existsSync(`${project.stateDir}/inbox.json`)], [false, false])
 })
 
 test('npm run inbox runs until it is interrupted', async () => {

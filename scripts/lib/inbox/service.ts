@@ -1,6 +1,7 @@
 /** The inbox in the background: started by npm start, ended by npm stop, and recorded for both and for status. */
 import { spawn } from 'node:child_process'
 import { mkdirSync, openSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
@@ -102,6 +103,9 @@ export async function stopInbox(settings: Settings): Promise<boolean> {
   for (const end = Date.now() + PATIENCE.stop; runningInbox(settings); await sleep(10)) {
     if (Date.now() > end) signal(running.pid, 'SIGKILL')
   }
+  // Without /proc another process of that number would pass for the inbox. In root's folder it may stay: there is /proc.
+  const records = Object.values(foldersOf(settings)).map((folder) => join(folder, RECORD))
+  await Promise.allSettled(records.map((record) => rm(record, { force: true })))
   return true
 }
 
