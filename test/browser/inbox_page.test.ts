@@ -347,7 +347,7 @@ describe('the inbox page', { skip }, () => {
     await shows(page.locator('.list .tools'), ['120 mails'])
     assert.equal(await page.locator('.row').count(), 100)
     // The last of those that are here leads on.
-    await page.locator('.row').nth(99).click()
+    await subjects(page).nth(99).click()
     await opened(page, String(await subjects(page).nth(99).textContent()))
     await page.keyboard.press('j')
     await until('all', async () => (await page.locator('.row').count()) === 120)
