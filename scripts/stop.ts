@@ -14,9 +14,10 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const { readSettings } = await import('./lib/settings.ts')
   const { stopInbox } = await import('./lib/inbox/service.ts')
   const settings = readSettings()
-  const inboxStopped = await stopInbox(settings)
   const engine = await chooseEngine(settings)
+  // The engine first: where that takes root, so may the inbox.
   const stopped = await engine.stop()
+  const inboxStopped = await stopInbox(settings)
   io.print(
     stopped
       ? 'The mail server is stopped. Its mail stays; start it again: npm start'

@@ -6,7 +6,9 @@ import { WebSocket } from 'ws'
 import { serveInbox } from '../scripts/lib/inbox/http.ts'
 import { htmlOf } from '../scripts/lib/inbox/view.ts'
 import type { Mail } from '../scripts/lib/mail/mail.ts'
+import { NativeProcesses } from '../scripts/lib/server/processes.ts'
 import { until } from './harness.ts'
+import { runIn } from './here.ts'
 import { BAR, FOO, InboxWorld, type Json, someone } from './inbox_world.ts'
 
 let world: InboxWorld
@@ -17,13 +19,16 @@ after(() => world?.remove())
 
 const latest = (query: string, more: string) => `GET /api/v1/message/latest?query=${encodeURIComponent(query)}&${more}`
 
+/** How many requests wait. */
+const waiting = () => world.index.listenerCount('change')
+
 /** The events of a page, until it is closed. */
 async function listen() {
-  const socket = new WebSocket(`${world.url.replace('http', 'ws')}/api/events?envelope=1`)
+  const socket = new WebSocket(`${world.url.replace('http', 'ws')}/api/events`)
   const events: Json[] = []
   socket.on('message', (text) => events.push(JSON.parse(String(text))))
   await new Promise((resolve, reject) => socket.once('open', resolve).once('error', reject))
-  const next = (isIt: (event: Json) => boolean) => until('the event', () => events.find(isIt), 30_000)
+  const next = (isIt: (event: Json) => boolean) => until('the event', () => events.find(isIt), 120_000)
   return { events, close: () => socket.close(), next }
 }
 
@@ -31,10 +36,11 @@ test('a wait is answered by what is there, else by what comes', async () => {
   const to = someone()
   const id = await world.deliver(to, 'There')
   assert.equal((await world.ask(latest(`to:${to}`, 'wait=20'))).body.ID, id)
-  const newer = world.ask(latest(`to:${to}`, 'wait=30&since=now'))
-  const search = world.ask(`GET /api/v1/search?query=to:${to}%20subject:second&wait=30`)
-  const inBody = world.ask(latest(`to:${to} "only in the body"`, 'wait=30'))
-  await until('all wait', () => world.index.listenerCount('server') > 4)
+  const before = waiting()
+  const newer = world.ask(latest(`to:${to}`, 'wait=120&since=now'))
+  const search = world.ask(`GET /api/v1/search?query=to:${to}%20subject:second&wait=120`)
+  const inBody = world.ask(latest(`to:${to} "only in the body"`, 'wait=120'))
+  await until('all wait', () => waiting() === before + 3, 60_000)
   const second = await world.post(to, ['Subject: Second', '', 'this stands only in the body'])
   assert.equal((await newer).body.ID, second)
   assert.deepEqual(
@@ -53,21 +59,28 @@ test('a wait is answered by what is there, else by what comes', async () => {
   assert.equal((await world.ask(`GET /api/v1/search?query=to:${to}&since=${after}`)).body.messages.length, 0)
   // A message to several is answered with all of them.
   const several = [someone(), BAR, someone()]
-  const waiting = world.ask(latest(`to:${several[2]}`, 'wait=30'))
+  const copies = world.ask(latest(`to:${several[2]}`, 'wait=120'))
   await world.post(several, ['Subject: Several', '', 'text'])
-  const { ID, EnvelopeTo } = (await waiting).body
+  const { ID, EnvelopeTo } = (await copies).body
   assert.ok(EnvelopeTo.includes(several[2]))
-  await until('all of them', async () => (await world.ask(`GET /api/v1/message/${ID}`)).body.EnvelopeTo.length === 3)
+  await until(
+    'all of them',
+    async () => (await world.ask(`GET /api/v1/message/${ID}`)).body.EnvelopeTo.length === 3,
+    120_000,
+  )
 })
 
 test('a wait in vain is 404 with what came instead, in time', async () => {
   const to = someone()
+  const before = waiting()
   // What comes while it waits is told: a longer wait where the delivery took longer.
   for (const wait of [1, 4, 16, 64]) {
     const begin = performance.now()
-    const waiting = world.ask(latest('to:nobody@nowhere.example', `wait=${wait}`))
+    const answer = world.ask(latest('to:nobody@nowhere.example', `wait=${wait}`))
+    // It may be over before this looks.
+    await Promise.race([until('it waits', () => waiting() > before, 60_000), answer])
     await world.deliver(to, 'Instead')
-    const { status, body } = await waiting
+    const { status, body } = await answer
     assert.ok(performance.now() - begin >= wait * 1_000 - 100)
     assert.equal(status, 404)
     assert.match(body.Error, new RegExp(`\\b${wait} s`))
@@ -78,26 +91,24 @@ test('a wait in vain is 404 with what came instead, in time', async () => {
   }
 })
 
-test('700 waits at once get each its own mail, and those who went away leave nothing', async () => {
-  const listeners = world.index.listenerCount('new')
-  const addresses = Array.from({ length: 20 }, someone)
+test('300 waits at once get each its own mail, and those who went away leave nothing', async () => {
+  const before = waiting()
+  const addresses = Array.from({ length: 10 }, someone)
   const gone = new AbortController()
   const lost = Array.from({ length: 100 }, () =>
     world.ask(latest('to:never@nowhere.example', 'wait=600'), undefined, { signal: gone.signal }).catch(() => 'gone'),
   )
-  const waits = Array.from({ length: 600 }, async (_, n) => {
+  const waits = Array.from({ length: 200 }, async (_, n) => {
     const to = addresses[n % addresses.length]
-    const { status, body } = await world.ask(latest(`to:${to}`, 'wait=120'))
+    const { status, body } = await world.ask(latest(`to:${to}`, 'wait=300'))
     assert.equal(status, 200, JSON.stringify(body))
     assert.ok(body.EnvelopeTo.includes(to))
   })
-  for (let at = 0; at < addresses.length; at += 10) {
-    await world.post(addresses.slice(at, at + 10), ['Subject: To ten', '', 'text'])
-  }
+  await world.post(addresses, ['Subject: To ten', '', 'text'])
   await Promise.all(waits)
   gone.abort()
   await Promise.all(lost)
-  await until('no listeners', () => world.index.listenerCount('new') === listeners)
+  await until('nobody waits', () => waiting() === before, 60_000)
 })
 
 test('a page hears of new, changed and deleted mail, by whomever; who asks an inbox that just starts gets all', async () => {
@@ -134,8 +145,10 @@ test('while the server is away the answer is 503; when it is back all is there a
   const page = await listen()
   try {
     const [before, to] = [await world.deliver(someone(), 'Before'), someone()]
-    const waiting = world.ask(latest(`to:${to}`, 'wait=120'))
-    assert.equal((await world.project.run('stop')).code, 0)
+    const others = waiting()
+    const answer = world.ask(latest(`to:${to}`, 'wait=300'))
+    await until('it waits', () => waiting() > others, 60_000)
+    await new NativeProcesses(world.project.stateDir).end(60_000)
     await page.next(({ Type, Data }) => Type === 'server' && !Data.up)
     for (const path of ['messages', 'search?query=a', `message/${before}`, 'message/latest', 'mailboxes', 'tags']) {
       const { status, body } = await world.ask(`GET /api/v1/${path}`)
@@ -144,10 +157,12 @@ test('while the server is away the answer is 503; when it is back all is there a
     }
     assert.equal((await world.ask('DELETE /api/v1/messages')).status, 503)
     assert.equal((await world.ask('GET /api/v1/info')).status, 200)
-    await world.project.start()
-    await until('it is back', () => page.events.filter(({ Type, Data }) => Type === 'server' && Data.up).length === 2)
+    const { code, stderr } = await runIn(world.project, {}, 'start')
+    assert.equal(code, 0, stderr)
+    const isBack = () => page.events.filter(({ Type, Data }) => Type === 'server' && Data.up).length === 2
+    await until('it is back', isBack, 120_000)
     const id = await world.post(to, ['Subject: After', '', 'text'])
-    assert.equal((await waiting).body.ID, id)
+    assert.equal((await answer).body.ID, id)
     assert.equal((await world.ask(`GET /api/v1/message/${before}`)).body.Subject, 'Before')
   } finally {
     page.close()
@@ -178,19 +193,16 @@ test('no page of another site gets in, whatever name it has for this machine', a
   const key = { 'sec-websocket-key': `${'a'.repeat(22)}==`, 'sec-websocket-version': '13' }
   const upgrade = { connection: 'upgrade', upgrade: 'websocket', ...key }
   const [list, message, text] = ['/api/v1/messages', `/api/v1/message/${id}`, `/view/${id}.txt`]
-  const table: [Record<string, string>, string, string, number][] = [
-    ...[host, `localhost:${port}`, `[::1]:${port}`, 'LOCALHOST'].map(
-      (name): [Record<string, string>, string, string, number] => [{ host: name }, 'GET', list, 200],
-    ),
+  type Row = [headers: Record<string, string>, method: string, path: string, status: number]
+  const table: Row[] = [
+    ...[host, `localhost:${port}`, `[::1]:${port}`, 'LOCALHOST'].map((name): Row => [{ host: name }, 'GET', list, 200]),
     [{ host: `evil.example:${port}` }, 'GET', list, 403],
     [{ host: `127.0.0.1.evil.example:${port}` }, 'GET', '/', 403],
     [{ host: '169.254.1.1' }, 'GET', '/view/latest.txt', 403],
-    [foreign, 'GET', list, 403],
     [foreign, 'DELETE', list, 403],
     [{ host, origin: 'null' }, 'DELETE', list, 403],
     [{ host, origin: `http://127.0.0.1:${Number(port) + 1}` }, 'DELETE', list, 403],
     [cross, 'DELETE', list, 403],
-    [{ host, 'sec-fetch-site': 'same-site' }, 'DELETE', list, 403],
     [link, 'POST', '/api/v1/send', 403],
     [cross, 'GET', message, 403],
     [link, 'GET', message, 403],
@@ -199,7 +211,6 @@ test('no page of another site gets in, whatever name it has for this machine', a
     [{ host, origin: `http://${host}`, 'sec-fetch-site': 'same-origin' }, 'PUT', '/api/v1/tags', 400],
     [{ host, ...upgrade }, 'GET', '/api/events', 101],
     [{ ...foreign, ...upgrade }, 'GET', '/api/events', 403],
-    [{ host: 'evil.example', ...upgrade, origin: 'http://evil.example' }, 'GET', '/api/events', 403],
     [{ ...cross, ...upgrade }, 'GET', '/api/events', 403],
     [{ host, ...upgrade }, 'GET', '/api/other', 404],
   ]
@@ -245,14 +256,7 @@ test('what a mail brings along runs nothing, reaches nothing and names no path',
     assert.deepEqual(others, ["sandbox; default-src 'none'", 'nosniff', null])
   }
   // A picture that a mail shows a hundred thousand times does not fill the memory.
-  const file = {
-    name: 'a.png',
-    type: 'image/png',
-    contentId: 'a',
-    inline: true,
-    part: '2',
-    bytes: Buffer.alloc(5_000_000),
-  }
+  const file = { name: 'a.png', type: 'image/png', contentId: 'a', bytes: Buffer.alloc(5_000_000) }
   const shown = htmlOf('<img src="cid:a">'.repeat(100_000), { attachments: [file] } as unknown as Mail, false)
   assert.ok(shown.length < 70_000_000)
   assert.match(shown.slice(0, 100), /src="data:image\/png;base64,AAAA/)
@@ -262,8 +266,8 @@ test('a header with 5,000 recipients and a mail of 10 MB are mails as others', a
   const [many, large] = [someone(), someone()]
   const people = Array.from({ length: 5_000 }, (_, n) => `p${n}@c.jp`)
   await world.post(many, [`To: ${people.join(',\r\n ')}`, 'Subject: Many', '', 'text'])
-  assert.equal((await world.wait(`to:${many}`, 60)).To.length, 5_000)
+  assert.equal((await world.wait(`to:${many}`)).To.length, 5_000)
   assert.equal((await world.search('to:p4999@c.jp subject:many')).length, 1)
   await world.post(large, ['Subject: Large', '', `${'x'.repeat(74)}\r\n`.repeat(130_000)])
-  assert.ok((await world.wait(`to:${large}`, 60)).Size > 9_800_000)
+  assert.ok((await world.wait(`to:${large}`)).Size > 9_800_000)
 })

@@ -56,7 +56,7 @@ export class InboxWorld {
     this.close = inbox.close
     this.index = inbox.index
     while (!inbox.index.isUp) await new Promise((resolve) => setTimeout(resolve, 10))
-    await inbox.index.filled
+    await inbox.index.fill()
   }
 
   async remove(): Promise<void> {
@@ -76,12 +76,12 @@ export class InboxWorld {
 
   /** The messages that a query finds. */
   async search(query: string): Promise<Json[]> {
-    const { body } = await this.ask(`GET /api/v1/search?envelope=1&query=${encodeURIComponent(query)}`)
+    const { body } = await this.ask(`GET /api/v1/search?query=${encodeURIComponent(query)}`)
     return body.messages
   }
 
   /** Waits for the newest message that a query finds. */
-  async wait(query: string, seconds = 20): Promise<Json> {
+  async wait(query: string, seconds = 120): Promise<Json> {
     const { status, body } = await this.ask(
       `GET /api/v1/message/latest?wait=${seconds}&query=${encodeURIComponent(query)}`,
     )
@@ -116,7 +116,7 @@ export class InboxWorld {
       `To: ${[to].flat()[0]}`,
       ...lines,
     ])
-    for (const end = Date.now() + 20_000; Date.now() < end; ) {
+    for (const end = Date.now() + 120_000; Date.now() < end; ) {
       if ((await this.ask(`GET /api/v1/message/${id}/headers`)).status === 200) return id
     }
     throw new Error(`${id} has not arrived`)

@@ -241,14 +241,7 @@ describe('hostile mail', { skip }, () => {
   })
 
   test('no attachment is shown as a page, whatever its type', async () => {
-    const types = [
-      'text/html',
-      'image/svg+xml',
-      'application/xhtml+xml',
-      'text/xml',
-      'application/pdf',
-      'message/rfc822',
-    ]
+    const types = 'text/html image/svg+xml application/xhtml+xml text/xml application/pdf message/rfc822'.split(' ')
     const parts = types.map((type) =>
       [
         ...['--limit', `Content-Type: ${type}`, 'Content-Disposition: attachment; filename=a', ''],
@@ -268,17 +261,6 @@ describe('hostile mail', { skip }, () => {
       await tab.goto(`${inbox.url}${path}`).catch(() => {})
       assert.equal(tab.url(), 'about:blank')
       await tab.close()
-    }
-    assert.deepEqual(traces(), [])
-  })
-
-  test('addresses behind # lead nowhere else', async () => {
-    const shown = await open()
-    const hashes = ['id=../../x', 'id=%2e%2e%2fmessages', 'id=<script>', 'q=<img src=x onerror=console.log("RAN")>']
-    for (const hash of [...hashes, 'mailbox=__proto__', 'x=1&id=%00']) {
-      await shown.goto(`${inbox.url}#${hash}`)
-      await shown.reload()
-      await shown.locator('.list[aria-busy=false]').waitFor()
     }
     assert.deepEqual(traces(), [])
   })

@@ -10,10 +10,9 @@ import { bccOf, type Entry, envelopeOf, flagOf, isRead, mailboxesOf, SEEN, TAG, 
 import { refuse } from './guard.ts'
 import type { Index } from './index.ts'
 import { PORTION } from './mailbox.ts'
-import { parseQuery, search } from './search.ts'
+import { parseQuery, parseWait, search, waitFor } from './search.ts'
 import { type SendRequest, sendMail } from './send.ts'
 import { htmlOf, MAIL_POLICY, safeName, safeType } from './view.ts'
-import { parseWait, waitFor } from './wait.ts'
 
 /** The Mailpit whose API this is. */
 export const VERSION = 'v1.30.5-compatible'
@@ -25,24 +24,10 @@ export interface Call {
   params: URLSearchParams
   /** The request's JSON, as openapi.json wants it. */
   body: { IDs?: string[]; Search?: string; Read?: boolean; Tags?: string[]; Name?: string } & Partial<SendRequest>
-  /** The name of HTTP authentication; any is welcome. */
-  user: string
   /** Whether the page of another site caused the request, which may change nothing then. */
   isForeign: boolean
   /** Aborted when the client goes away. */
   signal: AbortSignal
-}
-
-/** An answer: a text, a value for JSON, or bytes with their media type and headers. Nothing, where a thing is done, is "ok". */
-export type Answer = string | object | Bytes
-export class Bytes {
-  readonly content: Uint8Array | string
-  readonly headers: Record<string, string>
-
-  constructor(type: string, content: Uint8Array | string, headers: Record<string, string> = {}) {
-    this.content = content
-    this.headers = { 'content-type': type, ...headers }
-  }
 }
 
 const RELAY = { Enabled: false, SMTPServer: '', ReturnPath: '', OverrideFrom: '', PreserveMessageIDs: false }
@@ -52,6 +37,8 @@ const WEBUI = {
   MessageRelay: { ...RELAY, AllowedRecipients: '', BlockedRecipients: '', RecipientAllowlist: '' },
 }
 
+/** What a route answers: a text, a value for JSON, or more than that. Nothing, where a thing is done, is "ok". */
+type Answer = string | object | Response
 export type Routes = Record<string, (call: Call) => Answer | Promise<Answer> | Promise<void>>
 
 export function routesOf(settings: Settings, index: Index): Routes {
@@ -65,12 +52,12 @@ export function routesOf(settings: Settings, index: Index): Routes {
     'PUT /api/v1/messages': async (call) => index.flag(await named(call), SEEN, call.body.Read ?? false),
     'DELETE /api/v1/messages': async (call) => {
       await index.delete(await named(call))
-      if (index.all.list.length === 0) index.emit('truncate')
+      if (index.all.list.length === 0) index.tell('truncate')
     },
     'GET /api/v1/search': async (call) => listed(await searched(call), call.params),
     'DELETE /api/v1/search': async (call) => index.delete(await searched(call)),
-    'GET /api/v1/message/ID': (call) => opened(call).then(({ entry, mail }) => messageOf(entry, mail)),
-    'GET /api/v1/message/ID/headers': async (call) => {
+    'GET /api/v1/message/{ID}': (call) => opened(call).then(({ entry, mail }) => messageOf(entry, mail)),
+    'GET /api/v1/message/{ID}/headers': async (call) => {
       const headers: Record<string, string[]> = {}
       for (const { name, value } of (await read(call)).mail.headers) {
         const key = name.toLowerCase().replace(/(?<![a-z])[a-z]/g, (letter) => letter.toUpperCase())
@@ -78,22 +65,22 @@ export function routesOf(settings: Settings, index: Index): Routes {
       }
       return headers
     },
-    'GET /api/v1/message/ID/raw': async (call) => {
+    'GET /api/v1/message/{ID}/raw': async (call) => {
       const { entry, raw } = await read(call)
       const download = call.params.get('dl') === '1' ? disposition('attachment', `${entry.id}.eml`) : {}
-      return new Bytes('text/plain; charset=utf-8', raw, download)
+      return textOf(new Uint8Array(raw), 'text/plain', download)
     },
-    'GET /api/v1/message/ID/part/PART': async (call) => {
+    'GET /api/v1/message/{ID}/part/{PART}': async (call) => {
       const file = (await read(call)).mail.attachments.find(({ part }) => part === call.part)
       const { type, name, bytes } = file ?? refuse(404, 'There is no such part')
       // Whatever its sender calls it, a browser shows nothing but pictures here.
       const kind = /^image\/(png|jpeg|gif|webp)$/.test(type) ? 'inline' : 'attachment'
-      const policy = { 'content-security-policy': "sandbox; default-src 'none'" }
-      return new Bytes(safeType(type), bytes, { ...disposition(kind, safeName(name)), ...policy })
+      const headers = { 'content-type': safeType(type), 'content-security-policy': "sandbox; default-src 'none'" }
+      return new Response(new Uint8Array(bytes), { headers: { ...headers, ...disposition(kind, safeName(name)) } })
     },
-    'POST /api/v1/send': async ({ body, user }) => {
+    'POST /api/v1/send': async ({ body }) => {
       await current()
-      return sendMail(settings, index, body as SendRequest, user)
+      return sendMail(settings, index, body as SendRequest)
     },
     'GET /api/v1/tags': () => current().then(() => index.all.tags),
     'PUT /api/v1/tags': async (call) => {
@@ -102,26 +89,20 @@ export function routesOf(settings: Settings, index: Index): Routes {
       for (const tag of index.all.tags) if (!wanted.includes(tag)) await index.flag(entries, flagOf(tag), false)
       for (const tag of wanted) await index.flag(entries, flagOf(tag), true)
     },
-    'PUT /api/v1/tags/TAG': async ({ id, body: { Name = '' } }) => {
+    'PUT /api/v1/tags/{TAG}': async ({ id, body: { Name = '' } }) => {
       const { tag, entries } = await tagged(id)
       const to = fold(Name) === fold(tag) ? Name : index.spelt(Name)
       await index.flag(entries, flagOf(to), true)
       if (to !== tag) await index.flag(entries, flagOf(tag), false)
     },
-    'DELETE /api/v1/tags/TAG': ({ id }) =>
+    'DELETE /api/v1/tags/{TAG}': ({ id }) =>
       tagged(id).then(({ tag, entries }) => index.flag(entries, flagOf(tag), false)),
     'GET /api/v1/mailboxes': async () => {
       await current()
-      const counts = new Map(index.mailboxes.map((Name) => [Name, { Name, Total: 0, Unread: 0 }]))
-      for (const entry of index.all.list) {
-        for (const name of mailboxesOf(entry)) {
-          const count = counts.get(name)
-          if (!count) continue
-          count.Total++
-          if (!isRead(entry)) count.Unread++
-        }
-      }
-      return [...counts.values()]
+      return index.mailboxes.map((Name) => {
+        const entries = index.all.list.filter((entry) => mailboxesOf(entry).includes(Name))
+        return { Name, Total: entries.length, Unread: unreadOf(entries) }
+      })
     },
     'GET /api/v1/info': () => {
       const { list, unread: Unread, tags } = index.all
@@ -138,13 +119,13 @@ export function routesOf(settings: Settings, index: Index): Routes {
     'GET /api/v1/webui': () => WEBUI,
     'GET /api/v1/chaos': chaos,
     'PUT /api/v1/chaos': chaos,
-    'GET /view/ID.html': async (call) => {
+    'GET /view/{ID}.html': async (call) => {
       const { mail } = await opened(call)
       const html = htmlOf(mail.html ?? refuse(404, 'This message has no HTML'), mail, call.params.get('embed') === '1')
       const headers = { 'content-security-policy': MAIL_POLICY, 'x-dns-prefetch-control': 'off' }
-      return new Bytes('text/html; charset=utf-8', html, headers)
+      return textOf(html, 'text/html', headers)
     },
-    'GET /view/ID.txt': async (call) => {
+    'GET /view/{ID}.txt': async (call) => {
       const { mail } = await opened(call)
       return mail.text ?? mail.readableText
     },
@@ -154,7 +135,7 @@ export function routesOf(settings: Settings, index: Index): Routes {
   async function current(count = Number.POSITIVE_INFINITY): Promise<void> {
     await index.refresh()
     if (!index.isUp) refuse(503, 'The mail server is away. Start it: npm start')
-    if (count > PORTION) await index.filled
+    if (count > PORTION) await index.fill()
   }
 
   /** Tests whether a message is in the mailbox that the request names, if any. */
@@ -170,11 +151,10 @@ export function routesOf(settings: Settings, index: Index): Routes {
   async function searched({ params, signal }: Call, standard = ''): Promise<Entry[]> {
     const query = parseQuery(params.get('query') || standard, params.get('tz') ?? undefined)
     const isInMailbox = mailboxTest(params)
-    parseWait(params, index)
     await current()
     const { seconds, isNew } = parseWait(params, index)
     const isWanted = (entry: Entry) => isNew(entry) && isInMailbox(entry)
-    if (seconds > 0) return waitFor(index, query, seconds, isWanted, (entry) => summaryOf(entry, true), signal)
+    if (seconds > 0) return waitFor(index, query, seconds, isWanted, summaryOf, signal)
     return search(index, query, index.all.list.filter(isWanted))
   }
 
@@ -222,30 +202,38 @@ export function routesOf(settings: Settings, index: Index): Routes {
     return {
       ...{ total: list.length, unread, tags, count: shown.length, start },
       ...{ messages_count: entries.length, messages_unread: unreadOf(entries) },
-      messages: shown.map((entry) => summaryOf(entry, params.get('envelope') === '1')),
+      messages: shown.map(summaryOf),
     }
   }
 }
 
-const personOf = ({ name, address }: Address) => ({ Name: name, Address: address })
-
-/** Mailpit's Summary, and beside it on demand whom the envelope named and which mailboxes have a copy. */
-export function summaryOf(entry: Entry, withEnvelope: boolean) {
-  const Created = new Date(entry.created).toISOString()
-  const Snippet = entry.snippet ?? ''
-  const facts = { Read: isRead(entry), Created, Attachments: entry.attachments, Snippet }
-  return { ...headOf(entry), ...facts, ...(withEnvelope && envelopeJson(entry)) }
+/** An answer with its media type. */
+export function textOf(content: string | Uint8Array<ArrayBuffer>, type: string, headers: Record<string, string> = {}) {
+  return new Response(content, { headers: { 'content-type': `${type}; charset=utf-8`, ...headers } })
 }
 
-const envelopeJson = (entry: Entry) => ({ EnvelopeTo: envelopeOf(entry), Mailboxes: mailboxesOf(entry) })
+const personOf = ({ name, address }: Address) => ({ Name: name, Address: address })
 
-/** What Summary and Message have in common. */
+/** Mailpit's Summary. */
+export function summaryOf(entry: Entry) {
+  const Created = new Date(entry.created).toISOString()
+  return {
+    ...headOf(entry),
+    Read: isRead(entry),
+    Created,
+    Attachments: entry.attachments,
+    Snippet: entry.snippet ?? '',
+  }
+}
+
+/** What Summary and Message have in common: Mailpit's, and beside it whom the envelope named and which mailboxes have a copy. */
 function headOf(entry: Entry) {
   return {
-    ...{ ID: entry.id, MessageID: entry.messageId, Subject: entry.subject, Size: entry.size, Username: entry.username },
+    ...{ ID: entry.id, MessageID: entry.messageId, Subject: entry.subject, Size: entry.size, Username: '' },
     From: personOf(entry.from[0] ?? { name: '', address: '' }),
     ...{ To: entry.to.map(personOf), Cc: entry.cc.map(personOf), Bcc: bccOf(entry).map(personOf) },
     ...{ ReplyTo: entry.replyTo.map(personOf), Tags: tagsOf(entry) },
+    ...{ EnvelopeTo: envelopeOf(entry), Mailboxes: mailboxesOf(entry) },
   }
 }
 
@@ -262,7 +250,7 @@ function messageOf(entry: Entry, mail: Mail) {
     ...{ Text: mail.text ?? mail.readableText, HTML: mail.html ?? '' },
     Inline: mail.attachments.filter(({ inline }) => inline).map(attachmentOf),
     Attachments: mail.attachments.filter(({ inline }) => !inline).map(attachmentOf),
-    ...{ Links: linksOf(mail), Code: codeOf(mail) ?? null, ...envelopeJson(entry) },
+    ...{ Links: linksOf(mail), Code: codeOf(mail) ?? null },
   }
 }
 

@@ -18,8 +18,6 @@ export interface Entry extends Pick<Headers, 'from' | 'to' | 'cc' | 'bcc' | 'rep
   words: string
   /** The first words, once somebody wanted them. */
   snippet?: string
-  /** Who sent it by this API, as long as this process lives. */
-  username: string
   /** Counts up as messages are told of; 0 before that. */
   arrival: number
   timer?: NodeJS.Timeout
@@ -40,7 +38,7 @@ export function readCopy(
     id: time ? queueId : box.key + uid.toString(36),
     ...{ copies: [], created: time ?? Number(internalDate), size, ...countsOf(bodyStructure) },
     ...{ from, to, cc, bcc, replyTo, subject, messageId: messageId.replace(/^<|>$/g, '') },
-    ...{ words: fold([...people, subject, messageId].join('\n')), username: '', arrival: 0 },
+    ...{ words: fold([...people, subject, messageId].join('\n')), arrival: 0 },
   }
   return { entry, recipient: envelopeRecipient || box.address, isAlone: isAlone || !time }
 }

@@ -1,16 +1,15 @@
 /** The server: who may ask, the page's files, the routes of the API, and the events. */
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { createServer, type IncomingMessage } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { extname, join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
-import { WebSocketServer } from 'ws'
-import { Failure, messageOf, say } from '../cli.ts'
+import { type WebSocket, WebSocketServer } from 'ws'
+import { Failure, say } from '../cli.ts'
 import { ROOT, type Settings } from '../settings.ts'
-import { type Answer, Bytes, type Call, type Routes, routesOf } from './api.ts'
-import { check, DESCRIPTION } from './check.ts'
-import { tellEvents } from './events.ts'
+import { type Call, type Routes, routesOf, summaryOf, textOf, VERSION } from './api.ts'
 import { guard, HttpError, hostsOf, isForeign, refuse } from './guard.ts'
 import { Index } from './index.ts'
 import { urlOf } from './service.ts'
@@ -30,6 +29,10 @@ const HEADERS = {
   'cache-control': 'no-store',
 }
 
+/** The API's description, which is served as well, and which bodies are checked against. */
+const DESCRIPTION = fileURLToPath(new URL('openapi.json', import.meta.url))
+/** Milliseconds between two counts for the pages. */
+const STATS = 100
 const PAGE = fileURLToPath(new URL('page/', import.meta.url))
 const FILES: Record<string, string> = {
   '/': join(PAGE, 'index.html'),
@@ -57,40 +60,43 @@ export async function serveInbox(settings: Settings, port: number): Promise<Inbo
   const server = createServer(async (request, response) => {
     const gone = new AbortController()
     response.once('close', () => gone.abort())
-    const [status, answer] = await answerTo(request, gone.signal).then(
-      (found): [number, Answer] => [200, found],
-      problem,
-    )
-    const { content, headers } = asBytes(answer)
-    const length = { 'content-length': Buffer.byteLength(content) }
-    response.writeHead(status, { ...length, ...HEADERS, ...headers }).end(content)
+    const answer = await answerTo(request, gone.signal).catch(problem)
+    const content = Buffer.from(await answer.arrayBuffer())
+    const headers = { ...HEADERS, 'content-length': content.length, ...Object.fromEntries(answer.headers) }
+    response.writeHead(answer.status, headers).end(content)
   })
   // A busy server that ends idle connections resets what clients ask meanwhile on one of them.
   server.keepAliveTimeout = 0
 
-  async function answerTo(request: IncomingMessage, signal: AbortSignal): Promise<Answer> {
+  async function answerTo(request: IncomingMessage, signal: AbortSignal): Promise<Response> {
     const method = request.method === 'HEAD' ? 'GET' : (request.method ?? '')
     // cypress-mailpit asks for //view/ID.html.
     const { pathname, searchParams: params } = new URL(`http://inbox/${(request.url ?? '').replace(/^\/+/, '')}`)
     guard(request, hosts, method === 'GET' && !pathname.startsWith('/api/'))
     const file = method === 'GET' && FILES[pathname]
-    if (file) return new Bytes(`${TYPES[extname(file) as keyof typeof TYPES]}; charset=utf-8`, readFileSync(file))
+    if (file) return textOf(readFileSync(file, 'utf8'), TYPES[extname(file) as keyof typeof TYPES])
     const matching = routes.filter(({ pattern }) => pattern.test(pathname))
     if (matching.length === 0) refuse(404, `There is no ${pathname}`)
     const route = matching.find((one) => one.method === method) ?? refuse(405, `${pathname} has no ${method}`)
-    const [id = '', part = ''] = (route.pattern.exec(pathname) ?? []).slice(1).map(decoded)
+    const [id = '', part = ''] = (route.pattern.exec(pathname) ?? []).slice(1).map(decodeURIComponent)
     const body = method === 'GET' ? {} : await bodyOf(request)
     await check(route.name, body)
-    const login = request.headers.authorization?.replace(/^Basic /, '') ?? ''
-    const [user = ''] = Buffer.from(login, 'base64').toString().split(':')
-    return (await route.handle({ id, part, params, body, user, isForeign: isForeign(request), signal })) ?? 'ok'
+    const answer = (await route.handle({ id, part, params, body, isForeign: isForeign(request), signal })) ?? 'ok'
+    if (answer instanceof Response) return answer
+    return typeof answer === 'string' ? new Response(answer) : Response.json(answer)
   }
-  /** The status and JSON of what went wrong: 503 is the mail server's matter, 500 a bug of ours. */
-  function problem(error: Error): [number, Answer] {
-    if (error instanceof HttpError) return [error.status, { Error: error.message, ...error.facts }]
-    const status = error instanceof Failure || 'code' in error || !index.isUp ? 503 : 500
+  /** The answer where something went wrong: 400 is the client's matter, 503 the mail server's, 500 a bug of ours. */
+  function problem(error: Error): Response {
+    const { facts } = error instanceof HttpError ? error : {}
+    const status = statusOf(error)
     if (status === 500) say(error.stack)
-    return [status, { Error: error.message }]
+    return Response.json({ Error: error.message, ...facts }, { status })
+  }
+  function statusOf(error: Error): number {
+    if (error instanceof HttpError) return error.status
+    // A body that is no JSON, a path with a broken percent-encoding.
+    if (error instanceof SyntaxError || error instanceof URIError) return 400
+    return error instanceof Failure || 'code' in error || !index.isUp ? 503 : 500
   }
   server.on('upgrade', (request, socket, head) => {
     socket.on('error', () => {})
@@ -104,7 +110,7 @@ export async function serveInbox(settings: Settings, port: number): Promise<Inbo
       if (!/^\/+api\/events(\?|$)/.test(request.url ?? '')) refuse(404, 'There is no such socket')
       sockets.handleUpgrade(request, socket, head, (client) => sockets.emit('connection', client, request))
     } catch (error) {
-      socket.end(`HTTP/1.1 ${problem(error as Error)[0]} Refused\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
+      socket.end(`HTTP/1.1 ${statusOf(error as Error)} Refused\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`)
     }
   })
   const close = () => {
@@ -113,14 +119,11 @@ export async function serveInbox(settings: Settings, port: number): Promise<Inbo
     server.closeAllConnections()
     index.close()
   }
-  try {
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject).listen({ port, host: settings.bindAddress, backlog: BACKLOG }, resolve)
-    })
-  } catch (error) {
+  server.listen({ port, host: settings.bindAddress, backlog: BACKLOG })
+  await once(server, 'listening').catch((error) => {
     close()
     throw error
-  }
+  })
   return { url: urlOf(settings, (server.address() as AddressInfo).port), index, close }
 }
 
@@ -134,12 +137,17 @@ function withoutUpgrade({ method, url, httpVersion, rawHeaders }: IncomingMessag
   return Buffer.concat([Buffer.from(lines, 'latin1'), head])
 }
 
-/** "GET /view/ID.html" as a method and a pattern. */
+/** "GET /view/{ID}.html" as a method and a pattern. */
 function patternsOf(routes: Routes) {
+  const places: Record<string, string> = {
+    '{ID}': '([A-Za-z\\d]+)',
+    '{TAG}': '([^/]+)',
+    '{PART}': '([\\d.]+)',
+    '.': '\\.',
+  }
   return Object.entries(routes).map(([name, handle]) => {
     const [method = '', path = ''] = name.split(' ')
-    const places = { ID: '([A-Za-z\\d]+)', TAG: '([^/]+)', PART: '([\\d.]+)', '.': '\\.' }
-    const pattern = path.replace(/ID|TAG|PART|\./g, (place) => places[place as keyof typeof places])
+    const pattern = path.replace(/\{\w+\}|\./g, (place) => places[place] ?? '')
     return { name, method, pattern: new RegExp(`^${pattern}$`), handle }
   })
 }
@@ -149,25 +157,51 @@ async function bodyOf(request: IncomingMessage): Promise<Call['body']> {
   const length = Number(request.headers['content-length'] ?? 0)
   if (length > LARGEST_BODY) refuse(413, `The body has more than ${LARGEST_BODY} bytes`)
   const body = (await text(request)).trim()
-  if (body === '') return {}
   if (/^IDs=[^{&]+(&IDs=[^&]*)*$/.test(body)) return { IDs: new URLSearchParams(body).getAll('IDs') }
-  try {
-    return JSON.parse(body)
-  } catch (error) {
-    return refuse(400, `The body is no JSON: ${messageOf(error)}`)
-  }
+  return body === '' ? {} : JSON.parse(body)
 }
 
-function decoded(word: string): string {
-  try {
-    return decodeURIComponent(word)
-  } catch {
-    return refuse(400, `${word}: a broken percent-encoding`)
-  }
+let ajv: import('ajv').Ajv | undefined
+
+/** Refuses with 400 a body that is not what openapi.json has for the route, which is named as "PUT /api/v1/messages". */
+async function check(route: string, body: unknown): Promise<void> {
+  const [method = '', path = ''] = route.split(' ')
+  if (method === 'GET') return
+  // Loaded when the first body comes.
+  const { Ajv } = await import('ajv')
+  ajv ??= new Ajv({ strict: false, verbose: true }).addSchema(JSON.parse(readFileSync(DESCRIPTION, 'utf8')), 'api')
+  const place = `paths/${path.replaceAll('/', '~1')}/${method.toLowerCase()}/requestBody/content/application~1json/schema`
+  const validate = ajv.getSchema(`api#/${place}`)
+  if (!validate || validate(body)) return
+  const [{ instancePath = '', message = '', parentSchema } = {}] = validate.errors ?? []
+  refuse(400, `The body${instancePath}: ${parentSchema?.description ?? message}`)
 }
 
-function asBytes(answer: Answer): Bytes {
-  if (answer instanceof Bytes) return answer
-  if (typeof answer === 'string') return new Bytes('text/plain; charset=utf-8', answer)
-  return new Bytes('application/json', JSON.stringify(answer))
+/** Tells pages and Mailpit's clients what happens, as {Type, Data}, and a new one how it stands. */
+function tellEvents(sockets: WebSocketServer, index: Index): void {
+  const tell = (Type: string, Data: object | null, clients: Iterable<WebSocket> = sockets.clients) => {
+    for (const client of clients) client.send(JSON.stringify({ Type, Data }))
+  }
+  const server = () => ({ up: index.isUp })
+  const stats = () => ({ Total: index.all.list.length, Unread: index.all.unread, Version: VERSION })
+  let isCounting = false
+  const count = () => {
+    isCounting = false
+    tell('stats', stats())
+  }
+  index.on('change', async ({ type, entry, isNews }) => {
+    if (sockets.clients.size === 0) return
+    if (!isCounting) setTimeout(count, STATS)
+    isCounting = true
+    if (type === 'new' && !isNews) return
+    if (type === 'new' && entry) await index.readSnippets([entry]).catch(() => {})
+    if (entry) tell(type, type === 'delete' ? { ID: entry.id } : summaryOf(entry))
+    else tell(type, type === 'server' ? server() : null)
+  })
+  sockets.on('connection', (client: WebSocket) => {
+    client.on('error', () => {})
+    client.once('close', index.follow('watching'))
+    tell('server', server(), [client])
+    tell('stats', stats(), [client])
+  })
 }

@@ -1,48 +1,44 @@
 /** All mailboxes as one list of messages in memory, live. Bodies stay in Dovecot. */
 import { EventEmitter, setMaxListeners } from 'node:events'
-import { statSync } from 'node:fs'
+import { unwatchFile, watchFile } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { FetchMessageObject } from 'imapflow'
+import type { FetchMessageObject, ImapFlow } from 'imapflow'
 import { readAccounts } from '../accounts/accounts.ts'
 import { fold } from '../mail/filters.ts'
+import { readMail } from '../mail/mail.ts'
 import { CONFIG_DIR, type Settings } from '../settings.ts'
-import { type Entry, envelopeOf, readCopy, tagsOf, unreadOf } from './entry.ts'
-import { type Copy, type Listener, Mailbox } from './mailbox.ts'
+import { type Entry, readCopy, tagsOf, unreadOf } from './entry.ts'
+import { BY_UID, type Copy, type Listener, Mailbox, portionsOf } from './mailbox.ts'
 
-/** Milliseconds in which the copies of a message to several recipients come together; of one that the API has sent. */
-const SETTLE = { any: 50, sent: 10_000 }
+/** Milliseconds in which the copies of a message to several recipients come together. */
+const SETTLE = 50
 /** Milliseconds between two looks into a mailbox: while somebody waits, while a page is open, and else. */
 const PACE = { waiting: 10, watching: 80, idle: 2_000 }
-/** Milliseconds between two looks for accounts that were added or deleted. */
-const ACCOUNTS = 500
+/** The file of the accounts, and milliseconds between two looks at it. */
+const [ACCOUNTS, INTERVAL] = [join(CONFIG_DIR, 'postfix-accounts.cf'), 500]
+/** Bytes of a mail that are read for its first words, and characters of those. */
+const SNIPPET = { read: 50_000, shown: 200 }
 
-interface Events {
-  /** A message is there, which may be old news: part of a mailbox that was opened. */
-  new: [Entry, isNews: boolean]
-  /** Of a change of flags that the inbox made itself, which flag it was. */
-  update: [Entry, flag?: string]
-  delete: [Entry]
-  /** All messages were deleted at once. */
-  truncate: []
-  /** The mail server is back, or away. */
-  server: [boolean]
+/** What happened: to a message; to all at once ("truncate"); to the mail server, which is back or away. */
+export interface Change {
+  type: 'new' | 'update' | 'delete' | 'truncate' | 'server'
+  entry?: Entry
+  /** Whether a message that is "new" has just arrived: it may be part of a mailbox that was opened. */
+  isNews?: boolean
 }
 
-export class Index extends EventEmitter<Events> implements Listener {
+export class Index extends EventEmitter<{ change: [Change] }> implements Listener {
   /** Whether the mail server answers. */
   isUp = false
   /** The `arrival` of the newest message. */
   arrivals = 0
-  /** Messages that the API has just sent, by ID: they are told of when all recipients have them. */
-  readonly sent = new Map<string, { username: string; recipients: string[] }>()
   readonly #settings: Settings
   readonly #boxes = new Map<string, Mailbox>()
   readonly #byId = new Map<string, Entry>()
   readonly #byCopy = new Map<Copy, Entry>()
-  readonly #timer = setInterval(() => this.#followAccounts(), ACCOUNTS)
+  readonly #accountsChanged = () => this.#followAccounts(true)
   #all: { list: Entry[]; unread: number; tags: string[] } | undefined
-  #accountsChanged = 0
   #users = { waiting: 0, watching: 0 }
   #pause = new AbortController()
 
@@ -50,16 +46,12 @@ export class Index extends EventEmitter<Events> implements Listener {
     super()
     this.setMaxListeners(0)
     this.#settings = settings
-    for (const event of ['new', 'update', 'delete'] as const) {
-      this.on(event, () => {
-        this.#all = undefined
-      })
-    }
-    this.#followAccounts()
+    this.#followAccounts(false)
+    watchFile(ACCOUNTS, { interval: INTERVAL }, this.#accountsChanged)
   }
 
   close(): void {
-    clearInterval(this.#timer)
+    unwatchFile(ACCOUNTS, this.#accountsChanged)
     for (const box of this.#boxes.values()) box.close()
     this.#pause.abort()
   }
@@ -68,9 +60,9 @@ export class Index extends EventEmitter<Events> implements Listener {
     return [...this.#boxes.keys()]
   }
 
-  /** Settled when all is read that was there when the mailboxes were opened. */
-  get filled(): Promise<unknown> {
-    return Promise.all([...this.#boxes.values()].map(({ filled }) => filled))
+  /** Reads all that was there when the mailboxes were opened, of which the newest is there first. */
+  async fill(): Promise<void> {
+    await Promise.allSettled([...this.#boxes.values()].map((box) => box.fill()))
   }
 
   /** All messages, newest first; how many are unread; and their tags. */
@@ -92,10 +84,10 @@ export class Index extends EventEmitter<Events> implements Listener {
     return entry?.arrival ? entry : undefined
   }
 
-  /** Looks into all mailboxes now, and waits for those that are being opened at the start or again. */
+  /** Looks into all mailboxes now, but those that were away at the last look. */
   async refresh(): Promise<void> {
-    const look = (box: Mailbox) => (box.isOpen ? box.look() : box.isAwaited ? box.opened : undefined)
-    await Promise.allSettled([...this.#boxes.values()].map(look))
+    const boxes = [...this.#boxes.values()].filter(({ isUp }) => isUp !== false)
+    await Promise.allSettled(boxes.map((box) => box.look()))
   }
 
   /** Has the mailboxes looked at often until the function that it gives is called, once. */
@@ -107,11 +99,17 @@ export class Index extends EventEmitter<Events> implements Listener {
     return () => this.#users[how]--
   }
 
+  /** Tells of a change. */
+  tell(type: Change['type'], entry?: Entry, isNews?: boolean): void {
+    this.#all = undefined
+    this.emit('change', { type, entry, isNews })
+  }
+
   /** A message's bytes; undefined where it is gone. */
   async source({ copies }: Entry): Promise<Buffer | undefined> {
     for (const { box, uid } of copies) {
-      const source = await box.source(uid)
-      if (source) return source
+      const found = await box.client.fetchOne(String(uid), { source: true }, BY_UID)
+      if (found) return found.source
     }
     return undefined
   }
@@ -119,20 +117,20 @@ export class Index extends EventEmitter<Events> implements Listener {
   /** Reads the first words of messages into their `snippet`. */
   async readSnippets(entries: Entry[]): Promise<void> {
     const unknown = entries.filter(({ snippet }) => snippet === undefined)
-    await eachBox(firstsOf(unknown), async (box, uids) => {
-      // Where Dovecot is too old for it there are none.
-      for (const [uid, preview] of await box.previews(uids).catch(() => [])) {
+    await eachBox(firstsOf(unknown), async (client, uids, box) => {
+      for await (const { uid, source } of client.fetch(uids, { source: { maxLength: SNIPPET.read } }, BY_UID)) {
         const entry = this.#entryAt(box, uid)
-        if (entry) entry.snippet = preview
+        const { readableText } = readMail(source ?? Buffer.of())
+        if (entry) entry.snippet = readableText.replace(/\s+/g, ' ').trim().slice(0, SNIPPET.shown)
       }
     })
   }
 
-  /** Which of the messages have a text anywhere in them. */
+  /** Which of the messages have a text anywhere in them; Dovecot reads them. */
   async containing(entries: Entry[], text: string): Promise<Set<Entry | undefined>> {
     const found = new Set<Entry | undefined>()
-    await eachBox(firstsOf(entries), async (box, uids) => {
-      for (const uid of await box.containing(uids, text)) found.add(this.#entryAt(box, uid))
+    await eachBox(firstsOf(entries), async (client, uid, box) => {
+      for (const hit of (await client.search({ uid, text }, BY_UID)) || []) found.add(this.#entryAt(box, hit))
     })
     return found
   }
@@ -143,16 +141,24 @@ export class Index extends EventEmitter<Events> implements Listener {
     const copies = changed.flatMap((entry) => entry.copies)
     // Here first: what the server then says is no news.
     for (const { flags } of copies) on ? flags.add(flag) : flags.delete(flag)
-    for (const entry of changed) this.emit('update', entry, flag)
-    await eachBox(copies, (box, uids) => box.flag(uids, flag, on))
+    for (const entry of changed) this.tell('update', entry)
+    const options = { uid: true, silent: true }
+    await eachBox(copies, (client, uids) =>
+      on ? client.messageFlagsAdd(uids, [flag], options) : client.messageFlagsRemove(uids, [flag], options),
+    )
   }
 
   async delete(entries: Entry[]): Promise<void> {
-    const copies = entries.flatMap((entry) => entry.copies)
-    await eachBox(copies, (box, uids) => box.delete(uids))
+    await eachBox(
+      entries.flatMap(({ copies }) => copies),
+      async (client, uids, box) => {
+        await client.messageDelete(uids, BY_UID)
+        box.forget(uids.split(',').map(Number))
+      },
+    )
   }
 
-  arrived(copy: Copy, message: FetchMessageObject): void {
+  arrived(copy: Copy, message: FetchMessageObject, isNews: boolean): void {
     const { entry: read, recipient, isAlone } = readCopy(copy, message)
     const entry = this.#byId.get(read.id) ?? read
     copy.recipient = recipient
@@ -160,26 +166,19 @@ export class Index extends EventEmitter<Events> implements Listener {
     entry.words += `\n<${fold(recipient)}>`
     this.#byId.set(entry.id, entry)
     this.#byCopy.set(copy, entry)
-    if (entry.arrival) return void this.emit('update', entry)
-    const { isNews } = copy.box
-    const sent = this.sent.get(entry.id)
-    const there = envelopeOf(entry).map(fold)
-    const isWhole = sent ? sent.recipients.every((one) => there.includes(fold(one))) : isAlone
+    if (entry.arrival) return void this.tell('update', entry)
     const show = () => {
-      clearTimeout(entry.timer)
       entry.arrival = ++this.arrivals
-      entry.username = this.sent.get(entry.id)?.username ?? ''
-      this.sent.delete(entry.id)
-      this.emit('new', entry, isNews)
+      this.tell('new', entry, isNews)
     }
     clearTimeout(entry.timer)
-    if (isWhole || !isNews) show()
-    else entry.timer = setTimeout(show, sent ? SETTLE.sent : SETTLE.any)
+    if (isAlone || !isNews) show()
+    else entry.timer = setTimeout(show, SETTLE)
   }
 
   flagged(copy: Copy): void {
     const entry = this.#byCopy.get(copy)
-    if (entry?.arrival) this.emit('update', entry)
+    if (entry?.arrival) this.tell('update', entry)
   }
 
   gone(copy: Copy): void {
@@ -192,14 +191,14 @@ export class Index extends EventEmitter<Events> implements Listener {
       clearTimeout(entry.timer)
       this.#byId.delete(entry.id)
     }
-    if (entry.arrival) this.emit(isGone ? 'delete' : 'update', entry)
+    if (entry.arrival) this.tell(isGone ? 'delete' : 'update', entry)
   }
 
-  turned(): void {
-    const isUp = [...this.#boxes.values()].some(({ isOpen }) => isOpen)
+  looked(): void {
+    const isUp = [...this.#boxes.values()].some((box) => box.isUp)
     if (isUp === this.isUp) return
     this.isUp = isUp
-    this.emit('server', isUp)
+    this.tell('server')
   }
 
   async pause(): Promise<void> {
@@ -215,9 +214,7 @@ export class Index extends EventEmitter<Events> implements Listener {
   }
 
   /** Opens the mailboxes of new accounts, and closes those of accounts that are gone. */
-  #followAccounts(): void {
-    const changed = statSync(join(CONFIG_DIR, 'postfix-accounts.cf'), { throwIfNoEntry: false })?.mtimeMs ?? 0
-    if (changed === this.#accountsChanged) return
+  #followAccounts(isNews: boolean): void {
     let addresses: string[]
     try {
       addresses = readAccounts().map(({ address }) => address)
@@ -229,16 +226,23 @@ export class Index extends EventEmitter<Events> implements Listener {
       if (!addresses.includes(address) && this.#boxes.delete(address)) box.close()
     }
     for (const address of addresses.filter((one) => !this.#boxes.has(one))) {
-      this.#boxes.set(address, new Mailbox(this.#settings, address, this.#accountsChanged > 0, this))
+      this.#boxes.set(address, new Mailbox(this.#settings, address, isNews, this))
     }
-    this.#accountsChanged = changed
   }
 }
 
 const firstsOf = (entries: Entry[]) => entries.flatMap(({ copies }) => copies.slice(0, 1))
 
-async function eachBox(copies: Copy[], work: (box: Mailbox, uids: number[]) => Promise<unknown>): Promise<void> {
+/** Does a piece of work in each mailbox that has some of the copies, for a portion of its UIDs after the other. */
+async function eachBox(
+  copies: Copy[],
+  work: (client: ImapFlow, uids: string, box: Mailbox) => Promise<unknown>,
+): Promise<void> {
   const uidsIn = (box: Mailbox) => copies.flatMap((copy) => (copy.box === box ? copy.uid : []))
   const boxes = new Set(copies.map(({ box }) => box))
-  await Promise.all([...boxes].map((box) => work(box, uidsIn(box))))
+  await Promise.all(
+    [...boxes].map(async (box) => {
+      for (const uids of portionsOf(uidsIn(box))) await work(box.client, uids, box)
+    }),
+  )
 }

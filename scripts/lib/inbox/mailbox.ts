@@ -15,7 +15,7 @@ const PATIENCE = { answer: 5_000, retry: 250 }
 export const PORTION = 200
 const HEADERS = 'received x-original-to from to cc bcc reply-to subject message-id'.split(' ')
 const QUERY = { uid: true, flags: true, internalDate: true, size: true, bodyStructure: true, headers: HEADERS } as const
-const BY_UID = { uid: true } as const
+export const BY_UID = { uid: true } as const
 
 /** A stored mail. */
 export interface Copy {
@@ -28,11 +28,12 @@ export interface Copy {
 
 /** Who hears of a mailbox. */
 export interface Listener {
-  arrived(copy: Copy, message: FetchMessageObject): void
+  /** A mail was read; it is news unless it was there before the inbox. */
+  arrived(copy: Copy, message: FetchMessageObject, isNews: boolean): void
   flagged(copy: Copy): void
   gone(copy: Copy): void
-  /** The mailbox was opened or lost. */
-  turned(): void
+  /** The mailbox was looked into, or is away. */
+  looked(): void
   /** Settled when it is time for the next look. */
   pause(): Promise<void>
 }
@@ -41,38 +42,43 @@ export class Mailbox {
   readonly address: string
   /** Begins the IDs of this mailbox: letters and digits, others when Dovecot makes the mailbox anew. */
   key = ''
-  /** Whether what arrives is news; what is there at the start is not. */
-  isNews: boolean
-  isOpen = false
-  /** Whether it is worth waiting for: the server should have it, as it had it before or as the inbox has just started. */
-  isAwaited: boolean
-  /** Settled when it is open, and when all is read that it was opened with; or when that failed. */
-  opened: Promise<unknown> = Promise.resolve()
-  filled: Promise<unknown> = Promise.resolve()
+  /** Whether the last look succeeded; undefined before the first one into a mailbox that should be there. */
+  isUp: boolean | undefined
   readonly copies = new Map<number, Copy>()
   readonly #settings: Settings
   readonly #listener: Listener
   #client: ImapFlow | undefined
   #isClosed = false
   #hasNews = false
+  /** Whether mail that is there when it is opened is news: not what was there before the inbox. */
+  #isNews: boolean
+  /** UIDs that are still to be read, portion by portion. */
+  #older: string[] = []
   /** The highest UID that was read. */
   #last = 0
   #look: Promise<void> = Promise.resolve()
   #nextLook: Promise<void> | undefined
 
-  constructor(settings: Settings, address: string, isNews: boolean, listener: Listener) {
+  /** That of an account which is new (`isNew`) may not be known to Dovecot yet: nobody waits for it. */
+  constructor(settings: Settings, address: string, isNew: boolean, listener: Listener) {
     this.address = address
-    this.isNews = isNews
-    this.isAwaited = !isNews
+    this.isUp = isNew ? false : undefined
+    this.#isNews = isNew
     this.#settings = settings
     this.#listener = listener
     void this.#live()
   }
 
+  /** The connection, on which INBOX is selected. Refuses with 503 while there is none. */
+  get client(): ImapFlow {
+    if (!this.#client?.usable) refuse(503, 'The mail server is away. Start it: npm start')
+    return this.#client
+  }
+
   close(): void {
     this.#isClosed = true
     this.#client?.close()
-    this.#forget([...this.copies.keys()])
+    this.forget(this.copies.keys())
   }
 
   /**
@@ -82,91 +88,58 @@ export class Mailbox {
   look(): Promise<void> {
     this.#nextLook ??= this.#look.then(async () => {
       this.#nextLook = undefined
-      await this.#connection().noop()
-      while (this.#hasNews) {
-        this.#hasNews = false
-        await this.#read(`${this.#last + 1}:*`)
+      try {
+        await this.#update()
+        this.isUp = true
+      } catch (error) {
+        // Away, being restarted, or an account that Dovecot does not know yet: the next look tells.
+        this.#client?.close()
+        this.isUp = false
+        throw error
+      } finally {
+        this.#listener.looked()
       }
-      // imapflow keeps to itself what a NOOP meets.
-      this.#connection()
     })
     this.#look = this.#nextLook.catch(() => {})
     return this.#nextLook
   }
 
-  /** The bytes of a mail; undefined where it is gone. */
-  async source(uid: number): Promise<Buffer | undefined> {
-    const found = await this.#connection().fetchOne(String(uid), { source: true }, BY_UID)
-    return found ? found.source : undefined
+  /** Reads all that was there when the mailbox was opened. */
+  async fill(): Promise<void> {
+    while (this.#older.length > 0) await this.look()
   }
 
-  /** The first words of mails by UID, which Dovecot keeps in its cache (RFC 8970). */
-  async previews(uids: number[]): Promise<Map<number, string>> {
-    const previews = new Map<number, string>()
-    type Item = { value?: string } | null
-    const FETCH = async ({ attributes: [, list] }: { attributes: [unknown, (Item | Item[])[]] }) => {
-      // UID 9 PREVIEW "first words"; in Dovecot before 2.3.14, as the draft had it, UID 9 PREVIEW (FUZZY "first words").
-      const words = list.flat().map((item) => item?.value ?? '')
-      const after = (name: string) => words.slice(words.indexOf(name) + 1)
-      const [preview = ''] = after('PREVIEW').filter((word) => word !== 'FUZZY')
-      previews.set(Number(after('UID')[0]), preview.replace(/\s+/g, ' ').trim())
+  /** Takes mails out that are gone. */
+  forget(uids: Iterable<number>): void {
+    for (const uid of uids) {
+      const copy = this.copies.get(uid)
+      if (copy && this.copies.delete(uid)) this.#listener.gone(copy)
     }
-    // imapflow's fetch() knows no PREVIEW, and its types no exec().
-    const client = this.#connection() as unknown as { exec(...words: unknown[]): Promise<{ next(): void }> }
-    const items = ['UID', 'PREVIEW'].map((value) => ({ type: 'ATOM', value }))
-    for (const value of portionsOf(uids)) {
-      const answer = await client.exec('UID FETCH', [{ type: 'SEQUENCE', value }, items], { untagged: { FETCH } })
-      answer.next()
-    }
-    return previews
-  }
-
-  /** Which of the mails have a text anywhere; Dovecot reads them. */
-  async containing(uids: number[], text: string): Promise<number[]> {
-    const uid = uids.length < 100 ? uids.join() : '1:*'
-    return (await this.#connection().search({ uid, text }, BY_UID)) || []
-  }
-
-  async flag(uids: number[], flag: string, on: boolean): Promise<void> {
-    const client = this.#connection()
-    const options = { uid: true, silent: true }
-    for (const range of portionsOf(uids)) {
-      await (on ? client.messageFlagsAdd(range, [flag], options) : client.messageFlagsRemove(range, [flag], options))
-    }
-  }
-
-  async delete(uids: number[]): Promise<void> {
-    for (const range of portionsOf(uids)) {
-      await this.#connection().messageDelete(range, BY_UID)
-      this.#forget(range.split(',').map(Number))
-    }
-  }
-
-  #connection(): ImapFlow {
-    if (!this.#client?.usable) refuse(503, 'The mail server is away. Start it: npm start')
-    return this.#client
   }
 
   async #live(): Promise<void> {
     while (!this.#isClosed) {
-      // Away, being restarted, or an account that Dovecot does not know yet: the next attempt tells.
-      const end = () => this.#client?.close()
-      const older = this.#open()
-      this.opened = older.catch(end)
-      this.filled = older.then((portions) => this.#fill(portions)).catch(end)
-      await this.opened
-      this.isAwaited = this.isOpen
-      await this.filled
-      while (this.isOpen) {
-        await this.look().catch(end)
-        await this.#listener.pause()
-      }
-      await sleep(PATIENCE.retry)
+      const pause = () => (this.#older.length > 0 ? undefined : this.#listener.pause())
+      await this.look().then(pause, () => sleep(PATIENCE.retry))
     }
   }
 
-  /** Connects and reads the newest mails; gives the UIDs of the others. */
-  async #open(): Promise<string[]> {
+  async #update(): Promise<void> {
+    if (!this.#client?.usable) await this.#open()
+    await this.client.noop()
+    while (this.#hasNews) {
+      this.#hasNews = false
+      await this.#read(`${this.#last + 1}:*`, true)
+    }
+    const portion = this.#older.shift()
+    if (portion) await this.#read(portion, this.#isNews)
+    this.#isNews ||= this.#older.length === 0
+    // imapflow keeps to itself what a NOOP meets.
+    void this.client
+  }
+
+  /** Connects, and finds out what is still to be read. */
+  async #open(): Promise<void> {
     const { user, password } = masterLogin(this.address)
     const { host, ports } = this.#settings
     const client = new ImapFlow({
@@ -177,12 +150,11 @@ export class Mailbox {
     })
     this.#client = client
     client.on('error', () => {})
-    client.on('close', () => this.#turn(false))
     await client.connect()
     const { uidValidity } = await client.mailboxOpen('INBOX')
     const key = createHash('sha1').update(`${this.address} ${uidValidity}`).digest('hex').slice(0, 12)
     const uids = new Set((await client.search({ all: true }, BY_UID)) || [])
-    this.#forget([...this.copies.keys()].filter((uid) => key !== this.key || !uids.has(uid)))
+    this.forget([...this.copies.keys()].filter((uid) => key !== this.key || !uids.has(uid)))
     if (key !== this.key) this.#last = 0
     this.key = key
     if (this.copies.size > 0) {
@@ -192,28 +164,20 @@ export class Mailbox {
       this.#hasNews = true
     })
     client.on('flags', ({ uid, flags }) => this.#flagged(uid, flags))
-    client.on('expunge', ({ uid }) => this.#forget([uid ?? 0]))
+    client.on('expunge', ({ uid }) => this.forget([uid ?? 0]))
     const unknown = [...uids].filter((uid) => !this.copies.has(uid)).sort((a, b) => b - a)
-    const [newest, ...older] = portionsOf(unknown)
-    if (newest) await this.#read(newest)
-    this.#turn(true)
-    return older
+    this.#older = portionsOf(unknown)
   }
 
-  async #fill(portions: string[]): Promise<void> {
-    for (const range of portions) await this.#read(range)
-    this.isNews = true
-  }
-
-  async #read(range: string): Promise<void> {
-    for await (const message of this.#connection().fetch(range, QUERY, BY_UID)) {
+  async #read(range: string, isNews: boolean): Promise<void> {
+    for await (const message of this.client.fetch(range, QUERY, BY_UID)) {
       const { uid, flags = new Set() } = message
       // "9:*" always has the last mail in it.
       if (this.copies.has(uid)) continue
       const copy = { box: this, uid, flags, recipient: '' }
       this.#last = Math.max(this.#last, uid)
       this.copies.set(uid, copy)
-      this.#listener.arrived(copy, message)
+      this.#listener.arrived(copy, message, isNews)
     }
   }
 
@@ -223,24 +187,10 @@ export class Mailbox {
     copy.flags = flags
     this.#listener.flagged(copy)
   }
-
-  #forget(uids: number[]): void {
-    for (const uid of uids) {
-      const copy = this.copies.get(uid)
-      if (copy && this.copies.delete(uid)) this.#listener.gone(copy)
-    }
-  }
-
-  #turn(isOpen: boolean): void {
-    if (this.isOpen === isOpen) return
-    this.isOpen = isOpen
-    this.isAwaited ||= isOpen
-    this.#listener.turned()
-  }
 }
 
 /** UIDs as lists of a length that any command takes, and that leaves room for others' commands between them. */
-function portionsOf(uids: number[]): string[] {
+export function portionsOf(uids: number[]): string[] {
   const count = Math.ceil(uids.length / PORTION)
   return Array.from({ length: count }, (_, n) => uids.slice(n * PORTION, (n + 1) * PORTION).join())
 }

@@ -1,6 +1,7 @@
 /** POST /api/v1/send: a mail from JSON goes through the mail server as any other; the answer comes when all of it is there. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { toEnvelope } from '../mail/addresses.ts'
+import { fold } from '../mail/filters.ts'
 import { compose } from '../mail/message.ts'
 import { SmtpSession } from '../mail/smtp.ts'
 import type { Settings } from '../settings.ts'
@@ -8,7 +9,7 @@ import { flagOf } from './entry.ts'
 import { refuse } from './guard.ts'
 import type { Index } from './index.ts'
 
-/** Milliseconds for each answer of the server, and for all of the mail to be delivered. */
+/** Milliseconds for each answer of the server, and for all copies of the mail to be there. */
 const PATIENCE = { answer: 20_000, deliver: 12_000 }
 
 interface Person {
@@ -36,7 +37,6 @@ export async function sendMail(
   { host, ports }: Settings,
   index: Index,
   { From, To = [], Cc = [], Bcc = [], ReplyTo = [], Headers = {}, Attachments = [], Tags = [], ...rest }: SendRequest,
-  username: string,
 ): Promise<object> {
   const people = (list: Person[]) => list.map(({ Name: name = '', Email: address }) => ({ name, address }))
   const { bytes } = await compose({
@@ -58,9 +58,9 @@ export async function sendMail(
   try {
     const { queueId, accepted, refused, problem } = await session.deliver({ envelope, bytes })
     if (!queueId) return refuse(400, problem ?? 'The mail server gave the mail no queue id')
-    index.sent.set(queueId, { username, recipients: accepted })
+    const there = () => (index.find(queueId)?.copies ?? []).map(({ recipient }) => fold(recipient))
     const end = Date.now() + PATIENCE.deliver
-    while (!index.find(queueId) && Date.now() < end) await sleep(5)
+    while (!accepted.every((one) => there().includes(fold(one))) && Date.now() < end) await sleep(5)
     const entry = index.find(queueId)
     for (const tag of Tags) await index.flag(entry ? [entry] : [], flagOf(index.spelt(tag)), true)
     const Rejected = refused.map(({ recipient }) => recipient)

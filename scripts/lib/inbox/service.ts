@@ -1,14 +1,15 @@
 /** The inbox in the background: started by npm start, ended by npm stop, and recorded for both and for status. */
 import { spawn } from 'node:child_process'
-import { closeSync, mkdirSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { mkdirSync, openSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { messageOf } from '../cli.ts'
 import { assertPortFree } from '../server/ports.ts'
 import { startOf } from '../server/processes.ts'
-import { becomeRoot, isRoot } from '../server/root.ts'
-import { type EngineName, enabledProtocols, hostOf, ROOT, type Settings } from '../settings.ts'
+import { isRoot } from '../server/root.ts'
+import { enabledProtocols, hostOf, ROOT, type Settings } from '../settings.ts'
 
 const LAUNCH = join(dirname(dirname(fileURLToPath(import.meta.url))), 'launch.mjs')
 const [RECORD, LOG] = ['inbox.json', 'inbox.log']
@@ -18,11 +19,14 @@ const PATIENCE = { start: 20_000, stop: 5_000 }
 interface Record {
   url: string
   pid: number
-  /** As the kernel counts it, which a reused pid has not. */
+  /** As the kernel counts it, which a reused pid has not; empty where there is no /proc. */
   startTime: string
   /** The settings that it was started with, as text. */
   settings: string
 }
+
+/** Where record and log are: Docker's user may have no folder elsewhere. */
+const foldersOf = ({ stateDir }: Settings) => ({ native: stateDir, docker: join(ROOT, 'docker-data', 'inbox') })
 
 /** The page's address, for a browser on this machine. */
 export function urlOf({ host }: Settings, port: number): string {
@@ -40,12 +44,12 @@ export function exposure({ bindAddress, inboxPort }: Settings): string | undefin
   return `BIND_ADDRESS=${bindAddress}: whoever reaches port ${inboxPort} of this machine reads and deletes all mail.`
 }
 
-/** The inbox that runs in the background, and the folder of its record. */
-export function runningInbox(settings: Settings): (Record & { folder: string }) | undefined {
+/** The inbox that runs in the background. */
+export function runningInbox(settings: Settings): Record | undefined {
   for (const folder of Object.values(foldersOf(settings))) {
     try {
       const record: Record = JSON.parse(readFileSync(join(folder, RECORD), 'utf8'))
-      if (isThere(record)) return { ...record, folder }
+      if (startOf(record.pid) === record.startTime) return record
     } catch {
       // There is no record, or it is just being written.
     }
@@ -69,18 +73,14 @@ export async function startInbox(
   if (settings.inboxPort === 0) return {}
   if (!imap) return { problem: 'There is no inbox, because IMAP is off in development-mail-server.env.' }
   const without = (why: string) => ({ problem: `The mail server runs without its inbox. ${why}` })
-  try {
-    await assertInboxPortFree(settings)
-  } catch (error) {
-    return without(messageOf(error))
-  }
+  const taken = await assertInboxPortFree(settings).catch(messageOf)
+  if (taken) return without(taken)
   const folder = foldersOf(settings)[engine]
   mkdirSync(folder, { recursive: true })
   const log = openSync(join(folder, LOG), 'w')
   const options = { cwd: ROOT, detached: true, ...ownerOf(ROOT) }
   const child = spawn(process.execPath, [LAUNCH, 'inbox'], { ...options, stdio: ['ignore', log, log] })
   child.on('error', () => {}).unref()
-  closeSync(log)
   const { pid = 0 } = child
   const url = urlOf(settings, settings.inboxPort)
   const record: Record = { url, pid, startTime: startOf(pid), settings: text }
@@ -98,29 +98,16 @@ export async function startInbox(
 export async function stopInbox(settings: Settings): Promise<boolean> {
   const running = runningInbox(settings)
   if (!running) return false
-  try {
-    process.kill(running.pid, 'SIGTERM')
-    for (const end = Date.now() + PATIENCE.stop; isThere(running); await sleep(10)) {
-      if (Date.now() > end) process.kill(running.pid, 'SIGKILL')
-    }
-    rmSync(join(running.folder, RECORD), { force: true })
-  } catch (error) {
-    // Root's, or in root's folder: the whole script runs again.
-    if (isRoot || !/^(EPERM|EACCES)$/.test(codeOf(error))) throw error
-    await becomeRoot()
+  process.kill(running.pid, 'SIGTERM')
+  for (const end = Date.now() + PATIENCE.stop; runningInbox(settings); await sleep(10)) {
+    // It may be gone since the last look.
+    if (Date.now() > end && startOf(running.pid) === running.startTime) process.kill(running.pid, 'SIGKILL')
   }
+  // Without /proc another process of that number would pass for the inbox. In root's folder it may stay: there is /proc.
+  const records = Object.values(foldersOf(settings)).map((folder) => join(folder, RECORD))
+  await Promise.allSettled(records.map((record) => rm(record, { force: true })))
   return true
 }
-
-/** Where the record and the log are, by engine: Docker's user may have no folder elsewhere. */
-function foldersOf({ stateDir }: Settings): { [engine in Exclude<EngineName, 'auto'>]: string } {
-  return { native: stateDir, docker: join(ROOT, 'docker-data', 'inbox') }
-}
-
-/** Whether the process lives; where there is no /proc to tell when it was started, one of its number. */
-const isThere = ({ pid, startTime }: Record) => startOf(pid) === startTime
-
-const codeOf = (error: unknown) => String((error as NodeJS.ErrnoException).code)
 
 /** By sudo, the user whose project it is: a server of HTTP needs no root. */
 function ownerOf(folder: string): { uid?: number; gid?: number } {

@@ -124,6 +124,8 @@ export class NativeProcesses {
     if (left.length === 0) return false
     // Both masters at once: Dovecot alone would wait for the connections of Postfix's smtpd.
     send(left.filter(isMaster), 'SIGTERM')
+    // Dovecot's master waits for its children.
+    send(left, 'SIGCONT')
     while (left.length > 0) {
       // Without their masters, or at the end of patience, the rest goes at once; the queue is made for that.
       if (Date.now() > deadline) send(left, 'SIGKILL')

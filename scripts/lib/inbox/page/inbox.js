@@ -1,22 +1,18 @@
 /** What the page shows and does, without its looks: the state, the API (Mailpit's), the events, and what buttons and keys do. */
 import { number, words } from './words.js'
 
-/** The height of a row in pixels, as style.css has it: by it the list knows which rows are on the screen. */
-export const ROW = 4.75 * Number.parseFloat(getComputedStyle(document.documentElement).fontSize)
-/** How many rows are fetched before and behind those on the screen. */
-const AROUND = 50
+/** How many rows are fetched at first, and more of them where the reader nears their end. */
+const ROWS = 100
 export const VIEWS = ['html', 'text', 'headers', 'source']
 
 export const state = {
   // What the address says after #, so that going back, reloading and bookmarks work.
   id: '', query: '', mailbox: '',
-  // The rows that are here, from the `start`th of the `total` that were found, and those of them that are on the screen.
-  mails: [], start: 0, total: 0, seen: { first: 0, last: 20 }, isLoaded: false, problem: '',
+  // The newest of the `total` mails that were found.
+  mails: [], total: 0, limit: ROWS, isLoaded: false, problem: '',
   // All mail and the mailboxes, whatever is found.
   everything: { Total: 0, Unread: 0 }, mailboxes: [], isInboxAway: false, isServerAway: false,
-  // Where the open mail is in the list, whether a key led there, and the ID of the row that is to have the focus.
-  at: -1, isStepped: false, focus: '',
-  view: 'html', isNarrow: false, dialog: undefined, said: { text: '', isQuiet: true },
+  view: 'html', isNarrow: false, said: { text: '', isQuiet: true },
 }
 let paint = () => {}
 /** Takes over a change and brings the document up to it. */
@@ -26,9 +22,9 @@ export function draw(change) {
   document.title = Unread > 0 ? `(${number(Unread)}) ${words.title}` : words.title
   paint()
 }
-export const row = (index) => state.mails[index - state.start]
-const indexOf = (id) => state.mails.findIndex(({ ID }) => ID === id) + state.start
-export const find = (id) => state.mails.find(({ ID }) => ID === id)
+const indexOf = (id) => state.mails.findIndex(({ ID }) => ID === id)
+export const find = (id) => state.mails[indexOf(id)]
+const focusRow = (id) => document.getElementById(`row-${id}`)?.focus()
 export const senderOf = ({ From }) => From?.Name || From?.Address || words.nobody
 export const subjectOf = ({ Subject }) => Subject || words.noSubject
 
@@ -45,19 +41,17 @@ export async function api(path, options) {
   throw Object.assign(new Error(message), { status: response.status })
 }
 const get = async (path) => (await api(path)).json()
-const send = (method, path, body = {}) =>
-  api(path, { method, headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) })
+const send = (method, path, body = {}) => api(path, { method, body: JSON.stringify(body) })
 /** The path of what is found: all mail, or that of the mailbox and the search. */
 function found(more, route = state.query.trim() ? 'search' : 'messages') {
   const { mailbox, query } = state
   const tz = Intl.DateTimeFormat().resolvedOptions().timeZone
   return `${route}?${new URLSearchParams({ ...(query.trim() && { query, tz }), ...(mailbox && { mailbox }), ...more })}`
 }
-const page = (start, limit) => get(found({ start, limit, envelope: 1 }))
 
 let isStale = false
 let rounds
-/** Fetches the rows on the screen and around it. What asks for them meanwhile is served by one more round. */
+/** Fetches the rows. What asks for them meanwhile is served by one more round. */
 export function load() {
   isStale = true
   rounds ??= loadAll().finally(() => {
@@ -69,14 +63,12 @@ async function loadAll() {
   while (isStale) {
     isStale = false
     const what = found()
-    const start = Math.max(0, state.seen.first - AROUND)
     get('mailboxes').then((mailboxes) => draw({ mailboxes }), () => {})
     try {
-      const answer = await page(start, state.seen.last + AROUND - start)
+      const answer = await get(found({ limit: state.limit }))
       if (what !== found()) continue
       const { messages: mails, messages_count: total, total: Total, unread: Unread } = answer
-      Object.assign(state, { mails, start, total, everything: { Total, Unread }, isLoaded: true, problem: '' })
-      if (find(state.id)) state.at = indexOf(state.id)
+      Object.assign(state, { mails, total, everything: { Total, Unread }, isLoaded: true, problem: '' })
     } catch ({ status, message }) {
       // Else the inbox or the mail server is away, which the events tell; what is on the screen stays.
       if (status < 500) Object.assign(state, { mails: [], total: 0, isLoaded: true, problem: message })
@@ -86,23 +78,29 @@ async function loadAll() {
     if (isStale) await new Promise((resolve) => setTimeout(resolve, 50))
   }
 }
+/** Fetches more rows, where there are more. */
+export async function more() {
+  if (state.mails.length >= state.total) return
+  state.limit = state.mails.length + ROWS
+  await load()
+}
 
 /** Takes over what the address says. */
 function follow() {
   const { id = '', q: query = '', mailbox = '' } = route()
   const isOther = query !== state.query || mailbox !== state.mailbox
-  if (!id) state.focus = state.id
-  if (find(id)) state.at = indexOf(id)
+  const before = state.id
   draw({ id, query, mailbox })
+  if (!id) focusRow(before)
   if (!isOther) return
   document.querySelector('.scroller').scrollTop = 0
-  draw({ isLoaded: false, at: -1, seen: { first: 0, last: 20 } })
+  draw({ isLoaded: false, limit: ROWS })
   load().then(() => say(state.problem || words.found(state.total), true))
 }
 
 /** Follows the events, and connects again for as long as the page is open. */
 function connect() {
-  const socket = new WebSocket(new URL('api/events?envelope=1', location.href.replace(/^http/, 'ws')))
+  const socket = new WebSocket(new URL('api/events', location.href.replace(/^http/, 'ws')))
   socket.onopen = () => {
     draw({ isInboxAway: false })
     load()
@@ -125,7 +123,7 @@ export function say(text, isQuiet = false) {
   draw({ said: { text, isQuiet, timer: setTimeout(() => draw({ said: { text: '', isQuiet: true } }), 4000) } })
 }
 /** Does what a button or a key asks for, and says why where it fails. */
-export async function attempt(work) {
+async function attempt(work) {
   try {
     await work()
   } catch (error) {
@@ -134,15 +132,13 @@ export async function attempt(work) {
 }
 
 /** Opens the mail that is `by` rows below the open one. */
-export async function step(by) {
-  const at = Math.max(0, Math.min(state.at + by, state.total - 1))
-  const mail = row(at) ?? (await page(at, 1)).messages[0]
+async function step(by) {
+  const at = Math.max(0, indexOf(state.id) + by)
+  if (at >= state.mails.length) await more()
+  const mail = state.mails[at]
   if (!mail) return
-  const scroller = document.querySelector('.scroller')
-  scroller.scrollTop = Math.max((at + 1) * ROW - scroller.clientHeight, Math.min(scroller.scrollTop, at * ROW))
-  const wasOpen = state.id !== ''
-  draw({ at, focus: mail.ID, isStepped: true })
-  go({ id: mail.ID }, wasOpen)
+  focusRow(mail.ID)
+  go({ id: mail.ID }, state.id !== '')
 }
 export const mark = (id, Read) => attempt(() => send('PUT', 'messages', { IDs: [id], Read }))
 export const markFound = () =>
@@ -150,59 +146,52 @@ export const markFound = () =>
 /** Deletes the open mail; the one below it is open then, or above it. */
 export const remove = (id) =>
   attempt(async () => {
-    const next = find(id) && (row(state.at + 1) ?? row(state.at - 1))
+    const at = indexOf(id)
+    const next = state.mails[at + 1] ?? state.mails[at - 1]
     await send('DELETE', 'messages', { IDs: [id] })
     say(words.deleted(1))
-    load()
+    await load()
     if (state.id !== id) return
-    draw({ focus: next?.ID ?? '', isStepped: true })
+    focusRow(next?.ID)
     go({ id: next?.ID }, true)
   })
 /** Deletes all that is found, after a question. */
-export function removeFound() {
-  const { total, query, mailbox } = state
-  const limits = [query.trim() && words.askSearch(query), mailbox && words.askMailbox(mailbox)].filter(Boolean)
-  const work = async () => {
+export const removeFound = () =>
+  attempt(async () => {
+    const { total, query, mailbox } = state
+    const limits = [query.trim() && words.askSearch(query), mailbox && words.askMailbox(mailbox)].filter(Boolean)
+    if (!confirm(`${words.askDelete(total)}\n${limits.join(' ') || words.askAll}`)) return
     say(words.working)
     await send('DELETE', found())
     say(words.deleted(total))
     load()
     go({ id: '' }, true)
-  }
-  draw({ dialog: { question: words.askDelete(total), about: limits.join(' ') || words.askAll, work } })
-}
+  })
 export const copy = (text) =>
   attempt(async () => {
-    if (navigator.clipboard) await navigator.clipboard.writeText(text)
-    else {
-      // Browsers give a clipboard to https and to this machine alone; BIND_ADDRESS may have opened the page to others.
-      const field = Object.assign(document.createElement('textarea'), { value: text })
-      document.body.append(field)
-      field.select()
-      document.execCommand('copy')
-      field.remove()
-    }
+    // Browsers give a clipboard to https and to this machine alone; BIND_ADDRESS may have opened the page to others.
+    if (!navigator.clipboard) return prompt(words.copy(''), text)
+    await navigator.clipboard.writeText(text)
     say(words.copied)
   })
 
 /** What keys do; those of a mail need an open one. */
 export const KEYS = {
   j: () => step(1),
-  k: () => step(state.at < 0 ? 1 : -1),
+  k: () => step(-1),
   u: () => state.id && mark(state.id, find(state.id)?.Read === false),
   Delete: () => state.id && remove(state.id),
   '#': () => state.id && remove(state.id),
   c: () => document.querySelector('.code')?.click(),
   w: () => draw({ isNarrow: !state.isNarrow }),
   '/': () => document.querySelector('input[type=search]').focus(),
-  '?': () => draw({ dialog: {} }),
+  '?': () => document.getElementById('keys').showPopover(),
   Escape: () => go(state.id ? { id: '' } : { q: '' }),
   ...Object.fromEntries(VIEWS.map((view, index) => [index + 1, () => document.getElementById(`tab-${view}`)?.click()])),
 }
 function onKey(event) {
   const { ctrlKey, metaKey, altKey, target, key } = event
-  // The browser tells of a dialog that it has closed some moments later: the dialog itself knows.
-  if (ctrlKey || metaKey || altKey || document.querySelector('dialog[open]')) return
+  if (ctrlKey || metaKey || altKey || document.querySelector(':popover-open')) return
   if (target.matches('[type=search]')) return key === 'Escape' && target.blur()
   const name = (target.closest('.list') && { ArrowDown: 'j', ArrowUp: 'k' }[key]) || key
   if (!Object.hasOwn(KEYS, name)) return
@@ -213,8 +202,6 @@ function onKey(event) {
 /** Begins: `painting` brings the document up to the state. */
 export function begin(painting) {
   paint = painting
-  const { q: query = '', mailbox = '' } = route()
-  draw({ query, mailbox })
   addEventListener('hashchange', follow)
   addEventListener('keydown', onKey)
   follow()

@@ -2,13 +2,11 @@
  * The inbox as a page: all mail as one live list, and one mail in every view. Nothing of a mail becomes HTML of this page:
  * it is set as text, and its HTML is shown in a frame that has neither scripts nor an origin.
  */
-import { addressOf, api, attempt, begin, copy, draw, find, go, KEYS, load, mark, markFound, ROW } from './inbox.js'
-import { remove, removeFound, row, say, senderOf, state, subjectOf, VIEWS } from './inbox.js'
-import { html, render, useEffect, useLayoutEffect, useRef, useState } from './vendor/htm-preact.js'
+import { addressOf, api, begin, copy, draw, find, go, KEYS, mark, markFound, more } from './inbox.js'
+import { remove, removeFound, say, senderOf, state, subjectOf, VIEWS } from './inbox.js'
+import { html, render, useEffect, useRef, useState } from './vendor/htm-preact.js'
 import { fullTime, help, number, shortTime, size, words } from './words.js'
 
-/** How many rows are drawn before and behind those on the screen. */
-const AROUND = 8
 /** Characters of a text that are shown: no browser lays out 10 MB in a moment. */
 const SHOWN = 500_000
 
@@ -20,7 +18,8 @@ const Button = ({ icon, label, ...rest }) =>
 const firstOf = (items) => (items.length > 50 ? [...items.slice(0, 50), words.more(items.length - 50)] : items)
 
 function Page() {
-  const { id, isInboxAway, isServerAway, said, dialog } = state
+  const { id, isInboxAway, isServerAway, said } = state
+  const table = (lines) => html`<dl>${lines.map(([key, text]) => html`<dt><kbd>${key}</kbd></dt><dd>${text}</dd>`)}</dl>`
   return html`<header class="top">
       <h1><a href="#">${words.title}</a></h1>
       <${Search} />
@@ -29,7 +28,7 @@ function Page() {
     ${(isInboxAway || isServerAway) && html`<p class="away" role="alert">${isInboxAway ? words.away : words.serverAway}</p>`}
     <main class=${id ? 'reading' : ''}><${Mailboxes} /><${List} /><${Message} id=${id} /></main>
     <p class=${`said ${said.isQuiet ? 'unseen' : ''}`} role="status">${said.text}</p>
-    ${dialog && html`<${Dialog} ...${dialog} />`}`
+    <div id="keys" popover="auto" role="dialog" aria-label=${words.keys}>${help.map(table)}</div>`
 }
 
 function Search() {
@@ -61,63 +60,31 @@ function Mailboxes() {
 }
 
 function List() {
-  const scroller = useRef()
-  const { mails, start, total, seen, isLoaded } = state
-  const look = () => {
-    const { scrollTop, clientHeight } = scroller.current
-    const first = Math.floor(scrollTop / ROW)
-    const last = Math.ceil((scrollTop + clientHeight) / ROW)
-    draw({ seen: { first, last, id: row(first)?.ID, offset: scrollTop - first * ROW } })
-    const isHere = (index) => Boolean(row(Math.max(0, Math.min(index, state.total - 1))))
-    if (isLoaded && state.total > 0 && !(isHere(first - AROUND) && isHere(last + AROUND))) load()
-  }
-  const onLook = useRef()
-  onLook.current = look
-  useEffect(() => new ResizeObserver(() => onLook.current()).observe(scroller.current), [])
-  // New mail above does not move what somebody reads further down.
-  useLayoutEffect(() => {
-    const index = seen.first > 0 ? mails.findIndex(({ ID }) => ID === seen.id) : -1
-    if (index >= 0 && start + index !== seen.first) scroller.current.scrollTop = (start + index) * ROW + seen.offset
-  }, [mails])
-  useLayoutEffect(() => {
-    const link = state.focus && document.getElementById(`row-${state.focus}`)
-    if (!link) return
-    link.focus({ preventScroll: true })
-    state.focus = ''
-  })
-  const from = Math.max(0, seen.first - AROUND)
-  const indexes = Array.from({ length: Math.max(0, Math.min(seen.last + AROUND, total) - from) }, (_, index) => from + index)
+  const { mails, total, isLoaded } = state
+  const onScroll = ({ target: { scrollTop, clientHeight, scrollHeight } }) =>
+    scrollTop + 3 * clientHeight > scrollHeight && more()
   return html`<section class="list" aria-label=${words.list} aria-busy=${!isLoaded}>
-    <${Tools} />
-    <div class="scroller" ref=${scroller} onScroll=${look}>
+    <div class="tools"><span>${isLoaded && words.found(total)}</span>
+      <${Button} icon="read" label=${words.allRead} disabled=${total === 0} onClick=${markFound} />
+      <${Button} icon="trash" label=${words.deleteFound(total)} disabled=${total === 0} onClick=${removeFound} />
+    </div>
+    <div class="scroller" onScroll=${onScroll}>
       ${isLoaded && total === 0 && html`<${Nothing} />`}
-      <ul role="list" style=${{ height: `${total * ROW}px`, paddingTop: `${from * ROW}px` }}>
-        ${indexes.map((index) => html`<${Row} key=${row(index)?.ID ?? index} mail=${row(index)} index=${index} />`)}
-      </ul>
+      <ul role="list">${mails.map((mail) => html`<${Row} key=${mail.ID} mail=${mail} />`)}</ul>
     </div>
   </section>`
 }
 function Nothing() {
   const { problem, query, mailbox } = state
   if (problem) return html`<div class="nothing"><p>${words.failed(problem)}</p></div>`
-  if (query || mailbox) return html`<div class="nothing"><h2>${words.noneFound}</h2><p>${words.noneFoundHint}</p></div>`
+  if (query || mailbox) return html`<div class="nothing"><h2>${words.noneFound}</h2></div>`
   return html`<div class="nothing"><h2>${words.none}</h2><p>${words.noneHint}</p><code>npm run send-email</code></div>`
 }
-/** The buttons over the list: for all that is found. */
-function Tools() {
-  const { total, isLoaded } = state
-  return html`<div class="tools"><span>${isLoaded && words.found(total)}</span>
-    <${Button} icon="read" label=${words.allRead} disabled=${total === 0} onClick=${markFound} />
-    <${Button} icon="trash" label=${words.deleteFound(total)} disabled=${total === 0} onClick=${removeFound} />
-  </div>`
-}
-function Row({ mail, index }) {
-  const place = { 'aria-posinset': index + 1, 'aria-setsize': state.total }
-  if (!mail) return html`<li class="row" ...${place}></li>`
+function Row({ mail }) {
   const { ID, Read, Created, Attachments, EnvelopeTo } = mail
   const isOpen = ID === state.id
-  return html`<li class=${`row ${Read ? '' : 'unread'} ${isOpen ? 'open' : ''}`} ...${place}>
-    <a id=${`row-${ID}`} href=${addressOf({ id: ID })} aria-current=${isCurrent(isOpen)} onClick=${() => draw({ isStepped: false })}>
+  return html`<li class=${`row ${Read ? '' : 'unread'} ${isOpen ? 'open' : ''}`}>
+    <a id=${`row-${ID}`} href=${addressOf({ id: ID })} aria-current=${isCurrent(isOpen)}>
       <span class="from" dir="auto">${!Read && html`<i role="img" aria-label=${words.unread}></i>`}${senderOf(mail)}</span>
       <time datetime=${Created} title=${fullTime(Created)}>${shortTime(Created)}</time>
       <span class="subject" dir="auto">${subjectOf(mail)}</span>
@@ -129,7 +96,6 @@ function Row({ mail, index }) {
 
 function Message({ id }) {
   const [mail, setMail] = useState()
-  const heading = useRef()
   useEffect(() => {
     if (!id) return setMail()
     const stop = new AbortController()
@@ -141,10 +107,7 @@ function Message({ id }) {
     return () => stop.abort()
     // What could not be read, as the server was away, is asked for again when the list changes.
   }, [id, mail?.problem && state.mails])
-  useEffect(() => {
-    if (!state.isStepped) heading.current?.focus({ preventScroll: true })
-  }, [mail])
-  const hint = !id && state.total > 0 && html`<p class="nothing">${words.open}<br />${words.openHint}</p>`
+  const hint = !id && state.total > 0 && html`<p class="nothing">${words.open}</p>`
   if (!id || !mail) return html`<article aria-busy=${id !== ''}>${hint}</article>`
   const isRead = find(id)?.Read !== false
   const view = state.view === 'html' && !mail.HTML ? 'text' : state.view
@@ -159,7 +122,7 @@ function Message({ id }) {
       <${Button} icon="trash" label=${words.delete} onClick=${() => remove(id)} />
     </div>
     <div class="head" key=${mail.ID}>
-      <h2 id="subject" tabindex="-1" dir="auto" ref=${heading}>${subjectOf(mail)}</h2>
+      <h2 id="subject" dir="auto">${subjectOf(mail)}</h2>
       <${People} ...${mail} /><${Finds} ...${mail} /><${Files} ...${mail} />
     </div>
     <${Tabs} views=${VIEWS.filter((name) => name !== 'html' || mail.HTML)} view=${view} />
@@ -212,45 +175,20 @@ function Tabs({ views, view }) {
 }
 function View({ mail, view }) {
   const [text, setText] = useState(view === 'text' ? mail.Text : '')
-  const [headers, setHeaders] = useState({})
   useEffect(() => {
-    const stop = new AbortController()
-    const read = async (path) => (await api(`message/${mail.ID}/${path}`, { signal: stop.signal })).text()
-    const fail = (error) => stop.signal.aborted || say(words.failed(error.message))
-    if (view === 'source') read('raw').then(setText, fail)
-    if (view === 'headers') read('headers').then((answer) => setHeaders(JSON.parse(answer)), fail)
-    return () => stop.abort()
+    const path = { source: 'raw', headers: 'headers' }[view]
+    const read = () => api(`message/${mail.ID}/${path}`).then((response) => response.text())
+    if (path) read().then(setText, (error) => say(words.failed(error.message)))
   }, [])
   const field = ([name, values]) => values.map((value) => html`<dt>${name}</dt><dd>${value.slice(0, SHOWN)}</dd>`)
   const look = `view ${view} ${state.isNarrow ? 'narrow' : ''}`
   return html`<div class=${look} id="view" role="tabpanel" aria-labelledby=${`tab-${view}`} tabindex="0">
     ${view === 'html' && html`<iframe title=${words.frame(subjectOf(mail))} src=${`view/${mail.ID}.html?embed=1`}
       referrerpolicy="no-referrer" sandbox="allow-popups allow-popups-to-escape-sandbox"></iframe>`}
-    ${view === 'headers' && html`<dl>${Object.entries(headers).flatMap(field)}</dl>`}
+    ${view === 'headers' && html`<dl>${Object.entries(JSON.parse(text || '{}')).flatMap(field)}</dl>`}
     ${(view === 'text' || view === 'source') && html`<pre dir="auto">${text.slice(0, SHOWN)}</pre>
       ${text.length > SHOWN && html`<p class="cut">${words.cut(size(mail.Size))}</p>`}`}
   </div>`
-}
-
-/** The question before something is deleted, or without one the keys. */
-function Dialog({ question, about, work }) {
-  const dialog = useRef()
-  useLayoutEffect(() => dialog.current.showModal(), [])
-  const close = () => dialog.current.close()
-  const yes = () => {
-    close()
-    attempt(work)
-  }
-  const table = (lines) => html`<dl>${lines.map(([key, text]) => html`<dt><kbd>${key}</kbd></dt><dd>${text}</dd>`)}</dl>`
-  const onClick = ({ target }) => target === dialog.current && close()
-  return html`<dialog ref=${dialog} onClose=${() => draw({ dialog: undefined })} onClick=${onClick} aria-labelledby="asked"><div>
-    <h2 id="asked">${question ?? words.keys}</h2>
-    ${question ? html`<p>${about}</p>` : html`<div class="tables">${help.map(table)}</div>`}
-    <p class="answers">
-      <button type="button" onClick=${close}>${question ? words.cancel : words.close}</button>
-      ${question && html`<button type="button" class="sure" onClick=${yes}>${words.delete}</button>`}
-    </p>
-  </div></dialog>`
 }
 
 begin(() => render(html`<${Page} />`, document.getElementById('page')))

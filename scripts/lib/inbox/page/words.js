@@ -27,8 +27,6 @@ const table = {
   askSearch: [(query) => `All mail found with “${query}”.`, (query) => `「${query}」の検索結果がすべて削除されます。`],
   deleted: [(count) => `${mails(count)} deleted`, (count) => `${number(count)}通を削除しました`],
   working: ['One moment…', '処理しています…'],
-  cancel: ['Cancel', 'キャンセル'],
-  close: ['Close', '閉じる'],
   back: ['Back to the list', '一覧に戻る'],
   noSubject: ['(no subject)', '（件名なし）'],
   nobody: ['(no sender)', '（差出人なし）'],
@@ -56,16 +54,15 @@ const table = {
   none: ['No mail yet', 'メールはまだありません'],
   noneHint: ['Mail to any address arrives here. Try it:', 'どの宛先に送ったメールもここに届きます。送信してみましょう。'],
   noneFound: ['Nothing found', '見つかりませんでした'],
-  noneFoundHint: ['No mail here matches.', '条件に合うメールはありません。'],
   open: ['Choose a mail to read it here.', 'メールを選ぶと、ここに表示されます。'],
-  openHint: ['? shows the keys.', '「?」でキー操作の一覧を表示します。'],
   arrived: [(from, subject) => `New mail from ${from}: ${subject}`, (from, subject) => `${from}から新着メール：${subject}`],
   away: ['The inbox does not answer.', '受信箱のサーバーから応答がありません。'],
   serverAway: ['The mail server does not answer. Type: npm start', 'メールサーバーから応答がありません。npm startで起動できます。'],
   failed: [(why) => `That did not work: ${why}`, (why) => `処理できませんでした：${why}`],
 }
-const HELP = {
-  keys: [
+/** The keys, and the words of the search. */
+const HELP = [
+  [
     ['j  k', 'next, previous mail', '次・前のメール'],
     ['Enter', 'open', '開く'],
     ['u', 'read, unread', '既読・未読の切り替え'],
@@ -76,7 +73,7 @@ const HELP = {
     ['/', 'search', '検索'],
     ['Esc', 'back', '戻る'],
   ],
-  search: [
+  [
     ['to:ann@shop.example', 'a whole address', 'アドレス全体'],
     ['from:shop', 'a part; also cc: bcc: subject:', '一部。cc: bcc: subject:も可'],
     ['"two words"', 'as it stands', '語句をそのまま'],
@@ -86,28 +83,20 @@ const HELP = {
     ['after:2026-11-01', 'or before:', 'before:も可'],
     ['larger:1M', 'or smaller:', 'smaller:も可'],
   ],
-}
+]
 const side = isJapanese ? 1 : 0
 export const words = Object.fromEntries(Object.entries(table).map(([name, sides]) => [name, sides[side]]))
-export const help = Object.values(HELP).map((lines) => lines.map(([key, ...sides]) => [key, sides[side]]))
+export const help = HELP.map((lines) => lines.map(([key, ...sides]) => [key, sides[side]]))
 
 export function size(bytes) {
   const [value, unit] = bytes < 1000 ? [bytes, 'B'] : bytes < 999_500 ? [bytes / 1e3, 'kB'] : [bytes / 1e6, 'MB']
   return `${value.toLocaleString(language, { maximumFractionDigits: unit === 'MB' ? 1 : 0 })} ${unit}`
 }
 
-const clock = new Intl.DateTimeFormat(language, { hour: '2-digit', minute: '2-digit' })
-const day = new Intl.DateTimeFormat(language, { month: 'short', day: 'numeric' })
-const date = new Intl.DateTimeFormat(language, { year: 'numeric', month: '2-digit', day: '2-digit' })
-const full = new Intl.DateTimeFormat(language, {
-  ...{ weekday: 'short', year: 'numeric', month: 'short', day: 'numeric' },
-  ...{ hour: '2-digit', minute: '2-digit', second: '2-digit' },
-})
-const written = (text, format) => (Number.isNaN(Date.parse(text)) ? '' : format.format(new Date(text)))
-export const fullTime = (text) => written(text, full)
-/** The time today, the day this year, the date before. */
+export const fullTime = (text) => new Date(text).toLocaleString(language, { dateStyle: 'medium', timeStyle: 'medium' })
+/** The time today, the date before. */
 export function shortTime(text) {
-  const [time, now] = [new Date(text), new Date()]
-  if (time.toDateString() === now.toDateString()) return written(text, clock)
-  return written(text, time.getFullYear() === now.getFullYear() ? day : date)
+  const time = new Date(text)
+  const isToday = time.toDateString() === new Date().toDateString()
+  return isToday ? time.toLocaleTimeString(language, { timeStyle: 'short' }) : time.toLocaleDateString(language)
 }
