@@ -45,23 +45,18 @@ export async function main(args: string[], io: cli.Io): Promise<cli.ExitName | u
   const mended: string[] = []
   const report = (results: Result[]): cli.ExitName => {
     const count = (level: Result['level']) => results.filter((result) => result.level === level).length
-    const counts = {
-      ok: count('ok'),
-      warnings: count('warning'),
-      failures: count('failure'),
-      skipped: count('skipped'),
-    }
+    const [failures, warnings, skipped] = [count('failure'), count('warning'), count('skipped')]
     const milliseconds = Math.round(performance.now() - begin)
     // What mends is a function, which JSON leaves out.
-    const plain = results.map(({ question, ...result }) => ({ ...result, fix: result.fix ?? null }))
-    if (values.json) io.print(JSON.stringify({ ...counts, milliseconds, mended, results: plain }))
+    const plain = results.map((result) => ({ ...result, fix: result.fix ?? null }))
+    const counts = { ok: count('ok'), warnings, failures, skipped, milliseconds }
+    if (values.json) io.print(JSON.stringify({ ...counts, mended, results: plain }))
     else io.print(toText(results, counts, values.verbose ?? false, io))
-    return counts.failures > 0 ? 'failed' : 'ok'
+    return failures > 0 ? 'failed' : 'ok'
   }
   const mend = async (result: Result) => {
-    if (!result.mend || (result.question && !values.yes && !(await isAgreed(result.question, io)))) return
     try {
-      mended.push(await result.mend())
+      mended.push((await result.mend?.()) ?? '')
       io.say(`mended: ${mended.at(-1)}`)
     } catch (error) {
       io.say(`not mended: ${cli.messageOf(error)}`)
@@ -70,7 +65,7 @@ export async function main(args: string[], io: cli.Io): Promise<cli.ExitName | u
 
   // All else needs the packages: on a fresh clone this is the one thing to say.
   const packages = nodePackages()
-  if (packages && values.fix) await mend(packages)
+  if (packages && values.fix && (values.yes || (await isAgreed(io)))) await mend(packages)
   if (packages && nodePackages()) return report([packages])
 
   // zx takes a stack for each program that it runs, and leading it back to TypeScript takes longer than the program.
@@ -108,8 +103,7 @@ function nodePackages(): Result | undefined {
   }
   const title = "The project's packages are installed"
   const evidence = `not installed: ${missing}; no other check can run without them`
-  const fix = { fix: 'npm ci', question: 'Install the packages by npm ci?', mend }
-  return { check: 'node-packages', title, level: 'failure', evidence, milliseconds: 0, ...fix }
+  return { check: 'node-packages', title, level: 'failure', evidence, milliseconds: 0, fix: 'npm ci', mend }
 }
 
 /** Only root may ask the native engine: where sudo lets it, the script runs again as root, from here. */
@@ -125,7 +119,8 @@ async function becomeRootForNative(): Promise<void> {
   }
 }
 
-async function isAgreed(question: string, io: cli.Io): Promise<boolean> {
+async function isAgreed(io: cli.Io): Promise<boolean> {
+  const question = 'Install the packages by npm ci?'
   if (io.stdin.isTTY) return /^y(es)?$/i.test((await ask(io, `${question} [y/N] `, '')).trim())
   io.say(`${question} No terminal to ask on; to say yes: npm run doctor -- --fix --yes`)
   return false

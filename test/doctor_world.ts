@@ -158,7 +158,10 @@ export class DoctorWorld {
   async #type(command: string, only: string[]): Promise<void> {
     const { project } = this
     const [, file] = /^git checkout -- (\S+)$/.exec(command) ?? []
-    if (file) return cpSync(`${ROOT}/${file}`, project.path(file), { recursive: true })
+    if (file) {
+      rmSync(project.path(file), { recursive: true, force: true })
+      return cpSync(`${ROOT}/${file}`, project.path(file), { recursive: true })
+    }
     const [, script, args = ''] = /^npm (?:run )?([\w-]+)(?: -- (.*))?$/.exec(command) ?? []
     if (script === undefined)
       return void execFileSync('sh', ['-c', command], { cwd: project.dir, env: project.env, stdio: 'pipe' })

@@ -10,7 +10,7 @@ import type { Engine, ExecResult } from '../server/engine.ts'
 import { makeConfiguration, namesBelow, tryConfiguration } from '../server/native_configuration.ts'
 import { isRoot } from '../server/root.ts'
 import { $, input } from '../server/shell.ts'
-import { CONTAINER, ROOT, readSettings, type Settings } from '../settings.ts'
+import { CONTAINER, ROOT, readBytes, readSettings, type Settings, UNREADABLE } from '../settings.ts'
 import { Skipped } from './check.ts'
 
 /** The configuration folder from the project's root, and as docker-mailserver sees it. */
@@ -27,6 +27,7 @@ export const [ACCOUNTS, VIRTUAL, CAUGHT, MAP, MAIN_CF, MASTER_CF] = [
   inConfig('postfix-main.cf'),
   inConfig('postfix-master.cf'),
 ] as const
+export const QUOTAS = inConfig('dovecot-quotas.cf')
 /** The files that come with the project, of the configuration folder. */
 const OWN = `postfix-main.cf postfix-master.cf postfix-accounts.cf postfix-virtual.cf postfix-regexp.cf postfix-transport_maps
   postfix-failures.pcre postfix-failures-data.pcre dovecot.cf dovecot-2.4.cf dovecot-master-users user-patches.sh`
@@ -40,12 +41,17 @@ const LOOK_UP = 'keys=$(cat); for table; do printf "%s\\n" "$keys" | postmap $0 
 /** Milliseconds for one question to a program, and for Docker to answer; one that is wedged never does. */
 export const [ANSWER, DOCKER] = [10_000, 4_000]
 
+/** The states in which nothing in the container can be asked, its processes being there. */
+export const [STATUS, STANDSTILL] = ['{{.State.Status}}', /^(paused|restarting)$/]
+
 /** A setting with its value and the entry of the file that sets it. */
 export interface Setting {
   name: string
   value: string
   at: Entry
 }
+
+export const ASSIGNMENT = /^(?:export\s+)?([^=\s]+)\s*=\s*(.*)$/s
 
 export class Facts {
   readonly #once = new Map<string, unknown>()
@@ -70,35 +76,33 @@ export class Facts {
     if (missing) throw new Skipped(`${missing} cannot be read, see "files"`)
   }
 
-  /** Why a file cannot be used, and what to type; undefined where it can. */
-  problem(name: string): [fact: string, fix: string] | undefined {
-    const path = join(ROOT, name)
-    const back = `git checkout -- ${name}`
-    try {
-      const found = fs.statSync(path)
-      if (found.isDirectory()) return ['is a folder and not a file', `rm -r ${name} && ${back}`]
-      if (!found.isFile()) return ['is no regular file', `rm ${name} && ${back}`]
-      return fs.readFileSync(path).includes(0) ? ['is UTF-16 or binary; it has to be UTF-8', back] : undefined
-    } catch (error) {
-      const { code } = error as NodeJS.ErrnoException
-      if (code === 'EACCES') return ['cannot be read by this user', `sudo chmod a+r ${name}`]
-      if (code === 'ENOTDIR') return ['is below a file', back]
-      const isDangling = fs.lstatSync(path, { throwIfNoEntry: false }) !== undefined
-      return isDangling ? ['is a link to nothing', `rm ${name} && ${back}`] : ['is not there', back]
-    }
-  }
-
-  /** The logical lines of a file of Postfix's (postconf(5)). */
-  entries(name: string): Entry[] {
-    return this.once(`entries ${name}`, () => entriesOf(this.read(name)))
-  }
-
-  /** The `name = value` lines of a file of Postfix's by their names; of several the last one counts. */
-  settingsOf(name: string): Map<string, Setting> {
-    return this.once(`settings ${name}`, () => {
-      const found = this.entries(name).map((at) => ({ at, pair: /^([^=\s]+)\s*=\s*(.*)$/s.exec(at.text) ?? [] }))
-      return new Map(found.flatMap(({ at, pair: [, name, value = ''] }) => (name ? [[name, { name, value, at }]] : [])))
+  /** Why a file cannot be used; undefined where it can. */
+  problem(name: string): string | undefined {
+    return this.once(`problem ${name}`, () => {
+      try {
+        return readBytes(join(ROOT, name)).includes(0) ? 'it is UTF-16 or binary, and has to be UTF-8' : undefined
+      } catch (error) {
+        return UNREADABLE[(error as NodeJS.ErrnoException).code ?? ''] ?? messageOf(error)
+      }
     })
+  }
+
+  /** The lines of a file; in Postfix's files they may go on (postconf(5)). */
+  entries(name: string, continued = true): Entry[] {
+    return this.once(`entries ${name} ${continued}`, () => entriesOf(this.read(name), continued))
+  }
+
+  /** The `name = value` lines of a file. */
+  assignments(name: string, continued = true): Setting[] {
+    return this.entries(name, continued).flatMap((at) => {
+      const [, name, value = ''] = ASSIGNMENT.exec(at.text) ?? []
+      return name ? [{ name, value, at }] : []
+    })
+  }
+
+  /** The parameters of postfix-main.cf by their names; of several lines the last one counts. */
+  mainCf(): Map<string, Setting> {
+    return this.once('main.cf', () => new Map(this.assignments(MAIN_CF).map((one) => [one.name, one])))
   }
 
   /** The variables of the environment file. Throws `Skipped` where there is none. */
@@ -145,17 +149,11 @@ export class Facts {
     )
   }
 
-  /** In which state nothing in the container can be asked, its processes being there; undefined where it can. */
-  async standstill(): Promise<'paused' | 'restarting' | undefined> {
-    const status = await this.inspect('{{.State.Status}}')
-    return status === 'paused' || status === 'restarting' ? status : undefined
-  }
-
   /** The engine with its server up, where this user may ask it. */
   async server(): Promise<Engine> {
     const engine = await this.engine()
     if (!(await this.isRunning())) throw new Skipped('the server is not running, see "running"')
-    if (engine.name === 'docker' && (await this.standstill()))
+    if (engine.name === 'docker' && STANDSTILL.test(await this.inspect(STATUS)))
       throw new Skipped('the container stands still, see "processes"')
     if (engine.name === 'native' && !isRoot) throw new Skipped('only root can ask, see "root"')
     return engine

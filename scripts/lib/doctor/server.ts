@@ -1,6 +1,5 @@
 /** The running server: that it may start, runs, holds its ports, is what the files describe, and has room for mail. */
 import { createPrivateKey, X509Certificate } from 'node:crypto'
-import { lstatSync, readdirSync, type Stats } from 'node:fs'
 import { join } from 'node:path'
 import { CATCHALL, parseAccounts } from '../accounts/accounts.ts'
 import { messageOf } from '../cli.ts'
@@ -9,11 +8,12 @@ import { namesBelow, VMAIL_ID } from '../server/native_configuration.ts'
 import { holdersOf, isFree } from '../server/ports.ts'
 import { readOr } from '../server/processes.ts'
 import { isRoot } from '../server/root.ts'
+import { $ } from '../server/shell.ts'
 import { CONTAINER, enabledServices, SERVICES } from '../settings.ts'
-import { addLine, deleteLine, type Finding, failure, Skipped, verdict, warning } from './check.ts'
-import { ACCOUNTS, ANSWER, CONFIG, type Facts, inConfig, MAIN_CF } from './facts.ts'
+import { addLine, deleteLine, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
+import { ACCOUNTS, ANSWER, CONFIG, type Facts, MAIN_CF, QUOTAS } from './facts.ts'
 import { causeIn, explained } from './log.ts'
-import { folders, processes } from './processes.ts'
+import { folders, processes } from './machine.ts'
 
 export async function ports(facts: Facts): Promise<Finding[]> {
   const { bindAddress, ports: taken, stateDir } = facts.settings()
@@ -24,7 +24,7 @@ export async function ports(facts: Facts): Promise<Finding[]> {
   // What it was started with it holds as long as it runs; to look at all processes of the machine takes long.
   const started = isUp && facts.isNative ? readOr(`${stateDir}/started.json`) : ''
   if (started.includes(JSON.stringify(JSON.stringify({ bindAddress, ports: taken, services }))))
-    return verdict([], 'held by the server since its start')
+    return [ok('held by the server since its start')]
   const holders = holdersOf(services.map((name) => taken[name]))
   const problems: Finding[] = []
   for (const name of services) {
@@ -53,7 +53,7 @@ export async function start(facts: Facts): Promise<Finding[]> {
 
 export async function running(facts: Facts): Promise<Finding[]> {
   const engine = await facts.engine()
-  if (await facts.isRunning()) return verdict([], `engine: ${engine.name}`)
+  if (await facts.isRunning()) return [ok(`engine: ${engine.name}`)]
   const half = await engine.half()
   const evidence = half ?? 'the server is not running'
   if (isRoot && (await facts.refusal())) return [failure(`${evidence}; npm start refuses the files`)]
@@ -79,7 +79,7 @@ export async function live(facts: Facts): Promise<Finding[]> {
 
 /** npm start would change the files in the state folder that differ from what it makes now. */
 async function liveNative(facts: Facts): Promise<Finding[]> {
-  if (await facts.isLive()) return verdict([], 'no file was written since it was started')
+  if (await facts.isLive()) return [ok('no file was written since it was started')]
   const { folder, refusal } = await facts.made()
   if (refusal) throw new Skipped('npm start refuses the files, see "start"')
   const { stateDir } = facts.settings()
@@ -108,7 +108,7 @@ async function liveDocker(facts: Facts): Promise<Finding[]> {
   const plain = (value = '') => value.replace(/\s+/g, ' ').trim()
   const { stdout: parameters } = await facts.ask('postconf', '-n')
   const problems = [...parameters.matchAll(/^(\w+) =(.*)$/gm)].flatMap(([, name = '', value]) => {
-    const right = facts.settingsOf(MAIN_CF).get(name)?.value ?? value
+    const right = facts.mainCf().get(name)?.value ?? value
     // docker-mailserver sets this one for port 25 by itself.
     if (name === 'smtpd_sasl_auth_enable' || plain(right) === plain(value)) return []
     return [failure(`the running Postfix has ${name} = ${plain(value)}, and ${MAIN_CF} says ${right}`, 'npm start')]
@@ -132,12 +132,12 @@ const EXPIRES_SOON = 14 * 86_400_000
 
 export async function certificate(facts: Facts): Promise<Finding[]> {
   const engine = await facts.server()
-  if (!facts.environment().SSL_TYPE) return verdict([], 'TLS is off (SSL_TYPE is empty)')
+  if (!facts.environment().SSL_TYPE) return [ok('TLS is off (SSL_TYPE is empty)')]
   const { stdout } = await facts.ask('postconf', '-n')
   const values = stdout.match(/^smtpd_tls_(chain_files|key_file|cert_file) = .*$/gm) ?? []
   const paths = [...new Set(values.flatMap((line) => line.split(/[\s,]+/)).filter((path) => path.startsWith('/')))]
   const made = `${facts.settings().stateDir}/tls/`
-  const fix = paths.some((path) => path.startsWith(made)) ? `rm ${made}*.pem && npm stop && npm start` : undefined
+  const fix = paths.some((path) => path.startsWith(made)) && `rm ${made}*.pem && npm stop && npm start`
   const texts = await Promise.all(paths.map((path) => engine.readFile(path)))
   const missing = paths.find((_, index) => texts[index] === undefined)
   if (missing) return [failure(`${missing} is not there, and TLS needs it`, fix)]
@@ -145,45 +145,32 @@ export async function certificate(facts: Facts): Promise<Finding[]> {
   try {
     const [key = ''] = /-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]+-----END [A-Z ]*PRIVATE KEY-----/.exec(text) ?? []
     const found = new X509Certificate(text.slice(text.indexOf('-----BEGIN CERTIFICATE')))
-    const left = Date.parse(found.validTo) - Date.now()
     if (!found.checkPrivateKey(createPrivateKey(key)))
       return [failure(`the key of ${paths.join(' and ')} is that of another certificate`, fix)]
-    if (Date.parse(found.validFrom) > Date.now())
-      return [failure(`the certificate begins on ${found.validFrom}; is the clock right?`, fix)]
-    if (left < 0) return [failure(`the certificate ended on ${found.validTo}`, fix)]
-    const problems = left < EXPIRES_SOON ? [warning(`the certificate ends on ${found.validTo}`, fix)] : []
-    return verdict(problems, `until ${found.validTo}`)
+    const left = Date.parse(found.validTo) - Date.now()
+    const find = left < 0 ? failure : left < EXPIRES_SOON ? warning : ok
+    return [find(`the certificate ends on ${found.validTo}`, left < EXPIRES_SOON && fix)]
   } catch (error) {
     return [failure(`${paths.join(', ')}: this is no key with its certificate: ${messageOf(error)}`, fix)]
   }
 }
 
-/** A path and all below it, so many folders deep. What goes away meanwhile is left out. */
-function below(path: string, depth: number): { path: string; found: Stats }[] {
-  const found = lstatSync(path, { throwIfNoEntry: false })
-  const names = depth > 0 && found?.isDirectory() ? readdirSync(path) : []
-  return found ? [{ path, found }, ...names.flatMap((name) => below(join(path, name), depth - 1))] : []
-}
+/** A domain, a mailbox in it, what lies there: find(1) names the first that Dovecot cannot use, and what its owner may not. */
+const UNUSABLE = [
+  ...['-maxdepth', '3', '(', '!', '-uid', `${VMAIL_ID}`, '-printf', '%p belongs to user %U'],
+  ...['-o', '-type', 'd', '!', '-perm', '-700', '-printf', '%p: its owner may not enter it'],
+  ...['-o', '-type', 'f', '!', '-perm', '-400', '-printf', '%p: its owner may not read it', ')', '-quit'],
+]
 
 export async function mailboxes(facts: Facts): Promise<Finding[]> {
-  const chown = `chown -R ${VMAIL_ID}:${VMAIL_ID}`
-  // A domain, a mailbox in it, and what lies there.
-  if ((await facts.server()).name === 'docker') {
-    const find = `find /var/mail -maxdepth 3 ! -uid ${VMAIL_ID} -print -quit`.split(' ')
-    const path = (await facts.ask(...find)).stdout.trim()
-    const evidence = `${path} belongs to another user than Dovecot's`
-    return verdict(path ? [failure(evidence, `docker exec ${CONTAINER} ${chown} ${path}`)] : [], '/var/mail')
-  }
-  const paths = below(join(facts.settings().stateDir, 'mail'), 3)
-  for (const { path, found } of paths) {
-    const is = `${path} belongs to user ${found.uid}, and Dovecot writes as ${VMAIL_ID}`
-    if (found.uid !== VMAIL_ID) return [failure(is, `${chown} ${path}`)]
-    // Dovecot makes files that nobody may write.
-    const [needed, right, verb] = found.isDirectory() ? [0o700, 'u+rwx', 'enter'] : [0o400, 'u+r', 'read']
-    if ((found.mode & needed) !== needed)
-      return [failure(`${path}: its owner may not ${verb} it`, `chmod ${right} ${path}`)]
-  }
-  return verdict([], `${paths.length} files and folders belong to Dovecot`)
+  const isDocker = (await facts.server()).name === 'docker'
+  const folder = isDocker ? '/var/mail' : join(facts.settings().stateDir, 'mail')
+  const { stdout } = isDocker ? await facts.ask('find', folder, ...UNUSABLE) : await $`find ${folder} ${UNUSABLE}`
+  const [said, path, right] = /^(.*?)(?: belongs to |: its owner may not )(\w+)/.exec(stdout) ?? []
+  if (!said) return [ok(`${folder} belongs to Dovecot`)]
+  const change = right === 'user' ? `chown -R ${VMAIL_ID}:${VMAIL_ID}` : right === 'enter' ? 'chmod u+rwx' : 'chmod u+r'
+  const fix = `${isDocker ? `docker exec ${CONTAINER} ` : ''}${change} ${path}`
+  return [failure(`${stdout}, and Dovecot works there as user ${VMAIL_ID}`, fix)]
 }
 
 /** Per cent of a quota from which on there is a warning. */
@@ -193,8 +180,8 @@ export async function mailboxQuotas(facts: Facts): Promise<Finding[]> {
   await facts.server()
   const { SMTP_ONLY, ENABLE_QUOTAS, POSTFIX_MAILBOX_SIZE_LIMIT } = facts.environment()
   if (SMTP_ONLY === '1' || ENABLE_QUOTAS === '0') throw new Skipped('quotas are off')
-  const hasLimits = /^[^#\n]*:\s*[1-9]/m.test(facts.read(inConfig('dovecot-quotas.cf')))
-  if (!hasLimits && Number(POSTFIX_MAILBOX_SIZE_LIMIT || 0) === 0) return verdict([], 'no mailbox has a limit')
+  const hasLimits = /^[^#\n]*:\s*[1-9]/m.test(facts.read(QUOTAS))
+  if (!hasLimits && Number(POSTFIX_MAILBOX_SIZE_LIMIT || 0) === 0) return [ok('no mailbox has a limit')]
   const { stdout, stderr, exitCode } = await facts.ask('doveadm', '-f', 'tab', 'quota', 'get', '-A')
   if (exitCode !== 0) throw new Skipped(`doveadm quota get: ${stderr.trim().split('\n')[0] || 'no answer'}`)
   // User, name, type, value and limit in kB, per cent.

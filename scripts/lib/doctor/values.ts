@@ -6,7 +6,7 @@ import { domainOf } from '../accounts/changes.ts'
 import { nearestOf } from '../cli.ts'
 import { mapPaths } from '../server/native_environment.ts'
 import { HOSTNAME } from '../settings.ts'
-import { ACCOUNTS, CONFIG, type Facts, IN_CONTAINER, inConfig, MAIN_CF, OWN_FILES } from './facts.ts'
+import { ACCOUNTS, CONFIG, type Facts, IN_CONTAINER, inConfig, OWN_FILES } from './facts.ts'
 
 /** Paths in a value: as they stand, and those of tables. */
 export const [PATHS, TABLES] = [/(?<=^|[\s,])(\/[^\s,]+)/g, /(?<=\b(?!unix)[a-z]+:)(\/[^\s,}]+)/g]
@@ -15,8 +15,8 @@ export const [PATHS, TABLES] = [/(?<=^|[\s,])(\/[^\s,]+)/g, /(?<=\b(?!unix)[a-z]
 export function missing(pattern: RegExp, value: string, facts: Facts): string | undefined {
   for (const [path] of value.matchAll(pattern)) {
     const name = path.replace(IN_CONTAINER, CONFIG)
-    const [fact] = (name !== path && !OWN_FILES.includes(name) && facts.problem(name)) || []
-    if (fact) return `${name} ${fact}`
+    const fact = name !== path && !OWN_FILES.includes(name) && facts.problem(name)
+    if (fact) return `${name}: ${fact}`
     // What else lies in the container, nobody knows here; natively, what lies in the state folder.
     const isHere = !facts.isNative || mapPaths(path, '') !== path || existsSync(path) || existsSync(`${path}.db`)
     if (!isHere) return `${path} is not there`
@@ -104,7 +104,7 @@ const RESTRICTIONS =
   check_sender_access check_recipient_access check_etrn_access check_sasl_access check_ccert_access`.split(/\s+/)
 /** A word of restrictions that Postfix does not know. Names with other letters in it are tables, hosts and numbers. */
 export function oddWord(value: string, facts: Facts): string | undefined {
-  const classes = facts.settingsOf(MAIN_CF).get('smtpd_restriction_classes')?.value ?? ''
+  const classes = facts.mainCf().get('smtpd_restriction_classes')?.value ?? ''
   const isKnown = (word: string) => [...RESTRICTIONS, ...classes.split(/[\s,]+/)].includes(word.toLowerCase())
   const all = value.replace(/\{.*\}/g, '').split(/[\s,]+/)
   return all.find((word) => /^[a-z_]+$/i.test(word) && !isKnown(word))
@@ -130,6 +130,6 @@ export function trusts(value: string, host: string): boolean {
 }
 
 export function messageLimit(facts: Facts): number {
-  const { value } = facts.settingsOf(MAIN_CF).get('message_size_limit') ?? {}
+  const { value } = facts.mainCf().get('message_size_limit') ?? {}
   return Number(value ?? facts.environment().POSTFIX_MESSAGE_SIZE_LIMIT ?? 0)
 }
