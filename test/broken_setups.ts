@@ -170,7 +170,7 @@ export const BROKEN_FILES: Broken[] = [
   ['a quota for nobody', add(QUOTAS, `${user('nobody')}:10M`), 'remains', 'warning', /nobody@.* has a quota and is no account/],
   ['a quota that is no size', add(QUOTAS, `${user('bar')}:much`), 'quotas', 'failure', /"much" is no size/],
   ['a catchall with a limit', change(QUOTAS, `${CATCHALL}:0`, `${CATCHALL}:10M`), 'quotas', 'warning', /catchall has a limit/],
-  ['master users without a password', write(MASTER_USERS, 'master:{SHA512-CRYPT}$6$x\n'), 'master-user', 'failure', /no line user:/],
+  ['master users without a password', write(MASTER_USERS, 'master:{SHA512-CRYPT}$6$x\n'), 'dovecot', 'failure', /no line user:/],
 
   // Aliases
   ['an alias to nobody', add(VIRTUAL, `${user('sales')} ${user('nobody')}`), 'remains', 'failure', /nobody@.*, which is no account/],

@@ -1,7 +1,7 @@
 /** Accounts, quotas, the master user, aliases, and the pattern tables, each line held against rules. To add a rule, add a row. */
 import { CATCHALL } from '../accounts/accounts.ts'
 import { domainOf } from '../accounts/changes.ts'
-import { anyAt, type Entry, entriesOf } from '../accounts/tables.ts'
+import { anyAt, type Entry } from '../accounts/tables.ts'
 import { nearestOf } from '../cli.ts'
 import { deleteLine, type Finding, failure, placeOf, verdict, warning, writeLine } from './check.ts'
 import { ACCOUNTS, CAUGHT, type Facts, inConfig, MAP, QUOTAS, VIRTUAL } from './facts.ts'
@@ -100,18 +100,11 @@ const QUOTA_ROWS: Row<Quota>[] = [
 ]
 
 export function quotas(facts: Facts): Finding[] {
-  const all = entriesOf(facts.read(QUOTAS), false).map((entry) => {
+  const all = facts.entries(QUOTAS, false).map((entry) => {
     const [, address = '', size = ''] = /^([^:]*):(.*)$/.exec(entry.text.replace(/\s/g, '')) ?? []
     return { ...entry, address: address.toLowerCase(), size }
   })
   return verdict(judge(QUOTAS, all, QUOTA_ROWS), `${all.length} quotas`)
-}
-
-export function masterUser(facts: Facts): Finding[] {
-  const file = inConfig('dovecot-master-users')
-  facts.needs(file)
-  if (/^[^#:\s]+:\{PLAIN\}[^:\s]+/m.test(facts.read(file))) return verdict([], 'one')
-  return [failure(`${file} has no line user:{PLAIN}password`, `git checkout -- ${file}`)]
 }
 
 type Alias = Entry & { from: string; to: string[] }

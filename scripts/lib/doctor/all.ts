@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, messageOf } from '../cli.ts'
 import { visibleLine } from '../mail/visible.ts'
-import { accounts, aliases, masterUser, quotas, tables } from './accounts.ts'
+import { accounts, aliases, quotas, tables } from './accounts.ts'
 import { type Finding, failure, type Result, Skipped, warning } from './check.ts'
 import { compose } from './compose.ts'
 import { Facts } from './facts.ts'
@@ -42,10 +42,9 @@ export const CHECKS: readonly Check[] = ([
   ['remains', 'Accounts, aliases, quotas and the lines of their domains fit together', files.remains, ['tables', ...START]],
   ['accounts', 'Every line of postfix-accounts.cf is an account, and the catchall is among them', accounts, ['tables', 'aliases', 'quotas', 'remains', ...START]],
   ['quotas', 'Every quota is a size', quotas, START],
-  ['master-user', 'The master user opens every mailbox', masterUser, START],
   ['aliases', 'Every alias ends in a mailbox, and none takes the mail of an account away', aliases, START],
   ['tables', 'The pattern tables catch foreign mail, and leave every account its own', tables, START],
-  ['dovecot', 'Dovecot reads its settings, and lets every client in', settings.dovecot, START],
+  ['dovecot', 'Dovecot lets every client in, and the master user opens every mailbox', settings.dovecot, START],
   ['main-cf', 'postfix-main.cf and postfix-master.cf keep mail here, and let every client in', settings.mainCf, START],
   ['main-cf-names', 'Postfix knows every parameter of postfix-main.cf and postfix-master.cf', settings.mainCfNames, START],
   ['ports', 'The ports are free, or the server holds them', server.ports, ANSWERS],

@@ -14,24 +14,15 @@ import { CONTAINER, ROOT, readBytes, readSettings, type Settings, UNREADABLE } f
 import { Skipped } from './check.ts'
 
 /** The configuration folder from the project's root, and as docker-mailserver sees it. */
-export const CONFIG = 'docker-data/mail-server/config'
-export const IN_CONTAINER = '/tmp/docker-mailserver'
+export const [CONFIG, IN_CONTAINER] = ['docker-data/mail-server/config', '/tmp/docker-mailserver']
+export const [ENV_FILE, COMPOSE_FILE] = ['development-mail-server.env', 'docker-compose.yml']
 export const inConfig = (name: string) => `${CONFIG}/${name}`
-export const ENV_FILE = 'development-mail-server.env'
-export const COMPOSE_FILE = 'docker-compose.yml'
-export const [ACCOUNTS, VIRTUAL, CAUGHT, MAP, MAIN_CF, MASTER_CF] = [
-  inConfig('postfix-accounts.cf'),
-  inConfig('postfix-virtual.cf'),
-  inConfig('postfix-regexp.cf'),
-  inConfig('postfix-transport_maps'),
-  inConfig('postfix-main.cf'),
-  inConfig('postfix-master.cf'),
-] as const
-export const QUOTAS = inConfig('dovecot-quotas.cf')
-/** The files that come with the project, of the configuration folder. */
-const OWN = `postfix-main.cf postfix-master.cf postfix-accounts.cf postfix-virtual.cf postfix-regexp.cf postfix-transport_maps
-  postfix-failures.pcre postfix-failures-data.pcre dovecot.cf dovecot-2.4.cf dovecot-master-users user-patches.sh`
-export const OWN_FILES = OWN.split(/\s+/).map(inConfig)
+/** The files of the configuration folder, all of which come with the project. */
+const NAMES = `postfix-accounts.cf postfix-virtual.cf postfix-regexp.cf postfix-transport_maps postfix-main.cf postfix-master.cf
+  dovecot-quotas.cf postfix-aliases.cf postfix-failures.pcre postfix-failures-data.pcre dovecot.cf dovecot-2.4.cf
+  dovecot-master-users user-patches.sh`
+export const OWN_FILES = NAMES.split(/\s+/).map(inConfig)
+export const [ACCOUNTS = '', VIRTUAL = '', CAUGHT = '', MAP = '', MAIN_CF = '', MASTER_CF = '', QUOTAS = ''] = OWN_FILES
 /** Debian's own master.cf. */
 const MASTER_DIST = '/usr/share/postfix/master.cf.dist'
 
@@ -167,10 +158,7 @@ export class Facts {
   /** Whether Postfix is asked in the container. Throws `Skipped` where that would be before its first start. */
   async isInContainer(): Promise<boolean> {
     const engine = await this.engine().catch(() => undefined)
-    if (engine?.name !== 'docker') return false
-    if (!(await this.isRunning())) throw new Skipped('Postfix is not there to ask before the first start')
-    await this.server()
-    return true
+    return engine?.name === 'docker' && (await this.server()) === engine
   }
 
   /** What Postfix answers for keys in each of the project's PCRE tables, and what it says against the tables. */

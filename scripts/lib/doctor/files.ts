@@ -9,10 +9,11 @@ import { CONFIG_DIR, ROOT } from '../settings.ts'
 import { type Finding, failure, verdict, warning, writeLine } from './check.ts'
 import * as facts from './facts.ts'
 
-const { CAUGHT, COMPOSE_FILE, CONFIG, ENV_FILE, inConfig, MAIN_CF, MAP, OWN_FILES, QUOTAS, VIRTUAL } = facts
+const { CAUGHT, COMPOSE_FILE, CONFIG, ENV_FILE, inConfig, MAIN_CF, MAP, OWN_FILES, VIRTUAL } = facts
 const NATIVE = ['main.cf', 'master.cf', 'dovecot-2.3.conf', 'dovecot-2.4.conf'].map(
   (name) => `docker-data/native/${name}`,
 )
+const OPTIONAL = /quotas|aliases/
 /** Each is only for the release or the engine that reads it. */
 const SPARE = /2\.4\.c|user-patches\.sh|docker-compose/
 
@@ -22,8 +23,8 @@ export async function files(facts: facts.Facts): Promise<Finding[]> {
   if (!found?.isDirectory())
     return [failure(`${CONFIG}: ${found ? 'it is a file and not a folder' : 'there is no such folder'}`, back(CONFIG))]
   await facts.choice().catch(() => {})
-  const there = [QUOTAS, inConfig('postfix-aliases.cf')].filter((name) => existsSync(join(ROOT, name)))
-  const wanted = [ENV_FILE, COMPOSE_FILE, ...OWN_FILES, ...(facts.isNative ? NATIVE : []), ...there]
+  const own = OWN_FILES.filter((name) => !OPTIONAL.test(name) || existsSync(join(ROOT, name)))
+  const wanted = [ENV_FILE, COMPOSE_FILE, ...own, ...(facts.isNative ? NATIVE : [])]
   const problems = wanted.flatMap((name) => {
     const fact = facts.problem(name)
     const fix = /may not read/.test(fact ?? '') ? `sudo chmod a+r ${name}` : back(name)

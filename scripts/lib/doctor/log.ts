@@ -32,17 +32,10 @@ const MEANINGS: [pattern: RegExp, meaning: string][] = [
   [/bad (command startup|numerical|string|boolean)|unknown smtpd restriction|fatal:|panic:/i, 'a daemon gave up'],
 ]
 
-const meaningOf = (text: string) => MEANINGS.find(([pattern]) => pattern.test(text))?.[1]
-
 /** What a reply or a line of the log means, with what it says; the text alone where nothing is known about it. */
 export function explained(text: string): string {
-  const meaning = meaningOf(text)
+  const meaning = MEANINGS.find(([pattern]) => pattern.test(text))?.[1]
   return meaning && !text.startsWith(meaning) ? `${meaning}: ${text}` : text
-}
-
-/** The fix of what a text says, where one heals it whatever else is so. */
-export function fixOf(text: string): string | undefined {
-  return meaningOf(text) === 'the disk is full' ? 'df -h, and make room; npm run reset deletes all mail' : undefined
 }
 
 /** The last line that says why, among those logged since the last start; undefined where none is known. */

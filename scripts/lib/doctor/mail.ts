@@ -8,16 +8,14 @@ import { Failure, messageOf } from '../cli.ts'
 import { Pop3Session } from '../mail/pop3.ts'
 import { SmtpSession } from '../mail/smtp.ts'
 import { enabledProtocols, enabledServices, SERVICES, type ServiceName } from '../settings.ts'
-import { type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
+import { type Finding, failure, ok, Skipped, warning } from './check.ts'
 import { ANSWER, type Facts, MAIN_CF, VIRTUAL } from './facts.ts'
-import { causeIn, explained, fixOf } from './log.ts'
+import { causeIn, explained } from './log.ts'
 import { answering, queueOf } from './server.ts'
 import { addressesOf, domainsOf } from './values.ts'
 
 /** Accounts that log in; of very many the others are alike. */
 const MOST = 40
-/** Milliseconds from which on an answer may be a wait for the DNS. */
-const SLOW = 3_000
 /** Milliseconds for a test mail to arrive while the server is at work on it: a loaded machine takes its time. */
 const DELIVERY = 20_000
 /** Milliseconds until the queue and the log are asked where the mail is, and for one that was delivered to be seen. */
@@ -71,12 +69,11 @@ export async function logins(facts: Facts): Promise<Finding[]> {
     return (await openSmtp(facts, SMTP_ONLY === '1' ? undefined : login, server)).close()
   }
   const look = async ({ name, address }: { name: ServiceName; address: string }) => {
-    const begin = performance.now()
     const error: unknown = await open(name, masterLogin(address)).then(
       () => undefined,
       (error) => error,
     )
-    return { name, address, error, took: performance.now() - begin }
+    return { name, address, error }
   }
   const more = services.includes('pop3') ? others.map((address) => ({ name: 'pop3' as const, address })) : []
   const all = await Promise.all([...services.map((name) => ({ name, address: first })), ...more].map(look))
@@ -102,12 +99,7 @@ export async function logins(facts: Facts): Promise<Finding[]> {
     })
     if (problems.length > 0) return problems
   }
-  const { name = 'smtp', took = 0 } = all.reduce((one, other) => (one.took > other.took ? one : other))
-  // What all of them take is the machine's own slowness.
-  const isSlow = took > Math.max(SLOW, 4 * Math.min(...all.map(({ took }) => took)))
-  const problems = isSlow ? [warning(`slow: ${labelOf(name)} took ${(took / 1000).toFixed(1)} s to answer`)] : []
-  const accounts = SMTP_ONLY === '1' ? 'without a login' : `${others.length + 1} accounts`
-  return verdict(problems, `${services.length} ports, ${accounts}, the slowest after ${Math.round(took)} ms`)
+  return [ok(`${services.length} ports, ${SMTP_ONLY === '1' ? 'without a login' : `${others.length + 1} accounts`}`)]
 }
 
 interface TestMail {
@@ -194,7 +186,7 @@ async function flow(
       const { stuck, sent } = await fateOf(facts, mail)
       if (sent) sentAt ||= waited
       const said = stuck ?? (waited - sentAt > SEEN ? sent : undefined)
-      if (said) found = failure(`${is} and did not arrive: ${explained(said)}`, fixOf(said))
+      if (said) found = failure(`${is} and did not arrive: ${explained(said)}`)
       else if (waited > DELIVERY && !sent)
         found = warning(`slow: ${is} and is still on its way after ${Math.round(waited / 1000)} s`)
     }
@@ -206,7 +198,7 @@ async function flow(
     const refused = /: reject: (header|body|mime)/
     const line = mail ? undefined : (await engine.logged()).findLast((line) => refused.test(line))
     const isWhy = line && words.includes(line.split(': ').at(-1) ?? '')
-    found = failure(explained(isWhy ? `${words} (${line.replace(/^.*: (?=reject: )/, '')})` : words), fixOf(words))
+    found = failure(explained(isWhy ? `${words} (${line.replace(/^.*: (?=reject: )/, '')})` : words))
   } finally {
     // Lest it arrives later, or stays.
     if (mail && found?.level !== 'ok') {

@@ -1,5 +1,4 @@
 /** What the settings have to be: of the environment file, of Postfix, of Dovecot. To add a rule, add a row. */
-import { readFileSync } from 'node:fs'
 import { CATCHALL } from '../accounts/accounts.ts'
 import { domainOf } from '../accounts/changes.ts'
 import type { Finding } from './check.ts'
@@ -98,11 +97,6 @@ export const ENVIRONMENT_RULES = ENVIRONMENT.map((one) =>
   one.right instanceof RegExp && !one.right.test('') ? need(one) : one,
 )
 
-/** The names of docker-mailserver's variables: of 10.5.0 alone, of 15.1.0 alone, of both. */
-const [, ...LISTS] = readFileSync(new URL('./variables.txt', import.meta.url), 'utf8').split(/^\[.*\]$/m)
-const [OF_10 = [], OF_15 = [], OF_BOTH = []] = LISTS.map((names) => names.trim().split(/\s+/))
-export const VARIABLES = { '10': OF_10, '15': OF_15, both: OF_BOTH }
-
 const LOOPBACK_HOST = '\\[?(127\\.\\d+\\.\\d+\\.\\d+|localhost|::1)\\]?'
 /** `inet:127.0.0.1:8891`, `smtp:[127.0.0.1]:10024`, `unix:/path`, several of them. */
 const LOOPBACK = new RegExp(`^((inet:|smtp:|lmtp:|scan:)?${LOOPBACK_HOST}(:\\d+)?|(lmtp:)?unix:\\S+|[\\s,]+)*$`)
@@ -173,7 +167,8 @@ export const POSTFIX_RULES: Rule[] = [
   warn('minimal_backoff_time|queue_run_delay|in_flow_delay', /^\d{1,3}s?$|^\d{1,2}m$/, 'mail waits'),
   warn('(maximal|bounce)_queue_lifetime', /^(?!0)\d+/, 'mail that has to wait a moment bounces at once'),
   warn('(sender_|recipient_)?canonical_maps|(relocated|virtual_alias_recursion|smtp_generic)_maps|masquerade_domains', EMPTY, 'addresses are rewritten on the way'),
-  warn('\\w+_checks|smtpd_\\w+_restrictions', (value, facts) => actionsOf(value, facts).every(([, action]) => !/HOLD|DISCARD/i.test(action ?? '')), 'its table holds or discards mail'),
+  fail('\\w+_checks|smtpd_\\w+_restrictions', (value, facts) => actionsOf(value, facts).every(([, action]) => !/HOLD|DISCARD/i.test(action ?? '')), 'its table holds or discards mail, which never arrives'),
+  fail('\\w+_checks', /^(?!.*\bstatic:\s*\{?\s*(REJECT|[45]\d\d)\b)/i, 'it refuses every mail'),
   // Files
   fail('smtpd_tls_\\w*files?', (value, facts) => !missing(values.PATHS, value, facts), (value, facts) => `${missing(values.PATHS, value, facts)}, and TLS needs it`),
   fail('\\w+', (value, facts) => !missing(values.TABLES, value, facts), (value, facts) => `${missing(values.TABLES, value, facts)}, and Postfix defers mail`, null),

@@ -6,6 +6,7 @@ import { addLine, deleteLine, type Finding, failure, placeOf, Skipped, verdict, 
 import { ANSWER, ASSIGNMENT, ENV_FILE, type Facts, inConfig, MAIN_CF, MASTER_CF, type Setting } from './facts.ts'
 import * as rules from './rules.ts'
 import { broken, type Rule } from './rules.ts'
+import { VARIABLES } from './values.ts'
 
 /** What the rules say against the settings of a file, and about those that are not there. */
 function judge(facts: Facts, file: string, rules: readonly Rule[], set: Setting[], equals = ' = '): Finding[] {
@@ -38,7 +39,7 @@ function variablesOf(facts: Facts): Setting[] {
 /** Whether the release that is to run knows a variable: one that does not, does not do either what it asks for. */
 function isOfRelease(facts: Facts, name: string): boolean {
   const other = Number.parseInt(facts.settings().dmsVersion, 10) <= 10 ? '15' : '10'
-  return !rules.VARIABLES[other].includes(name)
+  return !VARIABLES[other].includes(name)
 }
 
 export async function environment(facts: Facts): Promise<Finding[]> {
@@ -48,7 +49,7 @@ export async function environment(facts: Facts): Promise<Finding[]> {
 }
 
 export function environmentNames(facts: Facts): Finding[] {
-  const known = Object.values(rules.VARIABLES).flat()
+  const known = Object.values(VARIABLES).flat()
   const set = variablesOf(facts)
   const problems = set.flatMap(({ name, value, at }) => {
     // Turned off it does no harm.
@@ -177,9 +178,11 @@ export function dovecot(facts: Facts): Finding[] {
     if (facts.read(file) === '') return []
     const found = judge(facts, file, [own, ...rules.DOVECOT_RULES], facts.assignments(file, false))
     const hasMaster = /^\s*master\s*=\s*yes/m.test(facts.read(file))
-    return hasMaster
-      ? found
-      : [...found, failure(`${file} has no passdb with master = yes, and the scripts cannot log in`)]
+    const lacks = failure(`${file} has no passdb with master = yes, and the scripts cannot log in`)
+    return hasMaster ? found : [...found, lacks]
   })
+  const users = inConfig('dovecot-master-users')
+  if (!facts.problem(users) && !/^[^#:\s]+:\{PLAIN\}[^:\s]+/m.test(facts.read(users)))
+    problems.push(failure(`${users} has no line user:{PLAIN}password`, `git checkout -- ${users}`))
   return verdict(problems, `${rules.DOVECOT_RULES.length} rules`)
 }
