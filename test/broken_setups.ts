@@ -187,6 +187,9 @@ export const BROKEN_FILES: Broken[] = [
   ['a domain by SMTP', addFirst(MAP, '/@gmail\\.com$/ smtp:'), 'tables', 'failure', /line 1: .* sends mail to smtp:/],
   ['a domain to a smart host', addFirst(MAP, '/@(corp|shop)\\.example\\.net$/ relay:[mx.example.net]:587'), 'tables', 'failure', /sends mail to relay:/],
   ['everything by SMTP', change(MAP, /\/\^\/ +local:/, '/^/ smtp:'), 'tables', 'failure', /smtp:/],
+  ['foreign mail past Dovecot', change(MAP, /\/\^\/ +local:/, '/^/ virtual:'), 'tables', 'failure', /sends mail to virtual:/],
+  ['all mail past Dovecot', addFirst(MAP, '/./ virtual:'), 'tables', 'failure', /sends mail to virtual:/],
+  ['the catchall past Dovecot', change(MAP, /(development-mail-server.*) :$/m, '$1 virtual:'), 'tables', 'failure', /sends mail to virtual:/],
   ['mail given away', addFirst(MAP, '/^abuse@/ discard:'), 'tables', 'failure', /abuse@.* sends mail to discard:/],
   ['no catch-all line', change(MAP, /\n\/\^\/ +local:\n/, '\n'), 'tables', 'failure', /no line keeps mail/],
   ['a line that is no rule', addFirst(MAP, 'development-virtual.example.com :'), 'tables', 'warning', /line 1: Postfix skips it/],
@@ -227,6 +230,9 @@ export const BROKEN_FILES: Broken[] = [
   ['nobody may log in', change(MAIN, 'smtpd_sasl_auth_enable = yes', 'smtpd_sasl_auth_enable = no'), 'main-cf', 'failure', /nobody can log in/],
   ['TLS for everybody', add(MAIN, 'smtpd_tls_security_level = encrypt'), 'main-cf', 'failure', /clients without TLS/],
   ['mail that waits for ever', add(MAIN, 'defer_transports = lmtp'), 'main-cf', 'failure', /waits in the queue/],
+  ['a table that discards every mail', add(MAIN, 'body_checks = static:DISCARD'), 'main-cf', 'failure', /discards mail/],
+  ['a table that holds mail', both(add(MAIN, 'header_checks = regexp:/tmp/docker-mailserver/headers'), write(inConfig('headers'), '/^Subject:/ HOLD\n')), 'main-cf', 'failure', /holds or discards/],
+  ['a table that refuses every mail', add(MAIN, 'header_checks = static:REJECT'), 'main-cf', 'failure', /refuses every mail/],
   ['mailboxes smaller than messages', change(MAIN, 'mailbox_size_limit = 0', 'mailbox_size_limit = 1000'), 'main-cf', 'failure', /smaller than message_size_limit/],
   ['a domain in two places', change(MAIN, /mydestination = .*/, 'mydestination = development-virtual.example.com, localhost'), 'main-cf', 'failure', /mydestination/],
   ['a milter elsewhere', add(MAIN, 'smtpd_milters = inet:milter.example:8891'), 'main-cf', 'failure', /another machine/],
@@ -292,6 +298,13 @@ const openssl =
   (project) =>
     execFileSync('openssl', command.split(' '), { cwd: `${project.stateDir}/tls`, stdio: 'pipe' })
 
+/** Each alone in the state folder's tls/: what is wrong with a key and its certificate. */
+// biome-ignore format: one set-up a line
+export const BROKEN_TLS: Broken[] = [
+  ['the key of another certificate', openssl('genpkey -algorithm EC -pkeyopt ec_paramgen_curve:prime256v1 -out key.pem'), 'certificate', 'failure', /that of another certificate/],
+  ['a certificate that ends soon', openssl('req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=x -keyout key.pem -out certificate.pem'), 'certificate', 'warning', /ends on/],
+]
+
 /** Has Postfix deliver a mail of so many bytes. */
 function deliver(project: Project, to: string, size: number): void {
   const line = `${'x'.repeat(70)}\n`
@@ -335,27 +348,43 @@ export const BROKEN_SERVER: Broken[] = [
   ['all daemons stopped', (project) => stop(project, ''), 'processes', 'failure', /master.*dovecot|dovecot.*master/],
   ['a Dovecot that was killed', (project) => kill(`${project.stateDir}/run/master.pid`), 'running', 'failure', /without Dovecot/],
   ['a Postfix that was killed', (project) => kill(`${project.stateDir}/queue/pid/master.pid`), 'running', 'failure', /without Postfix/],
-  ['the key of another certificate', openssl('genpkey -algorithm EC -pkeyopt ec_paramgen_curve:prime256v1 -out key.pem'), 'certificate', 'failure', /that of another certificate/],
   ['no key', (project) => rmSync(`${project.stateDir}/tls/key.pem`), 'certificate', 'failure', /key\.pem is not there/],
-  ['a certificate that ends soon', openssl('req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=x -keyout key.pem -out certificate.pem'), 'certificate', 'warning', /ends on/],
   // The running server is older than the files
-  ['files changed by hand', both(change(ACCOUNTS, /(bar@[^|]*\|).*/, `$1${HASH}`), add(MAIN, 'smtpd_timeout = 200s'), add(VIRTUAL, `${user('sales')} ${BAR}`), add(CAUGHT, '/x@y$/ z')), 'live', 'failure', /^(?=.*accounts\.cf)(?=.*main\.cf)(?=.*virtual\.cf)(?=.*regexp\.cf).*: changed since/],
-  ['an environment that is not live', change(ENV, /MESSAGE_SIZE_LIMIT=.*/, 'MESSAGE_SIZE_LIMIT=20480000'), 'live', 'failure', /message_size_limit/],
-  ['a way out past the files', both(postconf('-e', 'default_transport=smtp'), postconf('-M', 'smtp/unix=smtp unix - - n - - smtp')), 'live', 'failure', /^(?=.*master\.cf).*default_transport = smtp/],
-  ['a table that is gone past the files', (project) => rmSync(`${project.stateDir}/config/postfix-regexp.cf`), 'live', 'failure', /postfix-regexp\.cf/],
+  ['files changed by hand, and one that is gone', both(change(ACCOUNTS, /(bar@[^|]*\|).*/, `$1${HASH}`), add(MAIN, 'smtpd_timeout = 200s'), add(VIRTUAL, `${user('sales')} ${BAR}`), (project) => rmSync(`${project.stateDir}/config/postfix-regexp.cf`)), 'live', 'failure', /^(?=.*accounts\.cf)(?=.*main\.cf)(?=.*virtual\.cf)(?=.*regexp\.cf).*: changed since/],
+  ['an environment that is not live, and a way out past the files', both(change(ENV, /MESSAGE_SIZE_LIMIT=.*/, 'MESSAGE_SIZE_LIMIT=20480000'), postconf('-e', 'default_transport=smtp'), postconf('-M', 'smtp/unix=smtp unix - - n - - smtp')), 'live', 'failure', /^(?=.*master\.cf)(?=.*message_size_limit).*default_transport = smtp/],
 ]
 
-/** What is in effect: it is told at its lines. */
+/** What is in effect, several at once: each is told at its lines. */
 // biome-ignore format: one set-up a line
-export const BROKEN_LIVE: Broken[] = [
-  ['a full mailbox', (project) => { add(QUOTAS, `${user('baz')}:30k`)(project); deliver(project, user('baz'), 40_000) }, 'mailbox-quotas', 'failure', /baz@.*full/],
-  ['mail is held up', both(add(MAIN, 'content_filter = smtp:[127.0.0.1]:10024\nsmtpd_milters = inet:127.0.0.1:8891\ndefer_transports = lmtp')), 'main-cf', 'failure', [/no SMTP client/, /nothing answers at 127\.0\.0\.1:8891/, /waits in the queue/]],
-  ['clients are shut out', both(change(MAIN, /smtpd_sender_restrictions =.*/, 'smtpd_sender_restrictions = reject_unknown_sender_domain'), add(MAIN, 'mynetworks = 192.168.0.0/24\nmessage_size_limit = 200')), 'main-cf', 'failure', [/asks the DNS/, /have to log in/, /is larger/]],
-  ['mail goes astray', both(change(MAIN, /reject_unlisted_recipient, /, ''), add(MAIN, 'enable_original_recipient = no')), 'main-cf', 'failure', [/get no 550/, /envelope recipient is lost/]],
-  ['another way to the mailboxes', change(ENV, /POSTFIX_DAGENT=.*/, 'POSTFIX_DAGENT=lmtp:unix:/var/run/dovecot/lmpt'), 'environment', 'failure', /not go to Dovecot/],
-  ['an alias that takes bar', add(VIRTUAL, `${BAR} ${FOO}`), 'aliases', 'failure', /is an account/],
-  ['TLS for every login', change(DOVECOT, 'ssl = yes', 'ssl = required'), 'dovecot', 'failure', /logins without TLS/],
-  ['Postfix alone', change(ENV, 'SMTP_ONLY=0', 'SMTP_ONLY=1'), 'environment', 'warning', /POP3, IMAP and logins are off/],
+export const BROKEN_LIVE: Broken[][] = [
+  [
+    ['mail is held up', add(MAIN, 'content_filter = smtp:[127.0.0.1]:10024\nsmtpd_milters = inet:127.0.0.1:8891\ndefer_transports = lmtp'), 'main-cf', 'failure', [/no SMTP client/, /nothing answers at 127\.0\.0\.1:8891/, /waits in the queue/]],
+    ['another way to the mailboxes', change(ENV, /POSTFIX_DAGENT=.*/, 'POSTFIX_DAGENT=lmtp:unix:/var/run/dovecot/lmpt'), 'environment', 'failure', /not go to Dovecot/],
+    ['an alias that takes bar', add(VIRTUAL, `${BAR} ${FOO}`), 'aliases', 'failure', /is an account/],
+  ],
+  [
+    ['clients are shut out', both(change(MAIN, /smtpd_sender_restrictions =.*/, 'smtpd_sender_restrictions = reject_unknown_sender_domain'), add(MAIN, 'mynetworks = 192.168.0.0/24\nmessage_size_limit = 200')), 'main-cf', 'failure', [/asks the DNS/, /have to log in/, /is larger/]],
+    ['mail goes astray', both(change(MAIN, /reject_unlisted_recipient, /, ''), add(MAIN, 'enable_original_recipient = no')), 'main-cf', 'failure', [/get no 550/, /envelope recipient is lost/]],
+    ['TLS for every login', change(DOVECOT, 'ssl = yes', 'ssl = required'), 'dovecot', 'failure', /logins without TLS/],
+  ],
+  // Causes that stand in no file of the project; and two broken logins, each one finding however many accounts there are
+  [['a text that a table elsewhere throws away', (project) => { writeFileSync(project.path('table'), '/deleted as soon/ DISCARD\n'); add(MAIN, `body_checks = pcre:${project.path('table')}`)(project) }, 'mail-virtual', 'failure', /body_checks throw it away/]],
+  [['a subject that a table elsewhere refuses', (project) => { writeFileSync(project.path('table'), '/^Subject: Test/ REJECT go away\n'); add(MAIN, `header_checks = regexp:${project.path('table')}`)(project) }, 'mail-virtual', 'failure', /header_checks or body_checks refuse it.*go away/]],
+  [
+    ['a port that Dovecot does not open', add(DOVECOT, 'service imap-login {\n  inet_listener imaps {\n    port = 0\n  }\n}'), 'logins', 'failure', /IMAP on port \d+ for \S+: connect ECONNREFUSED/],
+    ['POP3 for no account', add(DOVECOT, 'protocol pop3 {\n  mail_plugins = nonsense\n}'), 'logins', 'failure', /POP3 on port \d+ for .*; likewise .*port \d+.*bar@/],
+  ],
+]
+/** A mailbox is full when its mail has arrived: only its own check is asked. */
+export const FULL: Broken = [
+  'a full mailbox',
+  (project) => {
+    add(QUOTAS, `${user('baz')}:30k`)(project)
+    deliver(project, user('baz'), 40_000)
+  },
+  'mailbox-quotas',
+  'failure',
+  /baz@.*full/,
 ]
 
 // biome-ignore format: one set-up a line

@@ -1,23 +1,13 @@
 /** A project whose doctor runs in this process, so that many set-ups can be asked about; and hands that type what it says. */
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
-import {
-  appendFileSync,
-  chmodSync,
-  cpSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { execFileSync, spawnSync } from 'node:child_process'
+import { appendFileSync, chmodSync, cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import type { Result } from '../scripts/lib/doctor/check.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
 import type { Broken } from './broken_setups.ts'
 import { Project, processesOf } from './harness.ts'
 import { load, runIn } from './here.ts'
+import { pidsOf } from './instance.ts'
 
 /** What is not right. */
 export const bad = (results: Result[]) => results.filter(({ level }) => level === 'failure' || level === 'warning')
@@ -28,7 +18,6 @@ const FILES = ['bin', 'docker-data', 'docker-compose.yml', OVERRIDE, 'developmen
 
 export class DoctorWorld {
   readonly project: Project
-  #madeTls = ''
 
   private constructor(project: Project) {
     this.project = project
@@ -64,14 +53,16 @@ export class DoctorWorld {
 
   /** Puts the files back that a set-up has changed, and gives whether there were any. The others keep their times. */
   restore(): boolean {
-    const changed = FILES.filter((name) => {
-      const own = name === '.env' ? '' : `${ROOT}/${name}`
-      return textsOf(this.project.path(name)) !== textsOf(own)
-    })
+    const { project } = this
+    const isThere = (name: string) => name !== '.env' && existsSync(`${ROOT}/${name}`)
+    const changed = FILES.filter((name) =>
+      isThere(name)
+        ? spawnSync('diff', ['-rq', `${ROOT}/${name}`, project.path(name)]).status !== 0
+        : existsSync(project.path(name)),
+    )
     for (const name of changed) {
-      rmSync(this.project.path(name), { recursive: true, force: true })
-      if (existsSync(`${ROOT}/${name}`) && name !== '.env')
-        cpSync(`${ROOT}/${name}`, this.project.path(name), { recursive: true })
+      rmSync(project.path(name), { recursive: true, force: true })
+      if (isThere(name)) cpSync(`${ROOT}/${name}`, project.path(name), { recursive: true })
     }
     return changed.length > 0
   }
@@ -88,22 +79,11 @@ export class DoctorWorld {
     const { project } = this
     if (!this.restore() && isHealed) return
     chmodSync(project.dir, 0o755)
-    const pids = [...processesOf(project).matchAll(/\/proc\/(\d+)\//g)].map(([, pid]) => Number(pid))
-    for (const pid of pids) process.kill(pid, 'SIGCONT')
+    for (const pid of pidsOf(project)) process.kill(pid, 'SIGCONT')
     const mail = `${project.stateDir}/mail`
     execFileSync('sh', ['-c', `chown -R 5000:5000 ${mail}; chmod -R u+rwX ${mail}`])
-    if (this.#tls() !== this.#madeTls) {
-      execFileSync('sh', ['-c', `rm ${project.stateDir}/tls/*`])
-      await project.run('stop')
-    }
     await this.takeEffect()
-    this.#madeTls = this.#tls()
     execFileSync('postsuper', ['-c', `${project.stateDir}/postfix`, '-d', 'ALL'], { stdio: 'pipe' })
-  }
-
-  #tls(): string {
-    const paths = ['key', 'certificate'].map((name) => `${this.project.stateDir}/tls/${name}.pem`)
-    return paths.map((path) => (existsSync(path) ? readFileSync(path, 'utf8') : '')).join()
   }
 
   /**
@@ -172,15 +152,5 @@ export class DoctorWorld {
     const name = script.replaceAll('-', '_')
     const { code, stderr } = await project.runWith({ input: 'secret\n' }, name, ...words, ...password)
     if (code !== 0) throw new Error(`${command}: ${stderr}`)
-    if (script === 'start') this.#madeTls = this.#tls()
   }
-}
-
-/** All names and texts at and below a path; nothing where it is not there. */
-function textsOf(path: string): string {
-  const found = statSync(path, { throwIfNoEntry: false })
-  if (!found?.isDirectory()) return found?.isFile() ? readFileSync(path, 'latin1') : String(found?.mode ?? '')
-  return readdirSync(path)
-    .map((name) => `${name}\n${textsOf(`${path}/${name}`)}`)
-    .join('\n')
 }

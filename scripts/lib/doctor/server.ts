@@ -27,11 +27,11 @@ export async function ports(facts: Facts): Promise<Finding[]> {
     return [ok('held by the server since its start')]
   const holders = holdersOf(services.map((name) => taken[name]))
   const problems: Finding[] = []
+  const closed: string[] = []
   for (const name of services) {
     const [port, { variable, protocol }] = [taken[name], SERVICES[name]]
     const [holder, isClosed] = [holders.get(port), await isFree(bindAddress, port)]
-    const other = `nothing listens on ${port} (${protocol}): the server was started with other ports`
-    if (isClosed && isUp) problems.push(failure(other, 'npm start'))
+    if (isClosed && isUp) closed.push(`${port} (${protocol})`)
     if (isClosed || (isUp && (!holder || engine?.owns(holder) || !isRoot))) continue
     let free = 10_000 + (port % 10_000)
     while (Object.values(taken).includes(free) || !(await isFree(bindAddress, free))) free++
@@ -40,6 +40,8 @@ export async function ports(facts: Facts): Promise<Finding[]> {
     const who = holder ? `${holder.name} (pid ${holder.pid})` : 'another process'
     problems.push(failure(`port ${port} (${protocol}) on ${bindAddress} is in use by ${who}`, fix))
   }
+  const other = `nothing listens on ${closed.join(', ')}: the server was started with other ports`
+  if (closed.length > 0) problems.push(failure(other, 'npm start'))
   return verdict(problems, isUp ? 'held by the server' : 'free')
 }
 
@@ -94,9 +96,9 @@ async function liveNative(facts: Facts): Promise<Finding[]> {
   const changed = [...new Set([...names, ...made])].flatMap((name) => {
     const [right, is] = [linesOf(join(folder, name)), linesOf(join(stateDir, name))]
     if (/\.(tmp|lock)$/.test(name) || right.join() === is.join()) return []
-    // A setting is told; what else differs may be a secret.
-    const line = name === 'postfix/main.cf' ? is.find((one) => !right.includes(one)) : undefined
-    return [name.replace(/^config/, CONFIG) + (line ? `: ${line}` : '')]
+    // Settings are told; what else differs may be a secret.
+    const lines = name === 'postfix/main.cf' ? is.filter((one) => !right.includes(one)) : []
+    return [name.replace(/^config/, CONFIG) + (lines.length > 0 ? `: ${lines.join('; ')}` : '')]
   })
   const own = changed.filter((name) => name.startsWith(CONFIG)).join(', ')
   const evidence = own ? `${own}: changed since the server read it` : `not as the files say: ${changed.join(', ')}`
