@@ -128,21 +128,6 @@ test('a container of another project is one finding', async () => {
   assert.match(bad(results)[0]?.evidence ?? '', /Compose project: other.*docker rm --force/)
 })
 
-test('an image that is not here is a warning where it can be pulled, else a failure', async () => {
-  const ask = async (manifest: string) => {
-    const cases = `image) exit 1;; manifest) ${manifest};; container) exit 1;; *) echo 28.0.1;;`
-    world.docker(`case "$1" in ${cases} esac`)
-    return (await world.run(['--only', 'image'], { MAIL_SERVER_ENGINE: 'docker' })).stdout
-  }
-  assert.match(
-    await ask('exit 0'),
-    /^warning {2}image\n.*15\.1\.0 is not here yet[\s\S]* {2}fix: docker pull mailserver/,
-  )
-  const gone = await ask('echo "no such manifest" >&2; exit 1')
-  assert.match(gone, /^failure[\s\S]*cannot be\s+pulled:\s+no\s+such\s+manifest/)
-  assert.doesNotMatch(gone, /fix:/)
-})
-
 test('--fix mends what is safe to mend, and leaves the rest', async () => {
   const file = (name: string) => project.config(name)
   const before = readFileSync(file('postfix-accounts.cf'), 'utf8')

@@ -29,7 +29,7 @@ test('the files as they are give nothing but a server that is not running', asyn
 const ASKING = ['tables', 'main-cf-names']
 const UNASKED = ['environment', 'environment-names', 'dovecot']
 /** Rows of one check are tried together, so many at once. */
-const TOGETHER = 5
+const TOGETHER = 8
 
 describe('a broken set-up is found by its check alone, and its fix heals it', () => {
   const rows = [...BROKEN_FILES, ...BROKEN_COMPOSE]

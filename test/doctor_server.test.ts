@@ -83,14 +83,12 @@ case "$1 $2" in
     *Config.Env*) echo '[]' ;;
     *) echo 'true "2026-01-01T00:00:00Z" 0123 {"com.docker.compose.project":"development-mail-server"}' ;;
     esac ;;
-  "image inspect") echo sha256:0123456789abcdef ;;
   "exec --interactive") shift 5; script=$1; shift 2
     exec sh -c "$script" "-c $state/postfix" $(echo "$@" | sed "s#/tmp/docker-mailserver#$state/config#g") ;;
   "exec development-mail-server") shift 2; program=$1; shift
     case $program in
       cat) exec cat -- "$(echo "$2" | sed "s#^/etc#$state#")" </dev/null ;;
       find) exit 0 ;;
-      df) exec df "$@" </dev/null ;;
       doveadm|doveconf) exec $program -c $state/dovecot/dovecot.conf "$@" </dev/null ;;
       postconf) postconf -c $state/postfix "$@" </dev/null | sed "s#$state/config#/tmp/docker-mailserver#g" ;;
       *) exec $program -c $state/postfix "$@" </dev/null ;;
@@ -107,10 +105,8 @@ esac
   const evidence = Object.fromEntries(results.map(({ check, evidence }) => [check, evidence]))
   for (const [check, words] of Object.entries({
     engine: /^docker /,
-    image: /docker-mailserver:15\.1\.0 sha256:/,
     tables: /postmap answers for \d+ addresses/,
     live: /are those of the files/,
-    disk: /MB free in \/var\/mail/,
   }))
     assert.match(evidence[check] ?? '', words)
 })

@@ -49,7 +49,6 @@ const ACCOUNT_ROWS: Row<Account>[] = [
   { wrong: (entry, all) => { const twin = all.find((other) => isBefore(other, entry) && other.address.toLowerCase() === entry.address.toLowerCase()); return twin && `${entry.address} stands twice, before in line ${twin.lines[0]}` } },
   { wrong: ({ address }) => address !== address.toLowerCase() && `${address} has a capital letter, and Dovecot looks logins up in lower case`, mend: (text) => text.replace(/^[^#|\n]+\|/gm, (address) => address.toLowerCase()) },
   { wrong: ({ address, hash }) => badHash(address, hash), fix: update },
-  { wrong: ({ address }, all) => { const near = slip(domainOf(address), all.map((other) => domainOf(other.address))); return address !== CATCHALL && near && `the domain of ${address} is one letter or two from ${near}; a slip?` }, find: warning, fix: null },
 ]
 
 function badHash(address: string, hash: string): string | false {
@@ -58,17 +57,6 @@ function badHash(address: string, hash: string): string | false {
   if (!SCHEMES.test(name)) return `the password of ${address} has the scheme {${scheme}}, which Dovecot does not know`
   const isCut = /^SHA(256|512)-CRYPT$/i.test(scheme) && !CRYPT.test(value)
   return isCut && `the password of ${address} is no whole {${scheme}} hash`
-}
-
-/** A domain of one account that is nearly one of several: a slip makes a typo a real domain. */
-function slip(domain: string, all: string[]): string | undefined {
-  const count = (name: string) => all.filter((other) => other === name).length
-  const usual = all.filter((other) => count(other) > 1)
-  const near = count(domain) === 1 ? nearestOf(domain, usual, 2) : undefined
-  // dev1 and dev2, and a domain with its subdomain, are meant as they are.
-  const isMeant = (one = '', other = '') =>
-    one.replace(/\d/g, '') === other.replace(/\d/g, '') || one.endsWith(`.${other}`)
-  return isMeant(near, domain) || isMeant(domain, near) ? undefined : near
 }
 
 export function accounts(facts: Facts): Finding[] {
@@ -144,13 +132,7 @@ export function aliases(facts: Facts): Finding[] {
     { wrong: (alias) => alias.from.startsWith('@') && loses(alias) && `${alias.from} takes the mail of the account ${loses(alias)} away as well` },
     { wrong: ({ to }) => to.some((target) => /[|"]|^\/|:include:/.test(target)) && 'Postfix takes no program or file here' },
   ]
-  const local = inConfig('postfix-aliases.cf')
-  const program = /[:,\s]"?(\|[^",]*|\/[^",\s]*|:include:[^",\s]*)/
-  const runs = facts.entries(local).flatMap((at) => {
-    const [, target] = program.exec(at.text) ?? []
-    return target ? [warning(`${placeOf(local, at)}: mail goes to ${target}`, deleteLine(local, at))] : []
-  })
-  return verdict([...judge(VIRTUAL, all, rows), ...runs], `${all.length} aliases`)
+  return verdict(judge(VIRTUAL, all, rows), `${all.length} aliases`)
 }
 
 /** Foreign addresses that both tables have to catch, whatever the domains of the accounts are called. */

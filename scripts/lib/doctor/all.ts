@@ -30,10 +30,9 @@ const START = ['start', ...ANSWERS]
 // biome-ignore format: one check a line
 export const CHECKS: readonly Check[] = ([
   ['settings', 'The settings of .env and the environment are valid, and open no port to others', machine.settings, ['compose', 'engine']],
-  ['engine', 'There is an engine to run the server, and it answers', machine.engine, ['image']],
-  ['image', 'The image is here', machine.image, []],
+  ['engine', 'There is an engine to run the server, and it answers', machine.engine, []],
   ['root', 'The native engine may become root', machine.root, ['main-cf-names', 'start']],
-  ['compose', 'Compose publishes the ports on loopback alone, and keeps mail and state on volumes', compose, ['image', 'start']],
+  ['compose', 'Compose publishes the ports on loopback alone, and keeps mail and state on volumes', compose, ['start']],
   ['environment', 'The environment file turns on what this server needs, and nothing else', settings.environment, START],
   ['environment-names', 'Every name in the environment file is known to docker-mailserver', settings.environmentNames, []],
   ['files', 'Every file that belongs to the project is there and can be read', files.files, ['compose', 'tables', 'dovecot', 'remains', ...START]],
@@ -57,7 +56,6 @@ export const CHECKS: readonly Check[] = ([
   ['certificate', 'Key and certificate belong together', server.certificate, ANSWERS],
   ['mailboxes', 'Dovecot may enter and write every mailbox', server.mailboxes, ['logins', ...MAIL]],
   ['mailbox-quotas', 'No mailbox is full', server.mailboxQuotas, MAIL],
-  ['disk', 'There is room for mail', machine.disk, MAIL],
   ['leftovers', 'No dead process left a lock or a half-written file', files.leftovers, []],
   ['logins', 'Every port lets an account log in, with TLS where it should, and POP3 all of them', mail.logins, MAIL],
   // What stops a mail from foo to bar stops the other one as well.

@@ -1,13 +1,11 @@
-/** What this machine has to have: settings, an engine, Docker's image, root, room for mail, and daemons that can work. */
-import { existsSync, statfsSync } from 'node:fs'
-import { dirname } from 'node:path'
+/** What this machine has to have: settings, an engine, root, and daemons that can work. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, messageOf } from '../cli.ts'
 import { checkStateDir } from '../server/native_files.ts'
 import { processIds, programOf, stateOf } from '../server/processes.ts'
 import { isRoot } from '../server/root.ts'
 import { $ } from '../server/shell.ts'
-import { CONTAINER, readSettings, setting } from '../settings.ts'
+import { CONTAINER, readSettings } from '../settings.ts'
 import { addLine, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
 import { ANSWER, DOCKER, type Facts, STANDSTILL, STATUS } from './facts.ts'
 
@@ -36,19 +34,6 @@ export async function engine(facts: Facts): Promise<Finding[]> {
   return [failure(reason, lacksCompose && 'sudo apt-get install docker-compose-plugin')]
 }
 
-export async function image(facts: Facts): Promise<Finding[]> {
-  await facts.engine('docker')
-  const name = `mailserver/docker-mailserver:${facts.settings().dmsVersion}`
-  const present = await $({ timeout: DOCKER })`docker image inspect --format ${'{{.Id}}'} ${name}`
-  if (present.exitCode === 0) return [ok(`${name} ${present.stdout.trim().slice(0, 19)}`)]
-  const remote = await $({ timeout: DOCKER })`docker manifest inspect ${name}`
-  if (remote.exitCode === 0) return [warning(`${name} is not here yet; npm start pulls it`, `docker pull ${name}`)]
-  const reason = remote.exitCode === null ? 'the registry does not answer' : (remote.stderr.trim().split('\n')[0] ?? '')
-  const isOwn = setting('DMS_VERSION') && !process.env.DMS_VERSION
-  const fix = isOwn && /no such manifest|not found|unknown/.test(reason) && addLine('.env', 'DMS_VERSION=15.1.0')
-  return [failure(`${name} is not here and cannot be pulled: ${reason}`, fix)]
-}
-
 export async function root(facts: Facts): Promise<Finding[]> {
   await facts.engine('native')
   if (isRoot) return [ok('root')]
@@ -57,26 +42,6 @@ export async function root(facts: Facts): Promise<Finding[]> {
   if (exitCode === 127) return [failure('the native engine needs root, and there is no sudo: run this as root')]
   const fix = 'sudo env PATH="$PATH" npx tsx scripts/doctor.ts'
   return [failure('the native engine needs root, and sudo wants a password', fix)]
-}
-
-/** Bytes of free space below which there is a warning. */
-const LITTLE_SPACE = 500_000_000
-
-export async function disk(facts: Facts): Promise<Finding[]> {
-  let [folder, free] = ['/var/mail', 0]
-  if ((await facts.engine()).name === 'docker') {
-    const { stdout } = await facts.ask('df', '-Pk', folder)
-    free = Number(stdout.trim().split('\n').at(-1)?.split(/\s+/)[3]) * 1_024
-  } else {
-    for (folder = facts.settings().stateDir; !existsSync(folder); ) folder = dirname(folder)
-    const { bavail, bsize } = statfsSync(folder)
-    free = bavail * bsize
-  }
-  const megabytes = `${Math.floor(free / 1_000_000)} MB free in ${folder}`
-  // Postfix's own rule (queue_minfree).
-  if (free < 1.5 * Number(facts.environment().POSTFIX_MESSAGE_SIZE_LIMIT || 10_240_000))
-    return [failure(`${megabytes}: Postfix refuses mail with 452; npm run reset deletes all mail`)]
-  return [(free < LITTLE_SPACE ? warning : ok)(megabytes)]
 }
 
 /** What runs in the container, and what is wrong while it does not. To add a daemon, add a row. */
