@@ -72,7 +72,6 @@ export const BROKEN_FILES: Broken[] = [
   ['no environment file', instead(ENV), 'files', 'failure', /env: there is no such file/],
   ['no postfix-main.cf', instead(MAIN), 'files', 'failure', /postfix-main\.cf: there is no such file/],
   ['a postfix-main.cf that is a folder', instead(MAIN, 'mkdir'), 'files', 'failure', /postfix-main\.cf: it is a folder/],
-  ['a postfix-main.cf that leads nowhere', instead(MAIN, 'ln -s /nowhere'), 'files', 'failure', /postfix-main\.cf: there is no such file/],
   ['no dovecot-master-users', instead(MASTER_USERS), 'files', 'failure', /dovecot-master-users: there is no such file/],
   ['no configuration folder', instead('docker-data/mail-server/config'), 'files', 'failure', /config: there is no such folder/],
   ['no accounts', instead(ACCOUNTS), 'files', 'failure', /postfix-accounts\.cf: there is no such file/],
@@ -96,18 +95,12 @@ export const BROKEN_FILES: Broken[] = [
   ['a colon in place of =', add(ENV, 'POSTGREY_DELAY: 3'), 'environment-names', 'warning', /not NAME=value/],
   ['SMTP_ONLY=1', change(ENV, 'SMTP_ONLY=0', 'SMTP_ONLY=1'), 'environment', 'warning', /POP3, IMAP and logins are off/],
   ['POP3 off', change(ENV, 'ENABLE_POP3=1', 'ENABLE_POP3=0'), 'environment', 'warning', /POP3 is off/],
-  ['POP3 turned on by a word', change(ENV, 'ENABLE_POP3=1', 'ENABLE_POP3=yes'), 'environment', 'warning', /ENABLE_POP3=yes/],
-  ['IPv6 alone', change(ENV, 'POSTFIX_INET_PROTOCOLS=ipv4', 'POSTFIX_INET_PROTOCOLS=ipv6'), 'environment', 'failure', /does not listen/],
   ['another way to the mailboxes', change(ENV, /POSTFIX_DAGENT=.*/, 'POSTFIX_DAGENT=lmtp:unix:/var/run/dovecot/lmpt'), 'environment', 'failure', /not go to Dovecot/],
-  ['messages of 1,000 bytes', change(ENV, /MESSAGE_SIZE_LIMIT=.*/, 'MESSAGE_SIZE_LIMIT=1000'), 'environment', 'warning', /nearly every mail is larger/],
   ['a limit that is no number', change(ENV, /MESSAGE_SIZE_LIMIT=.*/, 'MESSAGE_SIZE_LIMIT=10M'), 'environment', 'failure', /no number of bytes/],
-  ['an unknown format', change(ENV, 'FORMAT=maildir', 'FORMAT=mbox'), 'environment', 'failure', /no such format/],
   ['DKIM on', change(ENV, 'ENABLE_OPENDKIM=0', 'ENABLE_OPENDKIM=1'), 'environment', 'warning', /DKIM asks the DNS/],
   ['greylisting', change(ENV, 'ENABLE_POSTGREY=0', 'ENABLE_POSTGREY=1'), 'environment', 'warning', /five minutes/],
-  ['passwords by saslauthd', add(ENV, 'ENABLE_SASLAUTHD=1'), 'environment', 'failure', /saslauthd/],
   ['a switch that is a word', add(ENV, 'ENABLE_MANAGESIEVE=yes'), 'environment', 'warning', /neither 0 nor 1/],
   ['the name of a virtual domain', add(ENV, 'OVERRIDE_HOSTNAME=development-virtual.example.com'), 'environment', 'failure', /is a virtual mailbox domain/],
-  ['SSL_TYPE=custom without its file', change(ENV, 'SSL_TYPE=snakeoil', 'SSL_TYPE=custom'), 'environment', 'failure', /-full\.pem.* (no such file|not there)/],
   ['SSL_TYPE=manual without its files', change(ENV, 'SSL_TYPE=snakeoil', 'SSL_TYPE=manual\nSSL_CERT_PATH=/tmp/docker-mailserver/x.pem\nSSL_KEY_PATH=/tmp/docker-mailserver/x.key'), 'environment', 'failure', /x\.pem.* (no such file|not there)/],
   ['SSL_TYPE=manual without its paths', change(ENV, 'SSL_TYPE=snakeoil', 'SSL_TYPE=manual'), 'environment', 'failure', /SSL_CERT_PATH or SSL_KEY_PATH is not set/],
   ['double bounces for nobody', change(ENV, /POSTMASTER_ADDRESS=.*/, `POSTMASTER_ADDRESS=${user('admin')}`), 'environment', 'warning', /is no account/],
@@ -123,11 +116,9 @@ export const BROKEN_FILES: Broken[] = [
   ['an interrupted deletion', addFirst(MAP, '/@shop\\.example$/ :'), 'remains', 'warning', /shop\.example has no account/],
   ['a capital letter', add(ACCOUNTS, `${user('Alice')}|${HASH}`), 'accounts', 'failure', /Alice@.*capital letter/],
   ['an address with a +', add(ACCOUNTS, `${user('a+b')}|${HASH}`), 'accounts', 'failure', /a\+b@.* never gets there/],
-  ['an unknown scheme', add(ACCOUNTS, `${user('alice')}|{ROT13}frperg`), 'accounts', 'failure', /\{ROT13\}/],
   ['a hash cut off', add(ACCOUNTS, `${user('alice')}|${HASH.slice(0, -3)}`), 'accounts', 'failure', /no whole \{SHA512-CRYPT\} hash/],
   ['no catchall account', change(ACCOUNTS, /catchall@.*\n/, ''), 'accounts', 'failure', /no account catchall@/],
   ['a quota for nobody', add(QUOTAS, `${user('nobody')}:10M`), 'remains', 'warning', /nobody@.* has a quota and is no account/],
-  ['a quota that is no size', add(QUOTAS, `${user('bar')}:much`), 'quotas', 'failure', /"much" is no size/],
   ['a catchall with a limit', change(QUOTAS, `${CATCHALL}:0`, `${CATCHALL}:10M`), 'quotas', 'warning', /catchall has a limit/],
   ['master users without a password', write(MASTER_USERS, 'master:{SHA512-CRYPT}$6$x\n'), 'dovecot', 'failure', /no line user:/],
 
@@ -143,13 +134,10 @@ export const BROKEN_FILES: Broken[] = [
   ['a domain that neither table knows', add(ACCOUNTS, `alice@shop.example|${HASH}`), 'tables', 'failure', /alice@shop\.example goes to catchall@/],
   ['a domain that the map does not know', both(add(ACCOUNTS, `alice@shop.example|${HASH}`), addFirst(CAUGHT, 'if !/@shop\\.example$/'), add(CAUGHT, 'endif')), 'tables', 'failure', /alice@shop\.example goes to local/],
   ['a domain by SMTP', addFirst(MAP, '/@gmail\\.com$/ smtp:'), 'tables', 'failure', /line 1: .* sends mail to smtp:/],
-  ['everything by SMTP', change(MAP, /\/\^\/ +local:/, '/^/ smtp:'), 'tables', 'failure', /smtp:/],
   ['foreign mail past Dovecot', change(MAP, /\/\^\/ +local:/, '/^/ virtual:'), 'tables', 'failure', /sends mail to virtual:/],
   ['all mail past Dovecot', addFirst(MAP, '/./ virtual:'), 'tables', 'failure', /sends mail to virtual:/],
   ['the catchall past Dovecot', change(MAP, /(development-mail-server.*) :$/m, '$1 virtual:'), 'tables', 'failure', /sends mail to virtual:/],
-  ['mail given away', addFirst(MAP, '/^abuse@/ discard:'), 'tables', 'failure', /abuse@.* sends mail to discard:/],
   ['no catch-all line', change(MAP, /\n\/\^\/ +local:\n/, '\n'), 'tables', 'failure', /no line keeps mail/],
-  ['a line that is no rule', addFirst(MAP, 'development-virtual.example.com :'), 'tables', 'warning', /line 1: Postfix skips it/],
   ['a dot that is any letter', change(CAUGHT, '\\.example\\.com', '.example.com'), 'tables', 'warning', /is not caught/],
   ['caught mail for somebody else', change(CAUGHT, /\/\^\/ +catchall.*/, `/^/ ${BAR}`), 'tables', 'failure', /goes to bar@/],
   ['a rule behind a space', change(MAP, /^(\/@development-mail)/m, ' $1'), 'glued-lines', 'failure', /begins with a space/],
@@ -157,9 +145,7 @@ export const BROKEN_FILES: Broken[] = [
   // postfix-main.cf and postfix-master.cf
   ['no transport_maps', change(MAIN, /transport_maps = pcre.*\n/, ''), 'main-cf', 'failure', /transport_maps is not set/],
   ['default_transport = smtp', change(MAIN, 'default_transport = local', 'default_transport = smtp'), 'main-cf', 'failure', /line \d+: default_transport = smtp/],
-  ['no default_transport', change(MAIN, 'default_transport = local\n', ''), 'main-cf', 'failure', /default_transport is not set/],
   ['a relay host on a second line', add(MAIN, 'relayhost =\n  [smtp.example.net]'), 'main-cf', 'failure', /relayhost = \[smtp\.example\.net\]/],
-  ['relays by sender', add(MAIN, 'sender_dependent_relayhost_maps = inline:{foo@example.com=[x.example]}'), 'main-cf', 'failure', /sender_dependent_relayhost_maps/],
   ['a content filter elsewhere', add(MAIN, 'content_filter = smtp:[filter.example]:10024'), 'main-cf', 'failure', /content_filter/],
   ['a copy of everything abroad', add(MAIN, 'always_bcc = archive@corp.example'), 'main-cf', 'failure', /copies mail/],
   ['a header that redirects', both(add(MAIN, 'header_checks = pcre:/tmp/docker-mailserver/headers'), write(inConfig('headers'), '/^Subject: x/ REDIRECT boss@corp.example\n')), 'main-cf', 'failure', /redirects, copies or filters/],
@@ -172,10 +158,7 @@ export const BROKEN_FILES: Broken[] = [
   ['this machine taken out', add(MAIN, 'mynetworks = !127.0.0.1, 127.0.0.0/8'), 'main-cf', 'failure', /have to log in/],
   ['a misspelt restriction', add(MAIN, 'smtpd_client_restrictions = permit_mynetwork, reject'), 'main-cf', 'failure', /no restriction permit_mynetwork/],
   ['no passwords as they are', add(MAIN, 'smtpd_sasl_security_options = noanonymous, noplaintext'), 'main-cf', 'failure', /passwords as they are/],
-  ['a virtual domain that is a relay domain', add(MAIN, 'relay_domains = development-virtual.example.com'), 'main-cf', 'failure', /relay domain as well/],
   ['the host name of a virtual domain', add(MAIN, 'myhostname = development-virtual.example.com'), 'main-cf', 'failure', /is a virtual mailbox domain/],
-  ['a certificate that is not there', add(MAIN, 'smtpd_tls_cert_file = /tmp/docker-mailserver/gone.pem'), 'main-cf', 'failure', /gone\.pem.* (no such file|not there)/],
-  ['aliases that are not there', add(MAIN, 'alias_maps = hash:/etc/gone'), 'main-cf', 'failure', /\/etc\/gone.* (no such file|not there)/],
   ['a name that nothing sets', add(MAIN, 'smtpd_timeout = $smtpd_timout'), 'main-cf-names', 'warning', /nothing sets \$smtpd_timout.*smtpd_timeout/],
   ['nobody may log in', change(MAIN, 'smtpd_sasl_auth_enable = yes', 'smtpd_sasl_auth_enable = no'), 'main-cf', 'failure', /nobody can log in/],
   ['TLS for everybody', add(MAIN, 'smtpd_tls_security_level = encrypt'), 'main-cf', 'failure', /clients without TLS/],
@@ -196,12 +179,10 @@ export const BROKEN_FILES: Broken[] = [
 
   // dovecot.cf
   ['TLS for every login', change(DOVECOT, 'ssl = yes', 'ssl = required'), 'dovecot', 'failure', /logins without TLS/],
-  ['no plain passwords', change(DOVECOT, 'disable_plaintext_auth = no', 'disable_plaintext_auth = yes'), 'dovecot', 'failure', /logins without TLS/],
   ['plain passwords not mentioned', change(DOVECOT, 'disable_plaintext_auth = no\n', ''), 'dovecot', 'failure', /disable_plaintext_auth is not set/],
   ['no plain passwords on 2.4', change(DOVECOT_24, 'auth_allow_cleartext = yes', 'auth_allow_cleartext = no'), 'dovecot', 'failure', /logins without TLS/],
   ['an unknown setting', both(add(DOVECOT, 'nonsense = yes'), add(DOVECOT_24, 'nonsense = yes')), 'start', 'failure', /nonsense/],
   ['a Dovecot that sends by itself', add(DOVECOT, 'submission_host = smtp.example.net:587'), 'dovecot', 'failure', /submission_host/],
-  ['another mail folder', add(DOVECOT, 'mail_location = maildir:/srv/mail/%d/%n'), 'dovecot', 'failure', /mail lies elsewhere/],
 ]
 
 // biome-ignore format: one set-up a line
@@ -209,12 +190,9 @@ export const BROKEN_COMPOSE: Broken[] = [
   ['a Compose file that is no YAML', add(COMPOSE, '  - ['), 'compose', 'failure', /docker-compose\.yml: /],
   ['a port without an address', change(COMPOSE, /- \{ host_ip.*target: 25 \}/, '- "25:25"'), 'compose', 'failure', /port 25 is published on every address/],
   ['a port in an override file', write(OVERRIDE, 'services:\n  development-mail-server:\n    ports:\n      - "25:25"\n'), 'compose', 'failure', /port 25 is published on every address/],
-  ['a misspelt key in an override file', write(OVERRIDE, 'services:\n  development-mail-server:\n    prots: []\n'), 'compose', 'failure', /prots/],
-  ['mail in memory', write(OVERRIDE, 'services:\n  development-mail-server:\n    tmpfs: /var/mail\n'), 'compose', 'failure', /tmpfs/],
   ['no rights', write(OVERRIDE, 'services:\n  development-mail-server:\n    cap_drop: [ALL]\n'), 'compose', 'failure', /cap_drop/],
   ['an internal network', write(OVERRIDE, 'networks:\n  default:\n    internal: true\n'), 'compose', 'failure', /internal/],
   ['a bind mount of the state', change(COMPOSE, '- mail-state:/var/mail-state/', '- ./docker-data/mail-state/:/var/mail-state/'), 'compose', 'warning', /bind mount/],
-  ['no grace period', change(COMPOSE, / {4}stop_grace_period: 60s\n/, ''), 'compose', 'warning', /10s, by default/],
   ['another configuration folder', change(COMPOSE, '- ./docker-data/mail-server/config/', '- ./config/'), 'compose', 'failure', /is mounted at/],
   ['the image latest', change(COMPOSE, /\$\{DMS_VERSION.*\}/, 'latest'), 'compose', 'failure', /another release each time/],
 ]
@@ -248,7 +226,7 @@ function deliver(project: Project, to: string, size: number): void {
 /** Kills the process of a pid file, and waits until it is gone. */
 function kill(file: string): void {
   const pid = readFileSync(file, 'utf8').trim()
-  const isGone = `for i in $(seq 200); do grep -q "^State:.[^Z]" /proc/${pid}/status 2>/dev/null || exit 0; sleep 0.02; done`
+  const isGone = `for i in $(seq 3000); do grep -q "^State:.[^Z]" /proc/${pid}/status 2>/dev/null || exit 0; sleep 0.02; done`
   process.kill(Number(pid), 'SIGKILL')
   execFileSync('sh', ['-c', isGone])
 }
@@ -258,7 +236,7 @@ function hold(project: Project): void {
   stop(project, 'qmgr')
   deliver(project, BAR, 10)
   const isThere = `postqueue -c ${project.stateDir}/postfix -j | grep -q queue_id`
-  execFileSync('sh', ['-c', `for i in $(seq 100); do ${isThere} && break; sleep 0.05; done`])
+  execFileSync('sh', ['-c', `for i in $(seq 1200); do ${isThere} && break; sleep 0.05; done`])
   postfix(project, 'postsuper', '-h', 'ALL')
   stop(project, 'qmgr', 'SIGCONT')
 }
@@ -332,19 +310,15 @@ export const FINE: [what: string, breaks: Break][] = [
   ['a header that redirects to bar', both(add(MAIN, 'header_checks = pcre:/tmp/docker-mailserver/h'), write(inConfig('h'), `/^X-Test:/ REDIRECT ${BAR}\n`))],
   ['another virtual domain', both(add(ACCOUNTS, `a@shop.example|${HASH}`), addFirst(MAP, '/@shop\\.example$/ :'), addFirst(CAUGHT, 'if !/@shop\\.example$/'), add(CAUGHT, 'endif'))],
   ['attributes and another scheme', add(ACCOUNTS, `${user('a')}|{PLAIN}secret|userdb_mail=x`)],
-  ['an alias to an address with an extension', add(VIRTUAL, `${user('sales')} ${user('bar+sales')}`)],
   ['a quota for an account', add(QUOTAS, `${BAR}:10M`)],
-  ['a retention of a week', add(DOVECOT, 'namespace inbox {\n  mailbox INBOX {\n    autoexpunge = 7d\n  }\n}')],
   ['no TLS', change(ENV, 'SSL_TYPE=snakeoil', 'SSL_TYPE=')],
   ['a restriction of the own network', add(MAIN, 'smtpd_client_restrictions = permit_mynetworks, permit_sasl_authenticated, reject')],
   ['a parameter on two lines', add(MAIN, 'smtpd_helo_restrictions =\n  permit_mynetworks,\n  permit')],
   ['a class of restrictions', add(MAIN, 'smtpd_restriction_classes = greylisted, flaky, by_chance, mine\nmine = permit_mynetworks\nsmtpd_client_restrictions = mine, check_client_access static:OK, sleep 1, permit')],
   ['a table of refusals behind those who may', add(MAIN, 'smtpd_client_restrictions = permit_mynetworks, permit_sasl_authenticated, check_client_access static:REJECT')],
   ['one address that is not trusted', add(MAIN, 'mynetworks = !127.0.0.5, 127.0.0.0/8, [::1]/128')],
-  ['a domain that is relayed, and caught', add(MAIN, 'relay_domains = partner.example')],
   ["the server's own name", both(add(MAIN, 'myhostname = development-mail-server.example.com'), add(ENV, 'OVERRIDE_HOSTNAME=development-mail-server.example.com'))],
   ['another name', add(ENV, 'OVERRIDE_HOSTNAME=mail.shop.example')],
-  ['a name of its own in main.cf', add(MAIN, 'mine = permit\nsmtpd_helo_restrictions = $mine')],
   ["Debian's aliases", add(MAIN, 'alias_maps = hash:/etc/aliases\nsmtpd_sasl_security_options = noanonymous')],
   ['an own certificate', both((project) => mkdirSync(project.config('ssl')), ...['cert', 'key'].map((part) => write(inConfig(`ssl/${part}.pem`), 'PEM\n')), change(ENV, 'SSL_TYPE=snakeoil', 'SSL_TYPE=manual\nSSL_CERT_PATH=/tmp/docker-mailserver/ssl/cert.pem\nSSL_KEY_PATH=/tmp/docker-mailserver/ssl/key.pem'), add(MAIN, 'smtpd_tls_CAfile = /tmp/docker-mailserver/ssl/cert.pem'))],
 ]

@@ -1,7 +1,17 @@
 /** A project whose doctor runs in this process, so that many set-ups can be asked about; and hands that type what it says. */
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
-import { appendFileSync, chmodSync, cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  appendFileSync,
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import type { Result } from '../scripts/lib/doctor/check.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
 import type { Broken } from './broken_setups.ts'
@@ -55,11 +65,13 @@ export class DoctorWorld {
   restore(): boolean {
     const { project } = this
     const isThere = (name: string) => name !== '.env' && existsSync(`${ROOT}/${name}`)
-    const changed = FILES.filter((name) =>
-      isThere(name)
-        ? spawnSync('diff', ['-rq', `${ROOT}/${name}`, project.path(name)]).status !== 0
-        : existsSync(project.path(name)),
-    )
+    const changed = FILES.filter((name) => {
+      const path = project.path(name)
+      if (!isThere(name)) return existsSync(path)
+      if (!statSync(path, { throwIfNoEntry: false })?.isFile())
+        return spawnSync('diff', ['-rq', `${ROOT}/${name}`, path]).status !== 0
+      return !readFileSync(path).equals(readFileSync(`${ROOT}/${name}`))
+    })
     for (const name of changed) {
       rmSync(project.path(name), { recursive: true, force: true })
       if (isThere(name)) cpSync(`${ROOT}/${name}`, project.path(name), { recursive: true })

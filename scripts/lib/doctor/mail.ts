@@ -193,12 +193,15 @@ async function flow(
   } catch (error) {
     if (error instanceof TypeError) throw error
     const words = wordsOf(error)
-    if (!mail) await sleep(LOGGED)
-    // The log names the table that refuses a text.
-    const refused = /: reject: (header|body|mime)/
-    const line = mail ? undefined : (await engine.logged()).findLast((line) => refused.test(line))
-    const isWhy = line && words.includes(line.split(': ').at(-1) ?? '')
-    found = failure(explained(isWhy ? `${words} (${line.replace(/^.*: (?=reject: )/, '')})` : words))
+    // The log names the table that refuses a text, a moment later.
+    const isWhy = (line: string) =>
+      /: reject: (header|body|mime)/.test(line) && words.includes(line.split(': ').at(-1) ?? '')
+    let line: string | undefined
+    for (let tries = 0; !mail && !line && tries < 10 && / message refused: /.test(words); tries++) {
+      await sleep(LOGGED)
+      line = (await engine.logged()).findLast(isWhy)
+    }
+    found = failure(explained(line ? `${words} (${line.replace(/^.*: (?=reject: )/, '')})` : words))
   } finally {
     // Lest it arrives later, or stays.
     if (mail && found?.level !== 'ok') {
