@@ -1,5 +1,6 @@
 /** The running server: that it may start, runs, holds its ports, is what the files describe, and has room for mail. */
 import { createPrivateKey, X509Certificate } from 'node:crypto'
+import { lstatSync } from 'node:fs'
 import { join } from 'node:path'
 import { CATCHALL, parseAccounts } from '../accounts/accounts.ts'
 import { messageOf } from '../cli.ts'
@@ -8,7 +9,6 @@ import { namesBelow, VMAIL_ID } from '../server/native_configuration.ts'
 import { holdersOf, isFree } from '../server/ports.ts'
 import { readOr } from '../server/processes.ts'
 import { isRoot } from '../server/root.ts'
-import { $ } from '../server/shell.ts'
 import { CONTAINER, enabledServices, SERVICES } from '../settings.ts'
 import { addLine, deleteLine, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
 import { ACCOUNTS, ANSWER, CONFIG, type Facts, MAIN_CF, QUOTAS } from './facts.ts'
@@ -157,22 +157,28 @@ export async function certificate(facts: Facts): Promise<Finding[]> {
   }
 }
 
-/** A domain, a mailbox in it, what lies there: find(1) names the first that Dovecot cannot use, and what its owner may not. */
-const UNUSABLE = [
-  ...['-maxdepth', '3', '(', '!', '-uid', `${VMAIL_ID}`, '-printf', '%p belongs to user %U'],
-  ...['-o', '-type', 'd', '!', '-perm', '-700', '-printf', '%p: its owner may not enter it'],
-  ...['-o', '-type', 'f', '!', '-perm', '-400', '-printf', '%p: its owner may not read it', ')', '-quit'],
-]
-
+/** The first of a domain, a mailbox in it, and what lies there, that Dovecot cannot use: what is wrong with it, and what rights it. */
 export async function mailboxes(facts: Facts): Promise<Finding[]> {
-  const isDocker = (await facts.server()).name === 'docker'
-  const folder = isDocker ? '/var/mail' : join(facts.settings().stateDir, 'mail')
-  const { stdout } = isDocker ? await facts.ask('find', folder, ...UNUSABLE) : await $`find ${folder} ${UNUSABLE}`
-  const [said, path, right] = /^(.*?)(?: belongs to |: its owner may not )(\w+)/.exec(stdout) ?? []
-  if (!said) return [ok(`${folder} belongs to Dovecot`)]
-  const change = right === 'user' ? `chown -R ${VMAIL_ID}:${VMAIL_ID}` : right === 'enter' ? 'chmod u+rwx' : 'chmod u+r'
-  const fix = `${isDocker ? `docker exec ${CONTAINER} ` : ''}${change} ${path}`
-  return [failure(`${stdout}, and Dovecot works there as user ${VMAIL_ID}`, fix)]
+  const chown = `chown -R ${VMAIL_ID}:${VMAIL_ID}`
+  if ((await facts.server()).name === 'docker') {
+    const find = `find /var/mail -maxdepth 3 ! -uid ${VMAIL_ID} -print -quit`.split(' ')
+    const path = (await facts.ask(...find)).stdout.trim()
+    const evidence = `${path} belongs to another user than Dovecot's`
+    return verdict(path ? [failure(evidence, `docker exec ${CONTAINER} ${chown} ${path}`)] : [], '/var/mail')
+  }
+  const folder = join(facts.settings().stateDir, 'mail')
+  const names = ['', ...namesBelow(folder).filter((name) => name.split('/').length <= 3)]
+  for (const path of names.map((name) => join(folder, name))) {
+    // What goes away meanwhile is left out.
+    const found = lstatSync(path, { throwIfNoEntry: false })
+    const is = `${path} belongs to user ${found?.uid}, and Dovecot writes as ${VMAIL_ID}`
+    if (found && found.uid !== VMAIL_ID) return [failure(is, `${chown} ${path}`)]
+    // Dovecot makes files that nobody may write.
+    const [needed, right, verb] = found?.isDirectory() ? [0o700, 'u+rwx', 'enter'] : [0o400, 'u+r', 'read']
+    if (found && (found.mode & needed) !== needed)
+      return [failure(`${path}: its owner may not ${verb} it`, `chmod ${right} ${path}`)]
+  }
+  return [ok(`${names.length} files and folders belong to Dovecot`)]
 }
 
 /** Per cent of a quota from which on there is a warning. */
