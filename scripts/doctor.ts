@@ -3,7 +3,6 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { ask } from './lib/accounts/prompts.ts'
 import * as cli from './lib/cli.ts'
 import type { Result } from './lib/doctor/check.ts'
 
@@ -70,7 +69,7 @@ export async function main(args: string[], io: cli.Io): Promise<cli.ExitName | u
 
   // zx takes a stack for each program that it runs, and leading it back to TypeScript takes longer than the program.
   process.setSourceMapsEnabled(false)
-  const { CHECKS, runChecks } = await import('./lib/doctor/all.ts')
+  const { becomeRootForNative, CHECKS, runChecks } = await import('./lib/doctor/all.ts')
   if (values.list) return void io.print(cli.table(CHECKS.map(({ name, title }) => [name, title])))
   const unknown = values.only?.find((name) => !CHECKS.some((check) => check.name === name))
   if (unknown !== undefined)
@@ -106,21 +105,9 @@ function nodePackages(): Result | undefined {
   return { check: 'node-packages', title, level: 'failure', evidence, milliseconds: 0, fix: 'npm ci', mend }
 }
 
-/** Only root may ask the native engine: where sudo lets it, the script runs again as root, from here. */
-async function becomeRootForNative(): Promise<void> {
-  if (process.getuid?.() === 0) return
-  const { runningNativeEngine } = await import('./lib/server/choose.ts')
-  const { becomeRoot } = await import('./lib/server/root.ts')
-  const { readSettings } = await import('./lib/settings.ts')
-  try {
-    if (await runningNativeEngine(readSettings())) await becomeRoot()
-  } catch {
-    // The checks "settings" and "root" say what is in the way; what needs no root is checked all the same.
-  }
-}
-
 async function isAgreed(io: cli.Io): Promise<boolean> {
   const question = 'Install the packages by npm ci?'
+  const { ask } = await import('./lib/accounts/prompts.ts')
   if (io.stdin.isTTY) return /^y(es)?$/i.test((await ask(io, `${question} [y/N] `, '')).trim())
   io.say(`${question} No terminal to ask on; to say yes: npm run doctor -- --fix --yes`)
   return false

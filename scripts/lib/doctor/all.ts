@@ -2,6 +2,9 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, messageOf } from '../cli.ts'
 import { visibleLine } from '../mail/visible.ts'
+import { runningNativeEngine } from '../server/choose.ts'
+import { becomeRoot, isRoot } from '../server/root.ts'
+import { readSettings } from '../settings.ts'
 import { accounts, aliases, quotas, tables } from './accounts.ts'
 import { type Finding, failure, type Result, Skipped, warning } from './check.ts'
 import { compose } from './compose.ts'
@@ -126,6 +129,15 @@ function shorten(findings: Finding[]): Finding[] {
 function oneLine(text: string): string {
   const visible = visibleLine(text.trim().replace(/\s*[\r\n]+\s*/g, ' | '))
   return visible.length > 400 ? `${visible.slice(0, 399)}…` : visible
+}
+
+/** Only root may ask the native engine: where sudo lets it, the script runs again as root, from here. */
+export async function becomeRootForNative(): Promise<void> {
+  try {
+    if (!isRoot && (await runningNativeEngine(readSettings()))) await becomeRoot()
+  } catch {
+    // The checks "settings" and "root" say what is in the way; what needs no root is checked all the same.
+  }
 }
 
 /** Milliseconds that explaining may take. */

@@ -102,14 +102,8 @@ export async function logins(facts: Facts): Promise<Finding[]> {
   return [ok(`${services.length} ports, ${SMTP_ONLY === '1' ? 'without a login' : `${others.length + 1} accounts`}`)]
 }
 
-interface TestMail {
-  to: string
-  /** The random part of its Message-ID. */
-  id: string
-  /** How Postfix calls it. */
-  queueId: string
-  begin: number
-}
+/** `id`: the random part of its Message-ID; `queueId`: how Postfix calls it. */
+type TestMail = Record<'to' | 'id' | 'queueId', string> & { begin: number }
 
 /** Sends a test mail. Throws with the server's words where it is not taken. */
 async function send(facts: Facts, to: string, login?: Login): Promise<TestMail> {

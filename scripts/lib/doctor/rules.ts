@@ -4,7 +4,7 @@ import { domainOf } from '../accounts/changes.ts'
 import type { Finding } from './check.ts'
 import { type Facts, IN_CONTAINER } from './facts.ts'
 import * as values from './values.ts'
-import { actionsOf, domainsOf, isNoVirtual, isOwn, missing } from './values.ts'
+import { actionsOf, addressesOf, domainsOf, isNoVirtual, isOwn, missing } from './values.ts'
 
 /** What a value has to be, or what says so of it. */
 type Right = RegExp | ((value: string, facts: Facts) => boolean)
@@ -69,7 +69,7 @@ const ENVIRONMENT: Rule[] = [
   fail('OVERRIDE_HOSTNAME', isNoVirtual, ANOTHER_NAME),
   fail('SSL_TYPE', /^(snakeoil|self-signed|custom|manual|letsencrypt)?$/, 'there is no such type', 'snakeoil'),
   fail('SSL_TYPE', (value, facts) => !values.missingCertificate(value, facts), (value, facts) => `${values.missingCertificate(value, facts)}, and TLS needs it`, null),
-  need(warn('POSTMASTER_ADDRESS', values.hasMailbox, 'that is no account, and a bounce that cannot be returned is lost', CATCHALL)),
+  need(warn('POSTMASTER_ADDRESS', (value, facts) => [CATCHALL, ...addressesOf(facts)].includes(value.toLowerCase()) || (value.includes('@') && !isOwn(value, facts)), 'that is no account, and a bounce that cannot be returned is lost', CATCHALL)),
   // Nothing leaves
   fail('ENABLE_SASLAUTHD', OFF, 'passwords are asked of saslauthd, which knows none of the accounts', '0'),
   warn('ENABLE_OAUTH2', OFF, 'it asks another server about each login', '0'),

@@ -181,9 +181,6 @@ export async function mailboxes(facts: Facts): Promise<Finding[]> {
   return [ok(`${names.length} files and folders belong to Dovecot`)]
 }
 
-/** Per cent of a quota from which on there is a warning. */
-const NEARLY_FULL = 90
-
 export async function mailboxQuotas(facts: Facts): Promise<Finding[]> {
   await facts.server()
   const { SMTP_ONLY, ENABLE_QUOTAS, POSTFIX_MAILBOX_SIZE_LIMIT } = facts.environment()
@@ -194,12 +191,11 @@ export async function mailboxQuotas(facts: Facts): Promise<Finding[]> {
   if (exitCode !== 0) throw new Skipped(`doveadm quota get: ${stderr.trim().split('\n')[0] || 'no answer'}`)
   // User, name, type, value and limit in kB, per cent.
   const rows = [...stdout.matchAll(/^.*\tSTORAGE\t.*$/gm)].map(([line]) => line.split('\t'))
-  const problems = rows.flatMap(([user = '', , , value, limit, percent]) => {
-    if (limit === '-' || Number(percent) < NEARLY_FULL) return []
+  const full = rows.filter(([, , , , limit, percent]) => limit !== '-' && Number(percent) >= 100)
+  const problems = full.map(([user = '', , , value, limit]) => {
     const quota = user === CATCHALL ? '0' : `${Math.ceil((Number(limit) * 2) / 1_024)}M`
-    const [find, fact] = Number(percent) < 100 ? [warning, 'nearly full'] : [failure, 'full; its mail bounces']
-    const evidence = `${user}: ${value} of ${limit} kB (${percent} %): ${fact}`
-    return [find(evidence, `npm run add-account -- ${user} --quota ${quota}`)]
+    const evidence = `${user}: ${value} of ${limit} kB: full; its mail bounces`
+    return failure(evidence, `npm run add-account -- ${user} --quota ${quota}`)
   })
   return verdict(problems, `${rows.length} mailboxes`)
 }
@@ -227,9 +223,7 @@ export async function queue(facts: Facts): Promise<Finding[]> {
   const all = await queueOf(facts)
   const stuck = all.filter(({ queue_name }) => queue_name === 'deferred' || queue_name === 'hold')
   const reasonOf = ({ queue_name, recipients }: Queued) =>
-    queue_name === 'hold'
-      ? 'on hold'
-      : (recipients.flatMap(({ delay_reason }) => delay_reason ?? [])[0] ?? 'no reason given')
+    queue_name === 'hold' ? 'on hold' : (recipients.find((one) => one.delay_reason)?.delay_reason ?? 'no reason given')
   const problems = [...new Set(stuck.map(reasonOf))].map((reason) => {
     const [first, ...others] = stuck.filter((mail) => reasonOf(mail) === reason)
     const which = others.length === 0 ? `${first?.queue_id} to` : `${others.length + 1} mails, the first to`

@@ -156,20 +156,18 @@ export async function wayOut(facts: Facts): Promise<Finding[]> {
     return isClient || isOther ? [`the service ${name}/${type} runs ${program}${why}`] : []
   })
   const { stdout } = await facts.ask('postconf', '-n')
-  const running = [...stdout.matchAll(/^(\w+) =[ \t]*(.*)$/gm)].map(
-    ([, name = '', value = '']) => [name, value] as const,
-  )
-  const values = new Map(running)
+  const all = [...stdout.matchAll(/^(\w+) =[ \t]*(.*)$/gm)].map(([, name = '', value = '']) => [name, value] as const)
+  const running = new Map(all)
   for (const [name, text] of running) {
     // Releases up to 10 name their milters by parameters of their own.
-    const value = text.replace(/\$(\w+_milter)\b/g, (word, other) => values.get(other) ?? word)
+    const value = text.replace(/\$(\w+_milter)\b/g, (word, other) => running.get(other) ?? word)
     // What the file says is judged there; where the two differ, "live" says so.
     if (facts.mainCf().has(name) || (MADE.test(name) && value !== '')) continue
     const rule = broken(rules.POSTFIX_RULES, name, value, facts)
     if (rule?.level === 'failure') wrong.push(`${name} = ${value}: ${rule.why}`)
   }
   const problems = wrong.map((fact) => failure(`the running Postfix: ${fact}`, 'npm stop && npm start'))
-  return verdict(problems, `${running.length} parameters asked of postconf`)
+  return verdict(problems, `${running.size} parameters asked of postconf`)
 }
 
 export function dovecot(facts: Facts): Finding[] {

@@ -70,13 +70,6 @@ export function domainsOf(facts: Facts): string[] {
   return [...new Set([CATCHALL, ...addressesOf(facts)].map((address) => domainOf(address)))]
 }
 
-/** Whether an address has a mailbox, or the catchall's where its domain has no account. That the catchall is there "accounts" says. */
-export function hasMailbox(address: string, facts: Facts): boolean {
-  if (address === CATCHALL) return true
-  const [, domain] = address.toLowerCase().split('@')
-  return addressesOf(facts).includes(address.toLowerCase()) || (domain ? !domainsOf(facts).includes(domain) : false)
-}
-
 /** Whether a value names no virtual mailbox domain; the catchall's is the server's own name. */
 export function isNoVirtual(value: string, facts: Facts): boolean {
   const virtual = domainsOf(facts).filter((domain) => domain !== domainOf(CATCHALL))
