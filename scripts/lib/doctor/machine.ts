@@ -44,13 +44,6 @@ export async function root(facts: Facts): Promise<Finding[]> {
   return [failure('the native engine needs root, and sudo wants a password', fix)]
 }
 
-/** What runs in the container, and what is wrong while it does not. To add a daemon, add a row. */
-const DAEMONS: [name: string, find: typeof failure, wrong: string][] = [
-  ['postfix', failure, 'Postfix is stopped in the container'],
-  ['dovecot', failure, 'Dovecot is stopped in the container'],
-  ['rsyslog', warning, 'rsyslog is stopped in the container, and nothing is logged'],
-  ['changedetector', warning, 'changedetector is stopped in the container, and changed accounts do not go live'],
-]
 /** Milliseconds for a daemon that is restarted, as releases up to 10 do after a change. */
 const RESTART = 5_000
 
@@ -60,18 +53,18 @@ async function processesDocker(facts: Facts): Promise<Finding[]> {
   if (is === 'paused') return [failure('the container is paused', `docker unpause ${CONTAINER}`)]
   if (is) return [failure(`the container ends and restarts again and again; its log: docker logs ${CONTAINER}`)]
   const engine = await facts.server()
-  const isOff = (name: string) => /dovecot|changed/.test(name) && facts.environment().SMTP_ONLY === '1'
+  const wanted = facts.environment().SMTP_ONLY === '1' ? ['Postfix'] : ['Postfix', 'Dovecot']
   for (const begin = Date.now(); ; await sleep(500)) {
     const { stdout } = await engine.exec(['supervisorctl', 'status'], { timeout: ANSWER })
-    const stateOf = (name: string) => new RegExp(`^${name} +(\\w+)`, 'm').exec(stdout)?.[1] ?? 'RUNNING'
-    const down = DAEMONS.filter(([name]) => !isOff(name) && !/RUNNING|STARTING/.test(stateOf(name)))
-    if (down.length === 0) return [ok('all of them run')]
-    if (Date.now() - begin < RESTART) continue
-    return down.map(([name, find, wrong]) => {
-      // One that gave up does so again.
-      if (stateOf(name) === 'STOPPED') return find(wrong, `docker exec ${CONTAINER} supervisorctl start ${name}`)
-      return find(`${wrong} (${stateOf(name)})`)
+    const stateOf = (name: string) => new RegExp(`^${name} +(\\w+)`, 'im').exec(stdout)?.[1] ?? 'RUNNING'
+    const down = wanted.filter((name) => !/RUNNING|STARTING/.test(stateOf(name)))
+    if (down.length > 0 && Date.now() - begin < RESTART) continue
+    const problems = down.map((name) => {
+      // One that gave up (FATAL, EXITED) does so again.
+      const fix = stateOf(name) === 'STOPPED' && `docker exec ${CONTAINER} supervisorctl start ${name.toLowerCase()}`
+      return failure(`${name} is stopped in the container (${stateOf(name)})`, fix)
     })
+    return verdict(problems, 'all of them run')
   }
 }
 
