@@ -175,12 +175,12 @@ test('Postfix alone is a warning; its mail waits, and no account is asked for', 
 
 test('a server that was stopped has no trouble but that, and npm start explains a failure by the same checks', async () => {
   const { project } = world
-  await project.run('send_email', '--to', 'nobody@development-virtual.example.com')
-  await project.run('stop')
+  await world.script('send_email', '--to', 'nobody@development-virtual.example.com')
+  await world.script('stop')
   const stopped = await world.troubles()
   assert.equal(stopped.map(({ check }) => check).join(), 'running', JSON.stringify(stopped))
   appendFileSync(project.config('postfix-main.cf'), 'smtpd_timeout = 5x\r\n')
-  const { code, stderr } = await project.run('start')
+  const { code, stderr } = await world.script('start')
   assert.equal(code, 1)
   assert.match(stderr, /npm run doctor says:\nline-ends: .*CRLF.*\n {2}fix: npm run doctor -- --fix/)
 })

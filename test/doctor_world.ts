@@ -44,6 +44,11 @@ export class DoctorWorld {
     return runIn(this.project, { env }, 'doctor', ...args)
   }
 
+  /** Runs another script in this process. */
+  script(name: string, ...args: string[]) {
+    return runIn(this.project, { input: 'secret\n' }, name, ...args)
+  }
+
   /** What its `--json` says. */
   async ask(args: string[], env: Record<string, string> = {}): Promise<{ results: Result[]; mended: string[] }> {
     return JSON.parse((await this.run(['--json', ...args], env)).stdout)
@@ -162,7 +167,7 @@ export class DoctorWorld {
     if (script === 'start' && processesOf(project) !== '') return this.takeEffect()
     const password = words.includes('--update') ? ['--password-stdin'] : []
     const name = script.replaceAll('-', '_')
-    const { code, stderr } = await project.runWith({ input: 'secret\n' }, name, ...words, ...password)
+    const { code, stderr } = await this.script(name, ...words, ...password)
     if (code !== 0) throw new Error(`${command}: ${stderr}`)
   }
 }

@@ -1,4 +1,4 @@
-/** Accounts, quotas, the master user, aliases, and the pattern tables, each line held against rules. To add a rule, add a row. */
+/** Accounts, quotas, aliases, and the pattern tables, each line held against rules. To add a rule, add a row. */
 import { CATCHALL } from '../accounts/accounts.ts'
 import { domainOf } from '../accounts/changes.ts'
 import { anyAt, type Entry } from '../accounts/tables.ts'

@@ -99,7 +99,7 @@ export class Facts {
   /** The variables of the environment file. Throws `Skipped` where there is none. */
   environment(): Record<string, string> {
     this.needs(ENV_FILE)
-    return parse(this.read(ENV_FILE))
+    return this.once('environment', () => parse(this.read(ENV_FILE)))
   }
 
   settings(): Settings {
