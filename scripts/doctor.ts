@@ -3,7 +3,6 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { ask } from './lib/accounts/prompts.ts'
 import * as cli from './lib/cli.ts'
 import type { Result } from './lib/doctor/check.ts'
 
@@ -45,23 +44,18 @@ export async function main(args: string[], io: cli.Io): Promise<cli.ExitName | u
   const mended: string[] = []
   const report = (results: Result[]): cli.ExitName => {
     const count = (level: Result['level']) => results.filter((result) => result.level === level).length
-    const counts = {
-      ok: count('ok'),
-      warnings: count('warning'),
-      failures: count('failure'),
-      skipped: count('skipped'),
-    }
+    const [failures, warnings, skipped] = [count('failure'), count('warning'), count('skipped')]
     const milliseconds = Math.round(performance.now() - begin)
     // What mends is a function, which JSON leaves out.
-    const plain = results.map(({ question, ...result }) => ({ ...result, fix: result.fix ?? null }))
-    if (values.json) io.print(JSON.stringify({ ...counts, milliseconds, mended, results: plain }))
+    const plain = results.map((result) => ({ ...result, fix: result.fix ?? null }))
+    const counts = { ok: count('ok'), warnings, failures, skipped, milliseconds }
+    if (values.json) io.print(JSON.stringify({ ...counts, mended, results: plain }))
     else io.print(toText(results, counts, values.verbose ?? false, io))
-    return counts.failures > 0 ? 'failed' : 'ok'
+    return failures > 0 ? 'failed' : 'ok'
   }
   const mend = async (result: Result) => {
-    if (!result.mend || (result.question && !values.yes && !(await isAgreed(result.question, io)))) return
     try {
-      mended.push(await result.mend())
+      mended.push((await result.mend?.()) ?? '')
       io.say(`mended: ${mended.at(-1)}`)
     } catch (error) {
       io.say(`not mended: ${cli.messageOf(error)}`)
@@ -70,12 +64,12 @@ export async function main(args: string[], io: cli.Io): Promise<cli.ExitName | u
 
   // All else needs the packages: on a fresh clone this is the one thing to say.
   const packages = nodePackages()
-  if (packages && values.fix) await mend(packages)
+  if (packages && values.fix && (values.yes || (await isAgreed(io)))) await mend(packages)
   if (packages && nodePackages()) return report([packages])
 
   // zx takes a stack for each program that it runs, and leading it back to TypeScript takes longer than the program.
   process.setSourceMapsEnabled(false)
-  const { CHECKS, runChecks } = await import('./lib/doctor/all.ts')
+  const { becomeRootForNative, CHECKS, runChecks } = await import('./lib/doctor/all.ts')
   if (values.list) return void io.print(cli.table(CHECKS.map(({ name, title }) => [name, title])))
   const unknown = values.only?.find((name) => !CHECKS.some((check) => check.name === name))
   if (unknown !== undefined)
@@ -108,24 +102,12 @@ function nodePackages(): Result | undefined {
   }
   const title = "The project's packages are installed"
   const evidence = `not installed: ${missing}; no other check can run without them`
-  const fix = { fix: 'npm ci', question: 'Install the packages by npm ci?', mend }
-  return { check: 'node-packages', title, level: 'failure', evidence, milliseconds: 0, ...fix }
+  return { check: 'node-packages', title, level: 'failure', evidence, milliseconds: 0, fix: 'npm ci', mend }
 }
 
-/** Only root may ask the native engine: where sudo lets it, the script runs again as root, from here. */
-async function becomeRootForNative(): Promise<void> {
-  if (process.getuid?.() === 0) return
-  const { runningNativeEngine } = await import('./lib/server/choose.ts')
-  const { becomeRoot } = await import('./lib/server/root.ts')
-  const { readSettings } = await import('./lib/settings.ts')
-  try {
-    if (await runningNativeEngine(readSettings())) await becomeRoot()
-  } catch {
-    // The checks "settings" and "root" say what is in the way; what needs no root is checked all the same.
-  }
-}
-
-async function isAgreed(question: string, io: cli.Io): Promise<boolean> {
+async function isAgreed(io: cli.Io): Promise<boolean> {
+  const question = 'Install the packages by npm ci?'
+  const { ask } = await import('./lib/accounts/prompts.ts')
   if (io.stdin.isTTY) return /^y(es)?$/i.test((await ask(io, `${question} [y/N] `, '')).trim())
   io.say(`${question} No terminal to ask on; to say yes: npm run doctor -- --fix --yes`)
   return false

@@ -28,49 +28,42 @@ test('the files as they are give nothing but a server that is not running', asyn
 /** The checks that ask Postfix, which takes time, and the rows that say nothing to them. */
 const ASKING = ['tables', 'main-cf-names']
 const UNASKED = ['environment', 'environment-names', 'dovecot']
-/** Rows of one check are tried together, so many at once. */
+/** Rows of one check are tried together, so many at once: of more findings it would not show all. */
 const TOGETHER = 5
+
+/** Works on rows together, and in halves where some get in another's way. */
+async function inHalves<T>(rows: T[], work: (rows: T[]) => Promise<unknown>): Promise<void> {
+  try {
+    await work(rows).finally(() => world.restore())
+  } catch (error) {
+    if (rows.length === 1) throw error
+    const half = Math.ceil(rows.length / 2)
+    for (const part of [rows.slice(0, half), rows.slice(half)]) await inHalves(part, work)
+  }
+}
 
 describe('a broken set-up is found by its check alone, and its fix heals it', () => {
   const rows = [...BROKEN_FILES, ...BROKEN_COMPOSE]
-  for (let from = 0, to = 0; from < rows.length; from = to) {
-    const check = rows[from]?.[2] ?? ''
-    while (to < from + TOGETHER && rows[to]?.[2] === check) to++
-    const batch = rows.slice(from, to)
+  for (const check of new Set(rows.map(([, , check]) => check))) {
+    const own = rows.filter((row) => row[2] === check)
     const skip = check === 'compose' && !HAS_COMPOSE && 'Docker Compose is not here'
-    const only = OF_FILES.filter((name) => !UNASKED.includes(check) || !ASKING.includes(name))
-    const assertTold = (some: typeof batch) =>
-      world.assertTold(some, { only: [...only, check] }).finally(() => world.restore())
-    test(`${check}: ${batch.map(([what]) => what).join('; ')}`, { skip }, async () => {
-      // What gets in another's way is tried alone.
-      const isRight =
-        batch.length > 1 &&
-        (await assertTold(batch)
-          .then(() => true)
-          .catch(() => false))
-      for (const row of isRight ? [] : batch) await assertTold([row])
-    })
+    const asked = OF_FILES.filter((name) => !UNASKED.includes(check) || !ASKING.includes(name))
+    for (; own.length > 0; ) {
+      const batch = own.splice(0, TOGETHER)
+      test(`${check}: ${batch.map(([what]) => what).join('; ')}`, { skip }, () =>
+        inHalves(batch, (some) => world.assertTold(some, { only: [...asked, check] })),
+      )
+    }
   }
 })
 
 test('what looks bad and is not is no trouble', async () => {
-  const assertFine = async (some: typeof FINE) => {
-    try {
+  const all = [...FINE]
+  for (; all.length > 0; ) {
+    await inHalves(all.splice(0, TOGETHER), async (some) => {
       for (const [, changes] of some) changes(world.project)
-      assert.deepEqual(
-        await world.troubles({ only: [...OF_FILES, 'start'] }),
-        [],
-        some.map(([what]) => what).join('; '),
-      )
-    } finally {
-      world.restore()
-    }
-  }
-  for (let from = 0; from < FINE.length; from += TOGETHER) {
-    const batch = FINE.slice(from, from + TOGETHER)
-    const isRight = await assertFine(batch)
-      .then(() => true)
-      .catch(() => false)
-    for (const row of isRight ? [] : batch) await assertFine([row])
+      const said = await world.troubles({ only: [...OF_FILES, 'start'] })
+      assert.deepEqual(said, [], some.map(([what]) => what).join('; '))
+    })
   }
 })

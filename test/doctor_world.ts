@@ -1,13 +1,12 @@
 /** A project whose doctor runs in this process, so that many set-ups can be asked about; and hands that type what it says. */
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import {
   appendFileSync,
   chmodSync,
   cpSync,
   existsSync,
   mkdirSync,
-  readdirSync,
   readFileSync,
   rmSync,
   statSync,
@@ -18,6 +17,7 @@ import { ROOT } from '../scripts/lib/settings.ts'
 import type { Broken } from './broken_setups.ts'
 import { Project, processesOf } from './harness.ts'
 import { load, runIn } from './here.ts'
+import { pidsOf } from './instance.ts'
 
 /** What is not right. */
 export const bad = (results: Result[]) => results.filter(({ level }) => level === 'failure' || level === 'warning')
@@ -28,7 +28,6 @@ const FILES = ['bin', 'docker-data', 'docker-compose.yml', OVERRIDE, 'developmen
 
 export class DoctorWorld {
   readonly project: Project
-  #madeTls = ''
 
   private constructor(project: Project) {
     this.project = project
@@ -43,6 +42,11 @@ export class DoctorWorld {
   /** Runs the doctor in this process, with other variables where some are given. */
   run(args: string[], env: Record<string, string> = {}) {
     return runIn(this.project, { env }, 'doctor', ...args)
+  }
+
+  /** Runs another script in this process. */
+  script(name: string, ...args: string[]) {
+    return runIn(this.project, { input: 'secret\n' }, name, ...args)
   }
 
   /** What its `--json` says. */
@@ -64,14 +68,18 @@ export class DoctorWorld {
 
   /** Puts the files back that a set-up has changed, and gives whether there were any. The others keep their times. */
   restore(): boolean {
+    const { project } = this
+    const isThere = (name: string) => name !== '.env' && existsSync(`${ROOT}/${name}`)
     const changed = FILES.filter((name) => {
-      const own = name === '.env' ? '' : `${ROOT}/${name}`
-      return textsOf(this.project.path(name)) !== textsOf(own)
+      const path = project.path(name)
+      if (!isThere(name)) return existsSync(path)
+      if (!statSync(path, { throwIfNoEntry: false })?.isFile())
+        return spawnSync('diff', ['-rq', `${ROOT}/${name}`, path]).status !== 0
+      return !readFileSync(path).equals(readFileSync(`${ROOT}/${name}`))
     })
     for (const name of changed) {
-      rmSync(this.project.path(name), { recursive: true, force: true })
-      if (existsSync(`${ROOT}/${name}`) && name !== '.env')
-        cpSync(`${ROOT}/${name}`, this.project.path(name), { recursive: true })
+      rmSync(project.path(name), { recursive: true, force: true })
+      if (isThere(name)) cpSync(`${ROOT}/${name}`, project.path(name), { recursive: true })
     }
     return changed.length > 0
   }
@@ -88,22 +96,11 @@ export class DoctorWorld {
     const { project } = this
     if (!this.restore() && isHealed) return
     chmodSync(project.dir, 0o755)
-    const pids = [...processesOf(project).matchAll(/\/proc\/(\d+)\//g)].map(([, pid]) => Number(pid))
-    for (const pid of pids) process.kill(pid, 'SIGCONT')
+    for (const pid of pidsOf(project)) process.kill(pid, 'SIGCONT')
     const mail = `${project.stateDir}/mail`
     execFileSync('sh', ['-c', `chown -R 5000:5000 ${mail}; chmod -R u+rwX ${mail}`])
-    if (this.#tls() !== this.#madeTls) {
-      execFileSync('sh', ['-c', `rm ${project.stateDir}/tls/*`])
-      await project.run('stop')
-    }
     await this.takeEffect()
-    this.#madeTls = this.#tls()
     execFileSync('postsuper', ['-c', `${project.stateDir}/postfix`, '-d', 'ALL'], { stdio: 'pipe' })
-  }
-
-  #tls(): string {
-    const paths = ['key', 'certificate'].map((name) => `${this.project.stateDir}/tls/${name}.pem`)
-    return paths.map((path) => (existsSync(path) ? readFileSync(path, 'utf8') : '')).join()
   }
 
   /**
@@ -158,7 +155,10 @@ export class DoctorWorld {
   async #type(command: string, only: string[]): Promise<void> {
     const { project } = this
     const [, file] = /^git checkout -- (\S+)$/.exec(command) ?? []
-    if (file) return cpSync(`${ROOT}/${file}`, project.path(file), { recursive: true })
+    if (file) {
+      rmSync(project.path(file), { recursive: true, force: true })
+      return cpSync(`${ROOT}/${file}`, project.path(file), { recursive: true })
+    }
     const [, script, args = ''] = /^npm (?:run )?([\w-]+)(?: -- (.*))?$/.exec(command) ?? []
     if (script === undefined)
       return void execFileSync('sh', ['-c', command], { cwd: project.dir, env: project.env, stdio: 'pipe' })
@@ -167,17 +167,7 @@ export class DoctorWorld {
     if (script === 'start' && processesOf(project) !== '') return this.takeEffect()
     const password = words.includes('--update') ? ['--password-stdin'] : []
     const name = script.replaceAll('-', '_')
-    const { code, stderr } = await project.runWith({ input: 'secret\n' }, name, ...words, ...password)
+    const { code, stderr } = await this.script(name, ...words, ...password)
     if (code !== 0) throw new Error(`${command}: ${stderr}`)
-    if (script === 'start') this.#madeTls = this.#tls()
   }
-}
-
-/** All names and texts at and below a path; nothing where it is not there. */
-function textsOf(path: string): string {
-  const found = statSync(path, { throwIfNoEntry: false })
-  if (!found?.isDirectory()) return found?.isFile() ? readFileSync(path, 'latin1') : String(found?.mode ?? '')
-  return readdirSync(path)
-    .map((name) => `${name}\n${textsOf(`${path}/${name}`)}`)
-    .join('\n')
 }

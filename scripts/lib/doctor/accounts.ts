@@ -1,29 +1,28 @@
-/** Accounts, quotas, the master user, aliases, and the pattern tables, each line held against rules. To add a rule, add a row. */
+/** Accounts, quotas, aliases, and the pattern tables, each line held against rules. To add a rule, add a row. */
 import { CATCHALL } from '../accounts/accounts.ts'
 import { domainOf } from '../accounts/changes.ts'
-import { anyAt, type Entry, entriesOf } from '../accounts/tables.ts'
+import { anyAt, type Entry } from '../accounts/tables.ts'
 import { nearestOf } from '../cli.ts'
-import { deleteLine, type Finding, failure, MEND, placeOf, verdict, warning, writeLine } from './check.ts'
-import { ACCOUNTS, CAUGHT, type Facts, inConfig, MAP, VIRTUAL } from './facts.ts'
+import { deleteLine, type Finding, failure, placeOf, verdict, warning, writeLine } from './check.ts'
+import { ACCOUNTS, CAUGHT, type Facts, inConfig, MAP, QUOTAS, VIRTUAL } from './facts.ts'
 import { edit, repair } from './files.ts'
 import { addressesOf, domainsOf, UNREACHED } from './values.ts'
 
 /** The first row that says something about a line is the one that counts. */
 interface Row<T extends Entry> {
   wrong(entry: T, all: T[]): string | false | undefined
-  level?: 'warning'
+  find?: typeof warning
   /** Without one the line goes; null where only the reader knows what is right. */
-  fix?: ((entry: T) => string | undefined) | null
+  fix?: ((entry: T) => string | false) | null
+  /** What --fix does with the file's text. */
   mend?: (text: string) => string
 }
 
 function judge<T extends Entry>(file: string, entries: T[], rows: Row<T>[]): Finding[] {
   return entries.flatMap((entry): Finding[] => {
-    for (const { wrong, level = 'failure', fix = () => deleteLine(file, entry), mend } of rows) {
+    for (const { wrong, find = failure, fix = () => deleteLine(file, entry), mend } of rows) {
       const said = wrong(entry, entries)
-      if (!said) continue
-      const evidence = `${placeOf(file, entry)}: ${said}`
-      return [{ level, evidence, fix: mend ? MEND : fix?.(entry), ...(mend && { mend: () => edit(file, mend) }) }]
+      if (said) return [find(`${placeOf(file, entry)}: ${said}`, mend ? () => edit(file, mend) : fix?.(entry))]
     }
     return []
   })
@@ -43,14 +42,13 @@ const update = ({ address }: Account) => `npm run add-account -- --update ${addr
 // biome-ignore format: one rule a line
 const ACCOUNT_ROWS: Row<Account>[] = [
   { wrong: ({ address, text }) => /^\s|[ \t]$/.test(text) && `a space begins or ends the line of ${address.trim().split(/[:\s]/)[0]}`, mend: (text) => text.replace(/^[ \t]+(?=[^\s#])|[ \t]+$/gm, '') },
-  { wrong: ({ address }) => !/^[^\s@:|]+@[^\s@:|]+$/.test(address) && `${/^[\w.+-]+@[\w.-]+/.exec(address)?.[0] ?? 'this'} is no address with a "|" behind it, and the line no account`, fix: (entry) => (/[|{]/.test(entry.text) ? undefined : deleteLine(ACCOUNTS, entry)) },
+  { wrong: ({ address }) => !/^[^\s@:|]+@[^\s@:|]+$/.test(address) && `${/^[\w.+-]+@[\w.-]+/.exec(address)?.[0] ?? 'this'} is no address with a "|" behind it, and the line no account`, fix: (entry) => !/[|{]/.test(entry.text) && deleteLine(ACCOUNTS, entry) },
   { wrong: ({ address }) => /[^\x21-\x7e]/.test(address) && `${address} has letters that no mail address has here (SMTPUTF8 is off)` },
   { wrong: ({ address }) => UNREACHED.test(address) && `mail to ${address} never gets there: "+" begins an extension, and localhost is the server's own` },
   { wrong: ({ address, hash }) => !/^\{[\w.-]+\}\S|^\$\d/.test(hash) && `the password of ${address} is no hash with its {SCHEME}; without the line: npm run add-account -- ${address}` },
   { wrong: (entry, all) => { const twin = all.find((other) => isBefore(other, entry) && other.address.toLowerCase() === entry.address.toLowerCase()); return twin && `${entry.address} stands twice, before in line ${twin.lines[0]}` } },
   { wrong: ({ address }) => address !== address.toLowerCase() && `${address} has a capital letter, and Dovecot looks logins up in lower case`, mend: (text) => text.replace(/^[^#|\n]+\|/gm, (address) => address.toLowerCase()) },
   { wrong: ({ address, hash }) => badHash(address, hash), fix: update },
-  { wrong: ({ address }, all) => { const near = slip(domainOf(address), all.map((other) => domainOf(other.address))); return address !== CATCHALL && near && `the domain of ${address} is one letter or two from ${near}; a slip?` }, level: 'warning', fix: null },
 ]
 
 function badHash(address: string, hash: string): string | false {
@@ -59,17 +57,6 @@ function badHash(address: string, hash: string): string | false {
   if (!SCHEMES.test(name)) return `the password of ${address} has the scheme {${scheme}}, which Dovecot does not know`
   const isCut = /^SHA(256|512)-CRYPT$/i.test(scheme) && !CRYPT.test(value)
   return isCut && `the password of ${address} is no whole {${scheme}} hash`
-}
-
-/** A domain of one account that is nearly one of several: a slip makes a typo a real domain. */
-function slip(domain: string, all: string[]): string | undefined {
-  const count = (name: string) => all.filter((other) => other === name).length
-  const usual = all.filter((other) => count(other) > 1)
-  const near = count(domain) === 1 ? nearestOf(domain, usual, 2) : undefined
-  // dev1 and dev2, and a domain with its subdomain, are meant as they are.
-  const isMeant = (one = '', other = '') =>
-    one.replace(/\d/g, '') === other.replace(/\d/g, '') || one.endsWith(`.${other}`)
-  return isMeant(near, domain) || isMeant(domain, near) ? undefined : near
 }
 
 export function accounts(facts: Facts): Finding[] {
@@ -87,33 +74,25 @@ export function accounts(facts: Facts): Finding[] {
   return verdict(problems, `${all.length} accounts`)
 }
 
-const QUOTAS = inConfig('dovecot-quotas.cf')
 const bytesOf = (size: string) =>
   Number.parseInt(size, 10) * 1024 ** Math.max(0, 'bkmgt'.indexOf(size.at(-1)?.toLowerCase() ?? ''))
 
 type Quota = Entry & { address: string; size: string }
 // biome-ignore format: one rule a line
 const QUOTA_ROWS: Row<Quota>[] = [
-  { wrong: ({ address }) => address === '' && 'this is not address:size', level: 'warning' },
-  { wrong: (entry, all) => all.some((other) => isBefore(other, entry) && other.address === entry.address) && `${entry.address} has a quota above, which counts`, level: 'warning' },
+  { wrong: ({ address }) => address === '' && 'this is not address:size', find: warning },
+  { wrong: (entry, all) => all.some((other) => isBefore(other, entry) && other.address === entry.address) && `${entry.address} has a quota above, which counts`, find: warning },
   { wrong: ({ size }) => !/^\d+[bkmgt]?$/i.test(size) && `"${size}" is no size like 10M` },
-  { wrong: ({ address, size }) => address === CATCHALL && !/^0/.test(size) && 'the catchall has a limit, and what is beyond it has no other place', level: 'warning', fix: (entry) => writeLine(QUOTAS, entry, `${CATCHALL}:0`) },
-  { wrong: ({ size }) => bytesOf(size) > 0 && bytesOf(size) < 10_000 && `${size} is full after a mail or two`, level: 'warning', fix: null },
+  { wrong: ({ address, size }) => address === CATCHALL && !/^0/.test(size) && 'the catchall has a limit, and what is beyond it has no other place', find: warning, fix: (entry) => writeLine(QUOTAS, entry, `${CATCHALL}:0`) },
+  { wrong: ({ size }) => bytesOf(size) > 0 && bytesOf(size) < 10_000 && `${size} is full after a mail or two`, find: warning, fix: null },
 ]
 
 export function quotas(facts: Facts): Finding[] {
-  const all = entriesOf(facts.read(QUOTAS), false).map((entry) => {
+  const all = facts.entries(QUOTAS, false).map((entry) => {
     const [, address = '', size = ''] = /^([^:]*):(.*)$/.exec(entry.text.replace(/\s/g, '')) ?? []
     return { ...entry, address: address.toLowerCase(), size }
   })
   return verdict(judge(QUOTAS, all, QUOTA_ROWS), `${all.length} quotas`)
-}
-
-export function masterUser(facts: Facts): Finding[] {
-  const file = inConfig('dovecot-master-users')
-  facts.needs(file)
-  if (/^[^#:\s]+:\{PLAIN\}[^:\s]+/m.test(facts.read(file))) return verdict([], 'one')
-  return [failure(`${file} has no line user:{PLAIN}password`, `git checkout -- ${file}`)]
 }
 
 type Alias = Entry & { from: string; to: string[] }
@@ -145,28 +124,22 @@ export function aliases(facts: Facts): Finding[] {
   // biome-ignore format: one rule a line
   const rows: Row<Alias>[] = [
     { wrong: ({ from }) => from.endsWith(':') && `${from} ends with a colon, as in aliases(5), and is no address`, fix: (alias) => writeLine(VIRTUAL, alias, alias.text.replace(':', '')) },
-    { wrong: ({ to }) => { const target = to.find((one) => one.includes('@') && lookalike(one)); return target && `${target} is one letter or two from a domain with accounts, and is caught; a slip?` }, level: 'warning', fix: null },
+    { wrong: ({ to }) => { const target = to.find((one) => one.includes('@') && lookalike(one)); return target && `${target} is one letter or two from a domain with accounts, and is caught; a slip?` }, find: warning, fix: null },
     { wrong: ({ from, to }) => to.length === 0 && `${from} has no target, and Postfix skips the line` },
-    { wrong: (alias) => all.some((other) => isBefore(other, alias) && other.from === alias.from) && `${alias.from} stands twice; only one of the lines counts`, level: 'warning' },
+    { wrong: (alias) => all.some((other) => isBefore(other, alias) && other.from === alias.from) && `${alias.from} stands twice; only one of the lines counts`, find: warning },
     { wrong: (alias) => { const way = loop(alias.from); return way && !all.some((other) => isBefore(other, alias) && way.includes(other.from)) && `${alias.from} leads back to itself by ${way.join(', ')}` }, fix: null },
     { wrong: ({ from, to }) => own.includes(from) && !to.includes(from) && `${from} is an account, and this alias takes all its mail away, to ${to.join(', ')}` },
     { wrong: (alias) => alias.from.startsWith('@') && loses(alias) && `${alias.from} takes the mail of the account ${loses(alias)} away as well` },
     { wrong: ({ to }) => to.some((target) => /[|"]|^\/|:include:/.test(target)) && 'Postfix takes no program or file here' },
   ]
-  const local = inConfig('postfix-aliases.cf')
-  const program = /[:,\s]"?(\|[^",]*|\/[^",\s]*|:include:[^",\s]*)/
-  const runs = facts.entries(local).flatMap((at) => {
-    const [, target] = program.exec(at.text) ?? []
-    return target ? [warning(`${placeOf(local, at)}: mail goes to ${target}`, deleteLine(local, at))] : []
-  })
-  return verdict([...judge(VIRTUAL, all, rows), ...runs], `${all.length} aliases`)
+  return verdict(judge(VIRTUAL, all, rows), `${all.length} aliases`)
 }
 
 /** Foreign addresses that both tables have to catch, whatever the domains of the accounts are called. */
 const FOREIGN =
   'someone@foreign.example|root@gmail.com|news@sub.example.co.jp|"a b"@foreign.example|x@localhost.example'.split('|')
-/** What leaves mail to the mailboxes, to local(8), or to nobody. */
-const STAYS = /^(:|local:|error:|retry:|virtual:|lmtp:unix:)/
+/** What leaves mail to the mailboxes, and what to local(8) or to nobody. */
+const [OURS, STAYS] = [/^(:|lmtp:)/, /^(:|local:|error:|retry:|lmtp:unix:)/]
 
 /** Lines of the transport map that lead out: those above the one that catches everything, outside every "if". */
 function waysOut(facts: Facts): (Entry & { result: string })[] {
@@ -190,8 +163,7 @@ export async function tables(facts: Facts): Promise<Finding[]> {
     return [`x@sub.${domain}`, `x@not${domain}`, `x@${domain}.example`, `x@${noDot}`, `x@${noLastDot}`]
   })
   const foreign = [...FOREIGN, ...alike].filter((address) => !domains.includes(domainOf(address)))
-  const keys = [...own, ...domains.map(anyAt), ...foreign]
-  const { answers, said } = await facts.lookUp([CAUGHT, MAP], keys)
+  const { answers, said } = await facts.lookUp([CAUGHT, MAP], [...own, ...domains.map(anyAt), ...foreign])
   const caught = (address: string) => answers[0]?.get(address)
   const goes = (address: string) => answers[1]?.get(address) ?? 'default_transport'
   const skipped = said.matchAll(/warning: pcre map \S+\/(\S+), line (\d+): (.*)/g)
@@ -200,34 +172,35 @@ export async function tables(facts: Facts): Promise<Finding[]> {
   )
   const leaving = waysOut(facts)
   for (const way of leaving) {
-    // Mail of our own takes the next line that matches it.
-    const isOurs = own.some((address) => goes(address) === way.result)
-    const fix = isOurs ? deleteLine(MAP, way) : writeLine(MAP, way, way.text.replace(way.result, 'local:'))
+    const takes = (addresses: string[]) => addresses.some((address) => goes(address) === way.result)
+    // Where it takes mail of all the world, ours goes by the next line; where it takes only ours, ":" changes nothing.
+    const right = way.text.replace(way.result, takes(own) ? ':' : 'local:')
+    const fix = takes(own) && takes(foreign) ? deleteLine(MAP, way) : writeLine(MAP, way, right)
     problems.push(failure(`${placeOf(MAP, way)}: ${way.text}: it sends mail to ${way.result}`, fix))
   }
   const missing = foreign.filter((address) => caught(address) !== CATCHALL)
   if (missing[0]) {
     const to = caught(missing[0])
-    const fact = `mail to ${missing[0]} ${to ? `goes to ${to}` : 'is not caught'} (${missing.length} of ${foreign.length} addresses)`
+    const fact = `${to ? `goes to ${to}` : 'is not caught'} (${missing.length} of ${foreign.length} addresses)`
     // Only what looks like an account's domain: a pattern without its dots.
-    problems.push((missing.some((address) => FOREIGN.includes(address)) ? failure : warning)(`${CAUGHT}: ${fact}`))
+    const find = missing.some((address) => FOREIGN.includes(address)) ? failure : warning
+    problems.push(find(`${CAUGHT}: mail to ${missing[0]} ${fact}`))
   }
+  // What follows from a line that leads out is told there.
+  if (leaving.length > 0) return problems
   const out = foreign.find((address) => !/^(local|error|retry):/.test(goes(address)))
-  if (out && leaving.length === 0) {
-    const fix = /^\/\^\/\s+local:/m.test(facts.read(MAP)) ? undefined : `Write as the last line of ${MAP}: /^/ local:`
-    problems.push(failure(`${MAP}: no line keeps mail to ${out} here: it goes to ${goes(out)}`, fix))
-  }
+  const hasLast = /^\/\^\/\s+local:/m.test(facts.read(MAP))
+  const fix = !hasLast && `Write as the last line of ${MAP}: /^/ local:`
+  if (out) problems.push(failure(`${MAP}: no line keeps mail to ${out} here: it goes to ${goes(out)}`, fix))
   const bad = (address: string) => {
     const taken = caught(address) ?? address
     if (taken !== address) return `${CAUGHT}: mail to ${address} goes to ${taken}`
-    const isKept = /^(:|lmtp:|virtual:)/.test(goes(address))
-    return isKept ? undefined : `${MAP}: mail to ${address} goes to ${goes(address)}, not to its mailbox`
+    return OURS.test(goes(address)) ? '' : `${MAP}: mail to ${address} goes to ${goes(address)}, not to its mailbox`
   }
-  for (const domain of leaving.length > 0 ? [] : domains) {
+  for (const domain of domains) {
     const taken = own.find((address) => domainOf(address) === domain && bad(address))
     // What is so for all of a domain is its missing line; what is so for one account is somebody's own.
-    const isMissing = bad(anyAt(domain)) !== undefined
-    if (taken) problems.push(failure(bad(taken) ?? '', isMissing ? MEND : undefined, isMissing ? { mend: repair } : {}))
+    if (taken) problems.push(failure(bad(taken), bad(anyAt(domain)) ? repair : undefined))
   }
   return verdict(problems, `postmap answers for ${own.length + foreign.length} addresses in both tables`)
 }

@@ -2,16 +2,18 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, messageOf } from '../cli.ts'
 import { visibleLine } from '../mail/visible.ts'
-import { accounts, aliases, masterUser, quotas, tables } from './accounts.ts'
+import { runningNativeEngine } from '../server/choose.ts'
+import { becomeRoot, isRoot } from '../server/root.ts'
+import { readSettings } from '../settings.ts'
+import { accounts, aliases, quotas, tables } from './accounts.ts'
 import { type Finding, failure, type Result, Skipped, warning } from './check.ts'
 import { compose } from './compose.ts'
 import { Facts } from './facts.ts'
-import { files, gluedLines, leftovers, lineEnds, remains } from './files.ts'
-import { disk, engine, image, packages, root, settings } from './machine.ts'
-import { logins, mailForeign, mailUnknown, mailVirtual } from './mail.ts'
-import { folders, processes } from './processes.ts'
+import * as files from './files.ts'
+import * as machine from './machine.ts'
+import * as mail from './mail.ts'
 import * as server from './server.ts'
-import { dovecot, environment, environmentNames, mainCf, mainCfNames, wayOut } from './settings.ts'
+import * as settings from './settings.ts'
 
 export interface Check {
   /** What `--only` takes. */
@@ -30,43 +32,39 @@ const START = ['start', ...ANSWERS]
 
 // biome-ignore format: one check a line
 export const CHECKS: readonly Check[] = ([
-  ['settings', 'The settings of .env and the environment are valid, and open no port to others', settings, ['compose', 'engine']],
-  ['engine', 'There is an engine to run the server, and it answers', engine, ['image']],
-  ['image', 'The image is here', image, []],
-  ['packages', "Debian's Postfix and Dovecot are installed", packages, []],
-  ['root', 'The native engine may become root', root, ['main-cf-names', 'start']],
-  ['compose', 'Compose publishes the ports on loopback alone, and keeps mail and state on volumes', compose, ['image', 'start']],
-  ['environment', 'The environment file turns on what this server needs, and nothing else', environment, START],
-  ['environment-names', 'Every name in the environment file is known to docker-mailserver', environmentNames, []],
-  ['files', 'Every file that belongs to the project is there and can be read', files, ['compose', 'tables', 'dovecot', 'remains', ...START]],
-  ['line-ends', 'Configuration files are UTF-8 without a mark, have LF line ends and end with one', lineEnds, ['compose', 'tables', 'main-cf-names', 'remains', ...START]],
-  ['glued-lines', 'No entry begins with a space, which makes it part of the one above', gluedLines, ['main-cf', 'main-cf-names', 'aliases', 'tables', 'remains', ...START]],
-  ['remains', 'Accounts, aliases, quotas and the lines of their domains fit together', remains, ['tables', ...START]],
+  ['settings', 'The settings of .env and the environment are valid, and open no port to others', machine.settings, ['compose', 'engine']],
+  ['engine', 'There is an engine to run the server, and it answers', machine.engine, []],
+  ['root', 'The native engine may become root', machine.root, ['main-cf-names', 'start']],
+  ['compose', 'Compose publishes the ports on loopback alone, and keeps mail and state on volumes', compose, ['start']],
+  ['environment', 'The environment file turns on what this server needs, and nothing else', settings.environment, START],
+  ['environment-names', 'Every name in the environment file is known to docker-mailserver', settings.environmentNames, []],
+  ['files', 'Every file that belongs to the project is there and can be read', files.files, ['compose', 'tables', 'dovecot', 'remains', ...START]],
+  ['line-ends', 'Configuration files are UTF-8 without a mark, have LF line ends and end with one', files.lineEnds, ['compose', 'tables', 'main-cf-names', 'remains', ...START]],
+  ['glued-lines', 'No entry begins with a space, which makes it part of the one above', files.gluedLines, ['main-cf', 'main-cf-names', 'aliases', 'tables', 'remains', ...START]],
+  ['remains', 'Accounts, aliases, quotas and the lines of their domains fit together', files.remains, ['tables', ...START]],
   ['accounts', 'Every line of postfix-accounts.cf is an account, and the catchall is among them', accounts, ['tables', 'aliases', 'quotas', 'remains', ...START]],
   ['quotas', 'Every quota is a size', quotas, START],
-  ['master-user', 'The master user opens every mailbox', masterUser, START],
   ['aliases', 'Every alias ends in a mailbox, and none takes the mail of an account away', aliases, START],
   ['tables', 'The pattern tables catch foreign mail, and leave every account its own', tables, START],
-  ['dovecot', 'Dovecot reads its settings, and lets every client in', dovecot, START],
-  ['main-cf', 'postfix-main.cf and postfix-master.cf keep mail here, and let every client in', mainCf, START],
-  ['main-cf-names', 'Postfix knows every parameter of postfix-main.cf and postfix-master.cf', mainCfNames, START],
+  ['dovecot', 'Dovecot lets every client in, and the master user opens every mailbox', settings.dovecot, START],
+  ['main-cf', 'postfix-main.cf and postfix-master.cf keep mail here, and let every client in', settings.mainCf, START],
+  ['main-cf-names', 'Postfix knows every parameter of postfix-main.cf and postfix-master.cf', settings.mainCfNames, START],
   ['ports', 'The ports are free, or the server holds them', server.ports, ANSWERS],
   ['start', 'npm start takes the files as they are', server.start, ['live']],
   ['running', 'The server is running', server.running, ['live', 'ports']],
-  ['processes', 'No daemon of the server is stopped', processes, ANSWERS],
-  ['folders', 'The daemons may walk to their folders', folders, ['mailboxes', 'running', ...ANSWERS]],
+  ['processes', 'No daemon of the server is stopped', machine.processes, ANSWERS],
+  ['folders', 'The daemons may walk to their folders', machine.folders, ['mailboxes', 'running', ...ANSWERS]],
   ['live', 'The running server is the one that the files describe', server.live, ['way-out', ...ANSWERS]],
-  ['way-out', 'The running Postfix has no SMTP client, and nothing that leads out', wayOut, MAIL],
+  ['way-out', 'The running Postfix has no SMTP client, and nothing that leads out', settings.wayOut, MAIL],
   ['certificate', 'Key and certificate belong together', server.certificate, ANSWERS],
   ['mailboxes', 'Dovecot may enter and write every mailbox', server.mailboxes, ['logins', ...MAIL]],
   ['mailbox-quotas', 'No mailbox is full', server.mailboxQuotas, MAIL],
-  ['disk', 'There is room for mail', disk, MAIL],
-  ['leftovers', 'No dead process left a lock or a half-written file', leftovers, []],
-  ['logins', 'Every port lets an account log in, with TLS where it should, and POP3 all of them', logins, MAIL],
+  ['leftovers', 'No dead process left a lock or a half-written file', files.leftovers, []],
+  ['logins', 'Every port lets an account log in, with TLS where it should, and POP3 all of them', mail.logins, MAIL],
   // What stops a mail from foo to bar stops the other one as well.
-  ['mail-virtual', 'A mail from foo to bar arrives and is read over POP3 and IMAP', mailVirtual, ['mail-foreign', 'queue']],
-  ['mail-foreign', 'A mail to a foreign address, without a login, ends in catchall with its envelope recipient', mailForeign, ['queue']],
-  ['mail-unknown', 'An unknown user of a virtual mailbox domain gets 550', mailUnknown, []],
+  ['mail-virtual', 'A mail from foo to bar arrives and is read over POP3 and IMAP', mail.mailVirtual, ['mail-foreign', 'queue']],
+  ['mail-foreign', 'A mail to a foreign address, without a login, ends in catchall with its envelope recipient', mail.mailForeign, ['queue']],
+  ['mail-unknown', 'An unknown user of a virtual mailbox domain gets 550', mail.mailUnknown, []],
   ['queue', 'No mail is stuck in the queue', server.queue, []],
 ] as [string, string, Check['run'], string[]][]).map(([name, title, run, explains]) => ({ name, title, run, explains }))
 
@@ -76,9 +74,9 @@ const LIMIT = 30_000
 /** Runs checks at the same time. One that throws does not touch the others. */
 export async function runChecks(checks: readonly Check[], limit = LIMIT): Promise<Result[]> {
   const facts = new Facts()
+  const said = `slow: no result within ${limit / 1000} s; this machine or what the check asks is busy`
   const runOne = async (check: Check): Promise<Result[]> => {
     const begin = performance.now()
-    const said = `slow: no result within ${limit / 1000} s; this machine or what the check asks is busy`
     const late = sleep(limit, [warning(said)], { ref: false })
     const findings = await Promise.race([attempt(check, facts), late])
     const about = { check: check.name, title: check.title, milliseconds: Math.round(performance.now() - begin) }
@@ -108,19 +106,13 @@ const explains = (name: string) => CHECKS.find((check) => check.name === name)?.
 function settle(results: Result[]): Result[] {
   const causes = [...new Set(results.filter(({ level }) => level === 'failure').map(({ check }) => check))]
   return results.map((result) => {
-    const { check, title, level, evidence, milliseconds } = result
+    const { check, level, evidence, fix: _, mend: __, ...about } = result
     const twin = level === 'failure' && results.find((other) => other.evidence === evidence)?.check
     const cause = causes.find((other) => explains(other).includes(check) || (other === twin && other !== check))
     // Two causes that explain each other both stay: neither is the other's symptom.
     const isSymptom = cause && !explains(check).includes(cause) && (level === 'failure' || level === 'warning')
-    const follows = {
-      check,
-      title,
-      milliseconds,
-      level: 'skipped',
-      evidence: `follows from "${cause}": ${evidence}`,
-    } as const
-    return isSymptom ? follows : result
+    if (!isSymptom) return result
+    return { check, ...about, level: 'skipped', evidence: `follows from "${cause}": ${evidence}` }
   })
 }
 
@@ -137,6 +129,15 @@ function shorten(findings: Finding[]): Finding[] {
 function oneLine(text: string): string {
   const visible = visibleLine(text.trim().replace(/\s*[\r\n]+\s*/g, ' | '))
   return visible.length > 400 ? `${visible.slice(0, 399)}…` : visible
+}
+
+/** Only root may ask the native engine: where sudo lets it, the script runs again as root, from here. */
+export async function becomeRootForNative(): Promise<void> {
+  try {
+    if (!isRoot && (await runningNativeEngine(readSettings()))) await becomeRoot()
+  } catch {
+    // The checks "settings" and "root" say what is in the way; what needs no root is checked all the same.
+  }
 }
 
 /** Milliseconds that explaining may take. */

@@ -7,13 +7,15 @@ import { addLine, type Finding, failure, Skipped, verdict, warning } from './che
 import { COMPOSE_FILE, CONFIG, DOCKER, type Facts } from './facts.ts'
 
 /** The parts of `docker compose config --format json` that are looked at. */
-type Texts = 'image' | 'container_name' | 'network_mode' | 'stop_grace_period' | 'user'
-interface Service extends Partial<Record<Texts, string>>, Partial<Record<'cap_drop' | 'cap_add', string[]>> {
-  networks?: Record<string, unknown>
+type Texts = Partial<Record<'image' | 'container_name' | 'network_mode' | 'stop_grace_period' | 'user', string>>
+interface Service extends Texts {
   ports?: { host_ip?: string; target: number; published?: string }[]
   volumes?: { type: string; source?: string; target: string; read_only?: boolean }[]
-  tmpfs?: string | string[]
   environment?: Record<string, string | null>
+  networks?: Record<string, unknown>
+  tmpfs?: string | string[]
+  cap_drop?: string[]
+  cap_add?: string[]
   read_only?: boolean
   deploy?: { replicas?: number }
   entrypoint?: unknown
@@ -29,7 +31,7 @@ const PORTS = [25, 587, 465, 110, 995, 143, 993]
 /** Seconds of a clean stop; what goes beyond the grace period is killed. */
 const CLEAN_STOP = 16
 
-/** What is wrong, in words; nothing where all is right. */
+/** What is wrong, in words, and what is a warning; nothing where all is right. */
 function wrongsOf(service: Service, { volumes = {}, networks = {} }: Project, facts: Facts) {
   const { image = '', container_name: name, network_mode, ports = [], stop_grace_period: period = '10s' } = service
   const mountOf = (path: string) => service.volumes?.find(({ target }) => target.replace(/\/$/, '') === path)
@@ -105,11 +107,11 @@ export async function compose(facts: Facts): Promise<Finding[]> {
   if (!service) return [failure(`${who} has no service ${CONTAINER}`, fix)]
   const { failures, warnings } = wrongsOf(service, project, facts)
   const { dmsVersion } = facts.settings()
+  // The release comes from .env; what an override file says is not in the checked-in one.
+  const isByEnv = service.image?.endsWith(`:${dmsVersion}`) && !process.env.DMS_VERSION
   const tell = (find: typeof failure) => (wrong: unknown) => {
-    // The release comes from .env; what an override file says is not in the checked-in one.
-    const isByEnv =
-      `${wrong}`.includes(dmsVersion) && service.image?.endsWith(`:${dmsVersion}`) && !process.env.DMS_VERSION
-    return wrong ? [find(`Compose: ${wrong}`, isByEnv ? addLine('.env', 'DMS_VERSION=15.1.0') : undefined)] : []
+    const isRelease = isByEnv && `${wrong}`.includes(dmsVersion)
+    return wrong ? [find(`Compose: ${wrong}`, isRelease && addLine('.env', 'DMS_VERSION=15.1.0'))] : []
   }
   const problems = [...failures.flatMap(tell(failure)), ...warnings.flatMap(tell(warning))]
   return verdict(problems, `image ${service.image}, ${service.ports?.length} ports`)

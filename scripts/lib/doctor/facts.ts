@@ -10,27 +10,19 @@ import type { Engine, ExecResult } from '../server/engine.ts'
 import { makeConfiguration, namesBelow, tryConfiguration } from '../server/native_configuration.ts'
 import { isRoot } from '../server/root.ts'
 import { $, input } from '../server/shell.ts'
-import { CONTAINER, ROOT, readSettings, type Settings } from '../settings.ts'
+import { CONTAINER, ROOT, readBytes, readSettings, type Settings, UNREADABLE } from '../settings.ts'
 import { Skipped } from './check.ts'
 
 /** The configuration folder from the project's root, and as docker-mailserver sees it. */
-export const CONFIG = 'docker-data/mail-server/config'
-export const IN_CONTAINER = '/tmp/docker-mailserver'
+export const [CONFIG, IN_CONTAINER] = ['docker-data/mail-server/config', '/tmp/docker-mailserver']
+export const [ENV_FILE, COMPOSE_FILE] = ['development-mail-server.env', 'docker-compose.yml']
 export const inConfig = (name: string) => `${CONFIG}/${name}`
-export const ENV_FILE = 'development-mail-server.env'
-export const COMPOSE_FILE = 'docker-compose.yml'
-export const [ACCOUNTS, VIRTUAL, CAUGHT, MAP, MAIN_CF, MASTER_CF] = [
-  inConfig('postfix-accounts.cf'),
-  inConfig('postfix-virtual.cf'),
-  inConfig('postfix-regexp.cf'),
-  inConfig('postfix-transport_maps'),
-  inConfig('postfix-main.cf'),
-  inConfig('postfix-master.cf'),
-] as const
-/** The files that come with the project, of the configuration folder. */
-const OWN = `postfix-main.cf postfix-master.cf postfix-accounts.cf postfix-virtual.cf postfix-regexp.cf postfix-transport_maps
-  postfix-failures.pcre postfix-failures-data.pcre dovecot.cf dovecot-2.4.cf dovecot-master-users user-patches.sh`
-export const OWN_FILES = OWN.split(/\s+/).map(inConfig)
+/** The files of the configuration folder, all of which come with the project. */
+const NAMES = `postfix-accounts.cf postfix-virtual.cf postfix-regexp.cf postfix-transport_maps postfix-main.cf postfix-master.cf
+  dovecot-quotas.cf postfix-aliases.cf postfix-failures.pcre postfix-failures-data.pcre dovecot.cf dovecot-2.4.cf
+  dovecot-master-users user-patches.sh`
+export const OWN_FILES = NAMES.split(/\s+/).map(inConfig)
+export const [ACCOUNTS = '', VIRTUAL = '', CAUGHT = '', MAP = '', MAIN_CF = '', MASTER_CF = '', QUOTAS = ''] = OWN_FILES
 /** Debian's own master.cf. */
 const MASTER_DIST = '/usr/share/postfix/master.cf.dist'
 
@@ -40,12 +32,17 @@ const LOOK_UP = 'keys=$(cat); for table; do printf "%s\\n" "$keys" | postmap $0 
 /** Milliseconds for one question to a program, and for Docker to answer; one that is wedged never does. */
 export const [ANSWER, DOCKER] = [10_000, 4_000]
 
+/** The states in which nothing in the container can be asked, its processes being there. */
+export const [STATUS, STANDSTILL] = ['{{.State.Status}}', /^(paused|restarting)$/]
+
 /** A setting with its value and the entry of the file that sets it. */
 export interface Setting {
   name: string
   value: string
   at: Entry
 }
+
+export const ASSIGNMENT = /^(?:export\s+)?([^=\s]+)\s*=\s*(.*)$/s
 
 export class Facts {
   readonly #once = new Map<string, unknown>()
@@ -70,41 +67,39 @@ export class Facts {
     if (missing) throw new Skipped(`${missing} cannot be read, see "files"`)
   }
 
-  /** Why a file cannot be used, and what to type; undefined where it can. */
-  problem(name: string): [fact: string, fix: string] | undefined {
-    const path = join(ROOT, name)
-    const back = `git checkout -- ${name}`
-    try {
-      const found = fs.statSync(path)
-      if (found.isDirectory()) return ['is a folder and not a file', `rm -r ${name} && ${back}`]
-      if (!found.isFile()) return ['is no regular file', `rm ${name} && ${back}`]
-      return fs.readFileSync(path).includes(0) ? ['is UTF-16 or binary; it has to be UTF-8', back] : undefined
-    } catch (error) {
-      const { code } = error as NodeJS.ErrnoException
-      if (code === 'EACCES') return ['cannot be read by this user', `sudo chmod a+r ${name}`]
-      if (code === 'ENOTDIR') return ['is below a file', back]
-      const isDangling = fs.lstatSync(path, { throwIfNoEntry: false }) !== undefined
-      return isDangling ? ['is a link to nothing', `rm ${name} && ${back}`] : ['is not there', back]
-    }
-  }
-
-  /** The logical lines of a file of Postfix's (postconf(5)). */
-  entries(name: string): Entry[] {
-    return this.once(`entries ${name}`, () => entriesOf(this.read(name)))
-  }
-
-  /** The `name = value` lines of a file of Postfix's by their names; of several the last one counts. */
-  settingsOf(name: string): Map<string, Setting> {
-    return this.once(`settings ${name}`, () => {
-      const found = this.entries(name).map((at) => ({ at, pair: /^([^=\s]+)\s*=\s*(.*)$/s.exec(at.text) ?? [] }))
-      return new Map(found.flatMap(({ at, pair: [, name, value = ''] }) => (name ? [[name, { name, value, at }]] : [])))
+  /** Why a file cannot be used; undefined where it can. */
+  problem(name: string): string | undefined {
+    return this.once(`problem ${name}`, () => {
+      try {
+        return readBytes(join(ROOT, name)).includes(0) ? 'it is UTF-16 or binary, and has to be UTF-8' : undefined
+      } catch (error) {
+        return UNREADABLE[(error as NodeJS.ErrnoException).code ?? ''] ?? messageOf(error)
+      }
     })
+  }
+
+  /** The lines of a file; in Postfix's files they may go on (postconf(5)). */
+  entries(name: string, continued = true): Entry[] {
+    return this.once(`entries ${name} ${continued}`, () => entriesOf(this.read(name), continued))
+  }
+
+  /** The `name = value` lines of a file. */
+  assignments(name: string, continued = true): Setting[] {
+    return this.entries(name, continued).flatMap((at) => {
+      const [, name, value = ''] = ASSIGNMENT.exec(at.text) ?? []
+      return name ? [{ name, value, at }] : []
+    })
+  }
+
+  /** The parameters of postfix-main.cf by their names; of several lines the last one counts. */
+  mainCf(): Map<string, Setting> {
+    return this.once('main.cf', () => new Map(this.assignments(MAIN_CF).map((one) => [one.name, one])))
   }
 
   /** The variables of the environment file. Throws `Skipped` where there is none. */
   environment(): Record<string, string> {
     this.needs(ENV_FILE)
-    return parse(this.read(ENV_FILE))
+    return this.once('environment', () => parse(this.read(ENV_FILE)))
   }
 
   settings(): Settings {
@@ -145,17 +140,11 @@ export class Facts {
     )
   }
 
-  /** In which state nothing in the container can be asked, its processes being there; undefined where it can. */
-  async standstill(): Promise<'paused' | 'restarting' | undefined> {
-    const status = await this.inspect('{{.State.Status}}')
-    return status === 'paused' || status === 'restarting' ? status : undefined
-  }
-
   /** The engine with its server up, where this user may ask it. */
   async server(): Promise<Engine> {
     const engine = await this.engine()
     if (!(await this.isRunning())) throw new Skipped('the server is not running, see "running"')
-    if (engine.name === 'docker' && (await this.standstill()))
+    if (engine.name === 'docker' && STANDSTILL.test(await this.inspect(STATUS)))
       throw new Skipped('the container stands still, see "processes"')
     if (engine.name === 'native' && !isRoot) throw new Skipped('only root can ask, see "root"')
     return engine
@@ -169,10 +158,7 @@ export class Facts {
   /** Whether Postfix is asked in the container. Throws `Skipped` where that would be before its first start. */
   async isInContainer(): Promise<boolean> {
     const engine = await this.engine().catch(() => undefined)
-    if (engine?.name !== 'docker') return false
-    if (!(await this.isRunning())) throw new Skipped('Postfix is not there to ask before the first start')
-    await this.server()
-    return true
+    return engine?.name === 'docker' && (await this.server()) === engine
   }
 
   /** What Postfix answers for keys in each of the project's PCRE tables, and what it says against the tables. */

@@ -8,6 +8,9 @@ const MEANINGS: [pattern: RegExp, meaning: string][] = [
   [/net_listen_unix\(.*Input\/output error|bind\(.*Input\/output error|private\/[\w-]+: Invalid argument/, 'Unix sockets cannot be made there: a bind mount of Docker Desktop'],
   [/Failed to start listeners|Address already in use/, 'a port or socket was taken already'],
   [/do not list domain .* in BOTH/, 'a domain is both in mydestination and a virtual mailbox domain'],
+  [/\breject: (header|body|mime)/, 'header_checks or body_checks refuse it'],
+  [/\bdiscard: (header|body|mime)/, 'header_checks or body_checks throw it away'],
+  [/\bhold: (header|body|mime)/, 'header_checks or body_checks hold it in the queue'],
   [/No space left on device|Insufficient system storage|queue file write error|Disk quota exceeded/i, 'the disk is full'],
   [/Permission denied/, 'Dovecot or Postfix may not read or write there'],
   [/[Pp]laintext authentication disallowed|cleartext authentication not allowed/, 'logins without TLS are refused'],
@@ -29,17 +32,10 @@ const MEANINGS: [pattern: RegExp, meaning: string][] = [
   [/bad (command startup|numerical|string|boolean)|unknown smtpd restriction|fatal:|panic:/i, 'a daemon gave up'],
 ]
 
-const meaningOf = (text: string) => MEANINGS.find(([pattern]) => pattern.test(text))?.[1]
-
 /** What a reply or a line of the log means, with what it says; the text alone where nothing is known about it. */
 export function explained(text: string): string {
-  const meaning = meaningOf(text)
+  const meaning = MEANINGS.find(([pattern]) => pattern.test(text))?.[1]
   return meaning && !text.startsWith(meaning) ? `${meaning}: ${text}` : text
-}
-
-/** The fix of what a text says, where one heals it whatever else is so. */
-export function fixOf(text: string): string | undefined {
-  return meaningOf(text) === 'the disk is full' ? 'df -h, and make room; npm run reset deletes all mail' : undefined
 }
 
 /** The last line that says why, among those logged since the last start; undefined where none is known. */

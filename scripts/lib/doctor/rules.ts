@@ -1,11 +1,10 @@
 /** What the settings have to be: of the environment file, of Postfix, of Dovecot. To add a rule, add a row. */
-import { readFileSync } from 'node:fs'
 import { CATCHALL } from '../accounts/accounts.ts'
 import { domainOf } from '../accounts/changes.ts'
 import type { Finding } from './check.ts'
 import { type Facts, IN_CONTAINER } from './facts.ts'
 import * as values from './values.ts'
-import { actionsOf, domainsOf, isNoVirtual, isOwn, missing } from './values.ts'
+import { actionsOf, addressesOf, domainsOf, isNoVirtual, isOwn, missing } from './values.ts'
 
 /** What a value has to be, or what says so of it. */
 type Right = RegExp | ((value: string, facts: Facts) => boolean)
@@ -70,7 +69,7 @@ const ENVIRONMENT: Rule[] = [
   fail('OVERRIDE_HOSTNAME', isNoVirtual, ANOTHER_NAME),
   fail('SSL_TYPE', /^(snakeoil|self-signed|custom|manual|letsencrypt)?$/, 'there is no such type', 'snakeoil'),
   fail('SSL_TYPE', (value, facts) => !values.missingCertificate(value, facts), (value, facts) => `${values.missingCertificate(value, facts)}, and TLS needs it`, null),
-  need(warn('POSTMASTER_ADDRESS', values.hasMailbox, 'that is no account, and a bounce that cannot be returned is lost', CATCHALL)),
+  need(warn('POSTMASTER_ADDRESS', (value, facts) => [CATCHALL, ...addressesOf(facts)].includes(value.toLowerCase()) || (value.includes('@') && !isOwn(value, facts)), 'that is no account, and a bounce that cannot be returned is lost', CATCHALL)),
   // Nothing leaves
   fail('ENABLE_SASLAUTHD', OFF, 'passwords are asked of saslauthd, which knows none of the accounts', '0'),
   warn('ENABLE_OAUTH2', OFF, 'it asks another server about each login', '0'),
@@ -97,11 +96,6 @@ const ENVIRONMENT: Rule[] = [
 export const ENVIRONMENT_RULES = ENVIRONMENT.map((one) =>
   one.right instanceof RegExp && !one.right.test('') ? need(one) : one,
 )
-
-/** The names of docker-mailserver's variables: of 10.5.0 alone, of 15.1.0 alone, of both. */
-const [, ...LISTS] = readFileSync(new URL('./variables.txt', import.meta.url), 'utf8').split(/^\[.*\]$/m)
-const [OF_10 = [], OF_15 = [], OF_BOTH = []] = LISTS.map((names) => names.trim().split(/\s+/))
-export const VARIABLES = { '10': OF_10, '15': OF_15, both: OF_BOTH }
 
 const LOOPBACK_HOST = '\\[?(127\\.\\d+\\.\\d+\\.\\d+|localhost|::1)\\]?'
 /** `inet:127.0.0.1:8891`, `smtp:[127.0.0.1]:10024`, `unix:/path`, several of them. */
@@ -173,7 +167,8 @@ export const POSTFIX_RULES: Rule[] = [
   warn('minimal_backoff_time|queue_run_delay|in_flow_delay', /^\d{1,3}s?$|^\d{1,2}m$/, 'mail waits'),
   warn('(maximal|bounce)_queue_lifetime', /^(?!0)\d+/, 'mail that has to wait a moment bounces at once'),
   warn('(sender_|recipient_)?canonical_maps|(relocated|virtual_alias_recursion|smtp_generic)_maps|masquerade_domains', EMPTY, 'addresses are rewritten on the way'),
-  warn('\\w+_checks|smtpd_\\w+_restrictions', (value, facts) => actionsOf(value, facts).every(([, action]) => !/HOLD|DISCARD/i.test(action ?? '')), 'its table holds or discards mail'),
+  fail('\\w+_checks|smtpd_\\w+_restrictions', (value, facts) => actionsOf(value, facts).every(([, action]) => !/HOLD|DISCARD/i.test(action ?? '')), 'its table holds or discards mail, which never arrives'),
+  fail('\\w+_checks', /^(?!.*\bstatic:\s*\{?\s*(REJECT|[45]\d\d)\b)/i, 'it refuses every mail'),
   // Files
   fail('smtpd_tls_\\w*files?', (value, facts) => !missing(values.PATHS, value, facts), (value, facts) => `${missing(values.PATHS, value, facts)}, and TLS needs it`),
   fail('\\w+', (value, facts) => !missing(values.TABLES, value, facts), (value, facts) => `${missing(values.TABLES, value, facts)}, and Postfix defers mail`, null),

@@ -1,6 +1,6 @@
 /** The running server: that it may start, runs, holds its ports, is what the files describe, and has room for mail. */
 import { createPrivateKey, X509Certificate } from 'node:crypto'
-import { lstatSync, readdirSync, type Stats } from 'node:fs'
+import { lstatSync } from 'node:fs'
 import { join } from 'node:path'
 import { CATCHALL, parseAccounts } from '../accounts/accounts.ts'
 import { messageOf } from '../cli.ts'
@@ -10,10 +10,10 @@ import { holdersOf, isFree } from '../server/ports.ts'
 import { readOr } from '../server/processes.ts'
 import { isRoot } from '../server/root.ts'
 import { CONTAINER, enabledServices, SERVICES } from '../settings.ts'
-import { addLine, deleteLine, type Finding, failure, Skipped, verdict, warning } from './check.ts'
-import { ACCOUNTS, ANSWER, CONFIG, type Facts, inConfig, MAIN_CF } from './facts.ts'
+import { addLine, deleteLine, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
+import { ACCOUNTS, ANSWER, CONFIG, type Facts, MAIN_CF, QUOTAS } from './facts.ts'
 import { causeIn, explained } from './log.ts'
-import { folders, processes } from './processes.ts'
+import { folders, processes } from './machine.ts'
 
 export async function ports(facts: Facts): Promise<Finding[]> {
   const { bindAddress, ports: taken, stateDir } = facts.settings()
@@ -24,14 +24,14 @@ export async function ports(facts: Facts): Promise<Finding[]> {
   // What it was started with it holds as long as it runs; to look at all processes of the machine takes long.
   const started = isUp && facts.isNative ? readOr(`${stateDir}/started.json`) : ''
   if (started.includes(JSON.stringify(JSON.stringify({ bindAddress, ports: taken, services }))))
-    return verdict([], 'held by the server since its start')
+    return [ok('held by the server since its start')]
   const holders = holdersOf(services.map((name) => taken[name]))
   const problems: Finding[] = []
+  const closed: string[] = []
   for (const name of services) {
     const [port, { variable, protocol }] = [taken[name], SERVICES[name]]
     const [holder, isClosed] = [holders.get(port), await isFree(bindAddress, port)]
-    const other = `nothing listens on ${port} (${protocol}): the server was started with other ports`
-    if (isClosed && isUp) problems.push(failure(other, 'npm start'))
+    if (isClosed && isUp) closed.push(`${port} (${protocol})`)
     if (isClosed || (isUp && (!holder || engine?.owns(holder) || !isRoot))) continue
     let free = 10_000 + (port % 10_000)
     while (Object.values(taken).includes(free) || !(await isFree(bindAddress, free))) free++
@@ -40,6 +40,8 @@ export async function ports(facts: Facts): Promise<Finding[]> {
     const who = holder ? `${holder.name} (pid ${holder.pid})` : 'another process'
     problems.push(failure(`port ${port} (${protocol}) on ${bindAddress} is in use by ${who}`, fix))
   }
+  const other = `nothing listens on ${closed.join(', ')}: the server was started with other ports`
+  if (closed.length > 0) problems.push(failure(other, 'npm start'))
   return verdict(problems, isUp ? 'held by the server' : 'free')
 }
 
@@ -53,7 +55,7 @@ export async function start(facts: Facts): Promise<Finding[]> {
 
 export async function running(facts: Facts): Promise<Finding[]> {
   const engine = await facts.engine()
-  if (await facts.isRunning()) return verdict([], `engine: ${engine.name}`)
+  if (await facts.isRunning()) return [ok(`engine: ${engine.name}`)]
   const half = await engine.half()
   const evidence = half ?? 'the server is not running'
   if (isRoot && (await facts.refusal())) return [failure(`${evidence}; npm start refuses the files`)]
@@ -79,7 +81,7 @@ export async function live(facts: Facts): Promise<Finding[]> {
 
 /** npm start would change the files in the state folder that differ from what it makes now. */
 async function liveNative(facts: Facts): Promise<Finding[]> {
-  if (await facts.isLive()) return verdict([], 'no file was written since it was started')
+  if (await facts.isLive()) return [ok('no file was written since it was started')]
   const { folder, refusal } = await facts.made()
   if (refusal) throw new Skipped('npm start refuses the files, see "start"')
   const { stateDir } = facts.settings()
@@ -94,9 +96,9 @@ async function liveNative(facts: Facts): Promise<Finding[]> {
   const changed = [...new Set([...names, ...made])].flatMap((name) => {
     const [right, is] = [linesOf(join(folder, name)), linesOf(join(stateDir, name))]
     if (/\.(tmp|lock)$/.test(name) || right.join() === is.join()) return []
-    // A setting is told; what else differs may be a secret.
-    const line = name === 'postfix/main.cf' ? is.find((one) => !right.includes(one)) : undefined
-    return [name.replace(/^config/, CONFIG) + (line ? `: ${line}` : '')]
+    // Settings are told; what else differs may be a secret.
+    const lines = name === 'postfix/main.cf' ? is.filter((one) => !right.includes(one)) : []
+    return [name.replace(/^config/, CONFIG) + (lines.length > 0 ? `: ${lines.join('; ')}` : '')]
   })
   const own = changed.filter((name) => name.startsWith(CONFIG)).join(', ')
   const evidence = own ? `${own}: changed since the server read it` : `not as the files say: ${changed.join(', ')}`
@@ -108,7 +110,7 @@ async function liveDocker(facts: Facts): Promise<Finding[]> {
   const plain = (value = '') => value.replace(/\s+/g, ' ').trim()
   const { stdout: parameters } = await facts.ask('postconf', '-n')
   const problems = [...parameters.matchAll(/^(\w+) =(.*)$/gm)].flatMap(([, name = '', value]) => {
-    const right = facts.settingsOf(MAIN_CF).get(name)?.value ?? value
+    const right = facts.mainCf().get(name)?.value ?? value
     // docker-mailserver sets this one for port 25 by itself.
     if (name === 'smtpd_sasl_auth_enable' || plain(right) === plain(value)) return []
     return [failure(`the running Postfix has ${name} = ${plain(value)}, and ${MAIN_CF} says ${right}`, 'npm start')]
@@ -132,12 +134,12 @@ const EXPIRES_SOON = 14 * 86_400_000
 
 export async function certificate(facts: Facts): Promise<Finding[]> {
   const engine = await facts.server()
-  if (!facts.environment().SSL_TYPE) return verdict([], 'TLS is off (SSL_TYPE is empty)')
+  if (!facts.environment().SSL_TYPE) return [ok('TLS is off (SSL_TYPE is empty)')]
   const { stdout } = await facts.ask('postconf', '-n')
   const values = stdout.match(/^smtpd_tls_(chain_files|key_file|cert_file) = .*$/gm) ?? []
   const paths = [...new Set(values.flatMap((line) => line.split(/[\s,]+/)).filter((path) => path.startsWith('/')))]
   const made = `${facts.settings().stateDir}/tls/`
-  const fix = paths.some((path) => path.startsWith(made)) ? `rm ${made}*.pem && npm stop && npm start` : undefined
+  const fix = paths.some((path) => path.startsWith(made)) && `rm ${made}*.pem && npm stop && npm start`
   const files = await Promise.all(paths.map((path) => engine.exec(['cat', '--', path])))
   const missing = paths.find((_, index) => files[index]?.exitCode !== 0)
   if (missing) return [failure(`${missing} is not there, and TLS needs it`, fix)]
@@ -145,66 +147,55 @@ export async function certificate(facts: Facts): Promise<Finding[]> {
   try {
     const [key = ''] = /-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]+-----END [A-Z ]*PRIVATE KEY-----/.exec(text) ?? []
     const found = new X509Certificate(text.slice(text.indexOf('-----BEGIN CERTIFICATE')))
-    const left = Date.parse(found.validTo) - Date.now()
     if (!found.checkPrivateKey(createPrivateKey(key)))
       return [failure(`the key of ${paths.join(' and ')} is that of another certificate`, fix)]
-    if (Date.parse(found.validFrom) > Date.now())
-      return [failure(`the certificate begins on ${found.validFrom}; is the clock right?`, fix)]
-    if (left < 0) return [failure(`the certificate ended on ${found.validTo}`, fix)]
-    const problems = left < EXPIRES_SOON ? [warning(`the certificate ends on ${found.validTo}`, fix)] : []
-    return verdict(problems, `until ${found.validTo}`)
+    const left = Date.parse(found.validTo) - Date.now()
+    const find = left < 0 ? failure : left < EXPIRES_SOON ? warning : ok
+    return [find(`the certificate ends on ${found.validTo}`, left < EXPIRES_SOON && fix)]
   } catch (error) {
     return [failure(`${paths.join(', ')}: this is no key with its certificate: ${messageOf(error)}`, fix)]
   }
 }
 
-/** A path and all below it, so many folders deep. What goes away meanwhile is left out. */
-function below(path: string, depth: number): { path: string; found: Stats }[] {
-  const found = lstatSync(path, { throwIfNoEntry: false })
-  const names = depth > 0 && found?.isDirectory() ? readdirSync(path) : []
-  return found ? [{ path, found }, ...names.flatMap((name) => below(join(path, name), depth - 1))] : []
-}
-
+/** The first of a domain, a mailbox in it, and what lies there, that Dovecot cannot use: what is wrong with it, and what rights it. */
 export async function mailboxes(facts: Facts): Promise<Finding[]> {
   const chown = `chown -R ${VMAIL_ID}:${VMAIL_ID}`
-  // A domain, a mailbox in it, and what lies there.
   if ((await facts.server()).name === 'docker') {
     const find = `find /var/mail -maxdepth 3 ! -uid ${VMAIL_ID} -print -quit`.split(' ')
     const path = (await facts.ask(...find)).stdout.trim()
     const evidence = `${path} belongs to another user than Dovecot's`
     return verdict(path ? [failure(evidence, `docker exec ${CONTAINER} ${chown} ${path}`)] : [], '/var/mail')
   }
-  const paths = below(join(facts.settings().stateDir, 'mail'), 3)
-  for (const { path, found } of paths) {
-    const is = `${path} belongs to user ${found.uid}, and Dovecot writes as ${VMAIL_ID}`
-    if (found.uid !== VMAIL_ID) return [failure(is, `${chown} ${path}`)]
+  const folder = join(facts.settings().stateDir, 'mail')
+  const names = ['', ...namesBelow(folder).filter((name) => name.split('/').length <= 3)]
+  for (const path of names.map((name) => join(folder, name))) {
+    // What goes away meanwhile is left out.
+    const found = lstatSync(path, { throwIfNoEntry: false })
+    const is = `${path} belongs to user ${found?.uid}, and Dovecot writes as ${VMAIL_ID}`
+    if (found && found.uid !== VMAIL_ID) return [failure(is, `${chown} ${path}`)]
     // Dovecot makes files that nobody may write.
-    const [needed, right, verb] = found.isDirectory() ? [0o700, 'u+rwx', 'enter'] : [0o400, 'u+r', 'read']
-    if ((found.mode & needed) !== needed)
+    const [needed, right, verb] = found?.isDirectory() ? [0o700, 'u+rwx', 'enter'] : [0o400, 'u+r', 'read']
+    if (found && (found.mode & needed) !== needed)
       return [failure(`${path}: its owner may not ${verb} it`, `chmod ${right} ${path}`)]
   }
-  return verdict([], `${paths.length} files and folders belong to Dovecot`)
+  return [ok(`${names.length} files and folders belong to Dovecot`)]
 }
-
-/** Per cent of a quota from which on there is a warning. */
-const NEARLY_FULL = 90
 
 export async function mailboxQuotas(facts: Facts): Promise<Finding[]> {
   await facts.server()
   const { SMTP_ONLY, ENABLE_QUOTAS, POSTFIX_MAILBOX_SIZE_LIMIT } = facts.environment()
   if (SMTP_ONLY === '1' || ENABLE_QUOTAS === '0') throw new Skipped('quotas are off')
-  const hasLimits = /^[^#\n]*:\s*[1-9]/m.test(facts.read(inConfig('dovecot-quotas.cf')))
-  if (!hasLimits && Number(POSTFIX_MAILBOX_SIZE_LIMIT || 0) === 0) return verdict([], 'no mailbox has a limit')
+  const hasLimits = /^[^#\n]*:\s*[1-9]/m.test(facts.read(QUOTAS))
+  if (!hasLimits && Number(POSTFIX_MAILBOX_SIZE_LIMIT || 0) === 0) return [ok('no mailbox has a limit')]
   const { stdout, stderr, exitCode } = await facts.ask('doveadm', '-f', 'tab', 'quota', 'get', '-A')
   if (exitCode !== 0) throw new Skipped(`doveadm quota get: ${stderr.trim().split('\n')[0] || 'no answer'}`)
   // User, name, type, value and limit in kB, per cent.
   const rows = [...stdout.matchAll(/^.*\tSTORAGE\t.*$/gm)].map(([line]) => line.split('\t'))
-  const problems = rows.flatMap(([user = '', , , value, limit, percent]) => {
-    if (limit === '-' || Number(percent) < NEARLY_FULL) return []
+  const full = rows.filter(([, , , , limit, percent]) => limit !== '-' && Number(percent) >= 100)
+  const problems = full.map(([user = '', , , value, limit]) => {
     const quota = user === CATCHALL ? '0' : `${Math.ceil((Number(limit) * 2) / 1_024)}M`
-    const [find, fact] = Number(percent) < 100 ? [warning, 'nearly full'] : [failure, 'full; its mail bounces']
-    const evidence = `${user}: ${value} of ${limit} kB (${percent} %): ${fact}`
-    return [find(evidence, `npm run add-account -- ${user} --quota ${quota}`)]
+    const evidence = `${user}: ${value} of ${limit} kB: full; its mail bounces`
+    return failure(evidence, `npm run add-account -- ${user} --quota ${quota}`)
   })
   return verdict(problems, `${rows.length} mailboxes`)
 }
@@ -232,9 +223,7 @@ export async function queue(facts: Facts): Promise<Finding[]> {
   const all = await queueOf(facts)
   const stuck = all.filter(({ queue_name }) => queue_name === 'deferred' || queue_name === 'hold')
   const reasonOf = ({ queue_name, recipients }: Queued) =>
-    queue_name === 'hold'
-      ? 'on hold'
-      : (recipients.flatMap(({ delay_reason }) => delay_reason ?? [])[0] ?? 'no reason given')
+    queue_name === 'hold' ? 'on hold' : (recipients.find((one) => one.delay_reason)?.delay_reason ?? 'no reason given')
   const problems = [...new Set(stuck.map(reasonOf))].map((reason) => {
     const [first, ...others] = stuck.filter((mail) => reasonOf(mail) === reason)
     const which = others.length === 0 ? `${first?.queue_id} to` : `${others.length + 1} mails, the first to`

@@ -1,27 +1,20 @@
 /** The environment file, Postfix's and Dovecot's settings, in the files and on the running server, held against the rules. */
-import { type Entry, entriesOf } from '../accounts/tables.ts'
 import { nearestOf } from '../cli.ts'
 import { isFree } from '../server/ports.ts'
 import { $ } from '../server/shell.ts'
 import { addLine, deleteLine, type Finding, failure, placeOf, Skipped, verdict, warning, writeLine } from './check.ts'
-import { ANSWER, ENV_FILE, type Facts, inConfig, MAIN_CF, MASTER_CF, type Setting } from './facts.ts'
-import {
-  broken,
-  DOVECOT_FILES,
-  DOVECOT_RULES,
-  ENVIRONMENT_RULES,
-  POSTFIX_RULES,
-  type Rule,
-  VARIABLES,
-} from './rules.ts'
+import { ANSWER, ASSIGNMENT, ENV_FILE, type Facts, inConfig, MAIN_CF, MASTER_CF, type Setting } from './facts.ts'
+import * as rules from './rules.ts'
+import { broken, type Rule } from './rules.ts'
+import { VARIABLES } from './values.ts'
 
 /** What the rules say against the settings of a file, and about those that are not there. */
 function judge(facts: Facts, file: string, rules: readonly Rule[], set: Setting[], equals = ' = '): Finding[] {
   const names = set.map(({ name }) => name)
-  const needed = rules.flatMap(({ names, needed }) => (needed ? names.split('|') : []))
+  const needed = new Set(rules.flatMap(({ names, needed }) => (needed ? names.split('|') : [])))
   // A misspelt name is another check's matter.
-  const unset = new Set(needed.filter((name) => !names.includes(name) && !nearestOf(name, names, 2)))
-  return [...set, ...[...unset].map((name) => ({ name, value: undefined, at: undefined }))].flatMap(
+  const unset = [...needed].filter((name) => !names.includes(name) && !nearestOf(name, names, 2))
+  return [...set, ...unset.map((name) => ({ name, value: undefined, at: undefined }))].flatMap(
     ({ name, value, at }): Finding[] => {
       const rule = broken(rules, name, value, facts)
       if (!rule) return []
@@ -36,15 +29,11 @@ function judge(facts: Facts, file: string, rules: readonly Rule[], set: Setting[
   )
 }
 
-/** The lines of the environment file that set a variable, with the values that docker-mailserver gets, and the other ones. */
-function linesOf(facts: Facts): { set: Setting[]; odd: Entry[] } {
-  const entries = entriesOf(facts.read(ENV_FILE), false)
-  const nameOf = ({ text }: Entry) => /^(?:export\s+)?(\w+)\s*=/.exec(text)?.[1] ?? ''
-  const set = Object.entries(facts.environment()).map(([name, value]) => {
-    const at = entries.findLast((entry) => nameOf(entry) === name) ?? { text: '', lines: [0] }
-    return { name, value, at }
-  })
-  return { set, odd: entries.filter((entry) => nameOf(entry) === '') }
+/** The variables of the environment file with the values that docker-mailserver gets; of several lines the last one counts. */
+function variablesOf(facts: Facts): Setting[] {
+  const values = facts.environment()
+  const lines = facts.assignments(ENV_FILE, false).map((one) => ({ ...one, value: values[one.name] ?? one.value }))
+  return [...new Map(lines.map((one) => [one.name, one])).values()]
 }
 
 /** Whether the release that is to run knows a variable: one that does not, does not do either what it asks for. */
@@ -55,100 +44,96 @@ function isOfRelease(facts: Facts, name: string): boolean {
 
 export async function environment(facts: Facts): Promise<Finding[]> {
   await facts.choice().catch(() => {})
-  const rules = ENVIRONMENT_RULES.filter(({ names }) => names.split('|').some((name) => isOfRelease(facts, name)))
-  return verdict(judge(facts, ENV_FILE, rules, linesOf(facts).set, '='), `${rules.length} rules`)
+  const own = rules.ENVIRONMENT_RULES.filter(({ names }) => names.split('|').some((name) => isOfRelease(facts, name)))
+  return verdict(judge(facts, ENV_FILE, own, variablesOf(facts), '='), `${own.length} rules`)
 }
 
 export function environmentNames(facts: Facts): Finding[] {
   const known = Object.values(VARIABLES).flat()
-  const { set, odd } = linesOf(facts)
+  const set = variablesOf(facts)
   const problems = set.flatMap(({ name, value, at }) => {
-    const is = `${placeOf(ENV_FILE, at)}: ${name} is not known to`
-    // The line may be a secret, and nothing for a screen.
-    const fixOf = (fix: string) => (/PASS|PW|SECRET/i.test(name) ? undefined : fix)
-    const old = `${is} release ${facts.settings().dmsVersion}, and has no effect`
-    if (known.includes(name)) {
-      // Turned off it does no harm.
-      return isOfRelease(facts, name) || /^0?$/.test(value) ? [] : [warning(old, fixOf(deleteLine(ENV_FILE, at)))]
-    }
-    const meant = nearestOf(name, known)
+    // Turned off it does no harm.
+    if (known.includes(name) && (isOfRelease(facts, name) || /^0?$/.test(value))) return []
+    const meant = known.includes(name) ? undefined : nearestOf(name, known)
+    const who = known.includes(name) ? `release ${facts.settings().dmsVersion}` : 'docker-mailserver'
+    const fact = `${name} is not known to ${who}, and has no effect${meant ? `; meant is ${meant}?` : ''}`
     // A name that stands there already is not what was meant, or means it twice.
     const isNew = meant && !set.some((other) => other.name === meant)
     const fix = isNew ? writeLine(ENV_FILE, at, `${meant}=${value}`) : deleteLine(ENV_FILE, at)
-    return [warning(`${is} docker-mailserver${meant ? `; meant is ${meant}?` : ''}`, fixOf(fix))]
+    // The line may be a secret, and nothing for a screen.
+    return [warning(`${placeOf(ENV_FILE, at)}: ${fact}`, !/PASS|PW|SECRET/i.test(name) && fix)]
   })
+  const odd = facts.entries(ENV_FILE, false).filter(({ text }) => !ASSIGNMENT.test(text))
   const lost = odd.map((at) => warning(`${placeOf(ENV_FILE, at)}: this is not NAME=value, and has no effect`))
   return verdict([...problems, ...lost], `${set.length} names`)
 }
 
-/** A line of postfix-master.cf: service/type/parameter=value. */
-const MASTER_LINE = /^(?<service>[^/\s]+\/[^/\s]+)\/(?<name>\w+)\s*=\s*(?<value>.*)$/
-/** The services that it may name; smtpd/pass is docker-mailserver's for port 25. */
+/** The services that a line of postfix-master.cf may name; smtpd/pass is docker-mailserver's for port 25. */
 const SERVICES = /^((smtp|submissions?|smtps)\/inet|smtpd\/pass|(lmtp|local|cleanup|qmgr|rewrite|error|bounce)\/unix)$/
 /** Services on other ports may speak TLS from the first byte, and insist on a login. */
 const SUBMISSION = /^subm\w+\/inet\/(smtpd_tls_wrappermode|smtpd_(client|relay|recipient)_restrictions)\b/
 
+/** A line of postfix-master.cf: service/type/parameter=value. */
+function parseMaster({ text }: { text: string }) {
+  const [, service = '', name = '', value = ''] = /^([^/\s]+\/[^/\s]+)\/(\w+)\s*=\s*(.*)$/.exec(text) ?? []
+  return { service, name, value }
+}
+
 export async function mainCf(facts: Facts): Promise<Finding[]> {
   facts.needs(MAIN_CF)
   await facts.choice().catch(() => {})
-  const set = [...facts.settingsOf(MAIN_CF).values()]
-  const problems = judge(facts, MAIN_CF, POSTFIX_RULES, set)
-  const odd = facts.entries(MAIN_CF).filter(({ text }) => !/^[^=\s]+\s*=/.test(text))
-  for (const at of odd)
+  const set = [...facts.mainCf().values()]
+  const problems = judge(facts, MAIN_CF, rules.POSTFIX_RULES, set)
+  for (const at of facts.entries(MAIN_CF).filter(({ text }) => !ASSIGNMENT.test(text)))
     problems.push(failure(`${placeOf(MAIN_CF, at)}: "${at.text}" is not "parameter = value"`, deleteLine(MAIN_CF, at)))
   for (const at of facts.entries(MASTER_CF)) {
-    const { service = '', name = '', value = '' } = MASTER_LINE.exec(at.text)?.groups ?? {}
-    const rule = SUBMISSION.test(at.text) ? undefined : broken(POSTFIX_RULES, name, value, facts)
+    const { service, name, value } = parseMaster(at)
+    const rule = SUBMISSION.test(at.text) ? undefined : broken(rules.POSTFIX_RULES, name, value, facts)
     const odd = service ? `Postfix has no service ${service}` : 'this is not service/type/parameter=value'
     const map = name === 'transport_maps' ? 'one service has another map' : undefined
     const why = SERVICES.test(service) ? (rule?.why ?? map) : odd
-    const fix = rule?.write === null ? undefined : deleteLine(MASTER_CF, at)
     const evidence = `${placeOf(MASTER_CF, at)}: ${at.text}: ${why}`
+    const fix = rule?.write === null ? undefined : deleteLine(MASTER_CF, at)
     if (why) problems.push({ level: rule?.level ?? 'failure', evidence, fix })
   }
   // Programs on this machine that Postfix asks about mail, and that do not answer: the mail is refused, or waits.
   for (const { name, value, at } of set) {
-    if (!/filter|milters|restrictions/.test(name) || broken(POSTFIX_RULES, name, value, facts)) continue
+    if (!/filter|milters|restrictions/.test(name) || broken(rules.POSTFIX_RULES, name, value, facts)) continue
     for (const [where, host = '', port] of value.matchAll(/\[?(127(?:\.\d+){3}|localhost|::1)\]?:(\d+)/g)) {
-      if (!(await isFree(host, Number(port)))) continue
       const evidence = `${placeOf(MAIN_CF, at)}: ${at.text}: nothing answers at ${where}`
-      problems.push(failure(evidence, deleteLine(MAIN_CF, at)))
+      if (await isFree(host, Number(port))) problems.push(failure(evidence, deleteLine(MAIN_CF, at)))
     }
   }
-  return verdict(problems, `${set.length} parameters, ${POSTFIX_RULES.length} rules`)
+  return verdict(problems, `${set.length} parameters, ${rules.POSTFIX_RULES.length} rules`)
 }
 
 /** postconf(1) warns about parameters that nothing uses, and of $names that nothing sets, which Postfix itself passes over. */
 export async function mainCfNames(facts: Facts): Promise<Finding[]> {
   facts.needs(MAIN_CF)
-  const set = facts.settingsOf(MAIN_CF)
-  const inMaster = facts.entries(MASTER_CF).flatMap((at) => {
-    const { name, value = '' } = MASTER_LINE.exec(at.text)?.groups ?? {}
-    return name ? [{ name, value, at }] : []
-  })
   const all = [
-    ...[...set.values()].map((one) => ({ file: MAIN_CF, ...one })),
-    ...inMaster.map((one) => ({ file: MASTER_CF, ...one })),
-  ]
+    ...[...facts.mainCf().values()].map((one) => ({ ...one, file: MAIN_CF })),
+    ...facts.entries(MASTER_CF).map((at) => ({ ...parseMaster(at), at, file: MASTER_CF })),
+  ].filter(({ name }) => name)
   const isHere = !(await facts.isInContainer()) && !(await facts.isLive())
   const folder = isHere ? facts.postfix('names', all.map(({ name, value }) => `${name} = ${value}\n`).join('')) : ''
   const ask = (option: string) =>
     isHere ? $({ timeout: ANSWER })`postconf -c ${folder} ${option}` : facts.ask('postconf', option)
   const { stderr, exitCode } = await ask('-n')
   if (exitCode === 127) throw new Skipped('Postfix is not installed yet')
-  const odd = [...stderr.matchAll(/(unused|undefined) parameter: (\w+)/g)].flatMap(([, how, odd = '']) => {
+  const said = [...stderr.matchAll(/(unused|undefined) parameter: (\w+)/g)]
+  const known = said.length > 0 ? ((await ask('-d')).stdout.match(/^\w+(?= =)/gm) ?? []) : []
+  const problems = said.flatMap(([, how, odd = '']) => {
+    const isUnused = how === 'unused'
     const isUsed = (value: string) => new RegExp(`\\$[{(]?${odd}\\b`).test(value)
-    const at = all.find(({ name, value }) => (how === 'unused' ? name === odd : isUsed(value)))
-    return at ? [{ ...at, odd, how }] : []
-  })
-  const known = odd.length > 0 ? ((await ask('-d')).stdout.match(/^\w+(?= =)/gm) ?? []) : []
-  const problems = odd.map(({ file, at, odd, how }) => {
+    const found = all.find(({ name, value }) => (isUnused ? name === odd : isUsed(value)))
+    if (!found) return []
+    const { file, at } = found
     const meant = nearestOf(odd, known)
-    const isNew = meant !== undefined && (how === 'undefined' || !set.has(meant))
+    const isNew = meant !== undefined && (!isUnused || !facts.mainCf().has(meant))
     const fix = isNew ? writeLine(file, at, at.text.replace(odd, meant)) : deleteLine(file, at)
-    const isNeeded = file === MAIN_CF && how === 'unused' && isNew && broken(POSTFIX_RULES, meant, undefined, facts)
-    const fact = how === 'unused' ? `Postfix has no parameter ${odd}` : `nothing sets $${odd}, which is empty then`
-    return (isNeeded ? failure : warning)(`${placeOf(file, at)}: ${fact}${meant ? `; meant is ${meant}?` : ''}`, fix)
+    const isNeeded = isUnused && isNew && file === MAIN_CF && broken(rules.POSTFIX_RULES, meant, undefined, facts)
+    const fact = isUnused ? `Postfix has no parameter ${odd}` : `nothing sets $${odd}, which is empty then`
+    return [(isNeeded ? failure : warning)(`${placeOf(file, at)}: ${fact}${meant ? `; meant is ${meant}?` : ''}`, fix)]
   })
   return verdict(problems, `${all.length} names, asked of postconf`)
 }
@@ -171,35 +156,31 @@ export async function wayOut(facts: Facts): Promise<Finding[]> {
     return isClient || isOther ? [`the service ${name}/${type} runs ${program}${why}`] : []
   })
   const { stdout } = await facts.ask('postconf', '-n')
-  const running = [...stdout.matchAll(/^(\w+) =[ \t]*(.*)$/gm)].map(
-    ([, name = '', value = '']) => [name, value] as const,
-  )
-  const values = new Map(running)
+  const all = [...stdout.matchAll(/^(\w+) =[ \t]*(.*)$/gm)].map(([, name = '', value = '']) => [name, value] as const)
+  const running = new Map(all)
   for (const [name, text] of running) {
     // Releases up to 10 name their milters by parameters of their own.
-    const value = text.replace(/\$(\w+_milter)\b/g, (word, other) => values.get(other) ?? word)
+    const value = text.replace(/\$(\w+_milter)\b/g, (word, other) => running.get(other) ?? word)
     // What the file says is judged there; where the two differ, "live" says so.
-    if (facts.settingsOf(MAIN_CF).has(name) || (MADE.test(name) && value !== '')) continue
-    const rule = broken(POSTFIX_RULES, name, value, facts)
+    if (facts.mainCf().has(name) || (MADE.test(name) && value !== '')) continue
+    const rule = broken(rules.POSTFIX_RULES, name, value, facts)
     if (rule?.level === 'failure') wrong.push(`${name} = ${value}: ${rule.why}`)
   }
   const problems = wrong.map((fact) => failure(`the running Postfix: ${fact}`, 'npm stop && npm start'))
-  return verdict(problems, `${running.length} parameters asked of postconf`)
+  return verdict(problems, `${running.size} parameters asked of postconf`)
 }
 
 export function dovecot(facts: Facts): Finding[] {
-  const problems = Object.entries(DOVECOT_FILES).flatMap(([name, own]) => {
+  const problems = Object.entries(rules.DOVECOT_FILES).flatMap(([name, own]) => {
     const file = inConfig(name)
-    const text = facts.read(file)
-    if (text === '') return []
-    const set = entriesOf(text, false).map((at) => {
-      const [, name = '', value = ''] = /^(\w+)\s*=\s*(.*)$/.exec(at.text) ?? []
-      return { name, value, at }
-    })
-    const found = judge(facts, file, [own, ...DOVECOT_RULES], set)
-    if (!/^\s*master\s*=\s*yes/m.test(text))
-      found.push(failure(`${file} has no passdb with master = yes, and the scripts cannot log in`))
-    return found
+    if (facts.read(file) === '') return []
+    const found = judge(facts, file, [own, ...rules.DOVECOT_RULES], facts.assignments(file, false))
+    const hasMaster = /^\s*master\s*=\s*yes/m.test(facts.read(file))
+    const lacks = failure(`${file} has no passdb with master = yes, and the scripts cannot log in`)
+    return hasMaster ? found : [...found, lacks]
   })
-  return verdict(problems, `${DOVECOT_RULES.length} rules`)
+  const users = inConfig('dovecot-master-users')
+  if (!facts.problem(users) && !/^[^#:\s]+:\{PLAIN\}[^:\s]+/m.test(facts.read(users)))
+    problems.push(failure(`${users} has no line user:{PLAIN}password`, `git checkout -- ${users}`))
+  return verdict(problems, `${rules.DOVECOT_RULES.length} rules`)
 }

@@ -1,12 +1,17 @@
 /** What the rules ask about a value: of the files that it names, of the accounts, of Postfix's own words. */
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { BlockList, isIP } from 'node:net'
 import { CATCHALL } from '../accounts/accounts.ts'
 import { domainOf } from '../accounts/changes.ts'
 import { nearestOf } from '../cli.ts'
 import { mapPaths } from '../server/native_configuration.ts'
 import { HOSTNAME } from '../settings.ts'
-import { ACCOUNTS, CONFIG, type Facts, IN_CONTAINER, inConfig, MAIN_CF, OWN_FILES } from './facts.ts'
+import { ACCOUNTS, CONFIG, type Facts, IN_CONTAINER, inConfig, OWN_FILES } from './facts.ts'
+
+const [, ...LISTS] = readFileSync(new URL('./names.txt', import.meta.url), 'utf8').split(/^\[.*\]$/m)
+const [RESTRICTIONS = [], OF_10 = [], OF_15 = [], OF_BOTH = []] = LISTS.map((names) => names.trim().split(/\s+/))
+/** docker-mailserver's variables, by the releases that have them. */
+export const VARIABLES = { '10': OF_10, '15': OF_15, both: OF_BOTH }
 
 /** Paths in a value: as they stand, and those of tables. */
 export const [PATHS, TABLES] = [/(?<=^|[\s,])(\/[^\s,]+)/g, /(?<=\b(?!unix)[a-z]+:)(\/[^\s,}]+)/g]
@@ -15,8 +20,8 @@ export const [PATHS, TABLES] = [/(?<=^|[\s,])(\/[^\s,]+)/g, /(?<=\b(?!unix)[a-z]
 export function missing(pattern: RegExp, value: string, facts: Facts): string | undefined {
   for (const [path] of value.matchAll(pattern)) {
     const name = path.replace(IN_CONTAINER, CONFIG)
-    const [fact] = (name !== path && !OWN_FILES.includes(name) && facts.problem(name)) || []
-    if (fact) return `${name} ${fact}`
+    const fact = name !== path && !OWN_FILES.includes(name) && facts.problem(name)
+    if (fact) return `${name}: ${fact}`
     // What else lies in the container, nobody knows here; natively, what lies in the state folder.
     const isHere = !facts.isNative || mapPaths(path, '') !== path || existsSync(path) || existsSync(`${path}.db`)
     if (!isHere) return `${path} is not there`
@@ -65,13 +70,6 @@ export function domainsOf(facts: Facts): string[] {
   return [...new Set([CATCHALL, ...addressesOf(facts)].map((address) => domainOf(address)))]
 }
 
-/** Whether an address has a mailbox, or the catchall's where its domain has no account. That the catchall is there "accounts" says. */
-export function hasMailbox(address: string, facts: Facts): boolean {
-  if (address === CATCHALL) return true
-  const [, domain] = address.toLowerCase().split('@')
-  return addressesOf(facts).includes(address.toLowerCase()) || (domain ? !domainsOf(facts).includes(domain) : false)
-}
-
 /** Whether a value names no virtual mailbox domain; the catchall's is the server's own name. */
 export function isNoVirtual(value: string, facts: Facts): boolean {
   const virtual = domainsOf(facts).filter((domain) => domain !== domainOf(CATCHALL))
@@ -81,30 +79,18 @@ export function isNoVirtual(value: string, facts: Facts): boolean {
 /** The certificate of the user's own that SSL_TYPE asks for and that is not there. */
 export function missingCertificate(type: string, facts: Facts): string | undefined {
   const { SSL_CERT_PATH = '', SSL_KEY_PATH = '', OVERRIDE_HOSTNAME } = facts.environment()
+  if (type === 'manual' && !(SSL_CERT_PATH && SSL_KEY_PATH)) return 'SSL_CERT_PATH or SSL_KEY_PATH is not set'
   const own = `${IN_CONTAINER}/ssl/${OVERRIDE_HOSTNAME || HOSTNAME}`
-  const files: Record<string, string[]> = {
-    manual: [SSL_CERT_PATH, SSL_KEY_PATH],
-    custom: [`${own}-full.pem`],
-    'self-signed': [`${own}-cert.pem`, `${own}-key.pem`],
+  const paths: Record<string, string> = {
+    ...{ manual: `${SSL_CERT_PATH} ${SSL_KEY_PATH}`, custom: `${own}-full.pem` },
+    'self-signed': `${own}-cert.pem ${own}-key.pem`,
   }
-  const paths = files[type] ?? []
-  if (!paths.every(Boolean)) return 'SSL_CERT_PATH or SSL_KEY_PATH is not set'
-  return missing(PATHS, paths.join(' '), facts)
+  return missing(PATHS, paths[type] ?? '', facts)
 }
 
-/** The words of restrictions (postconf(5)), but for those that ask the DNS. */
-const RESTRICTIONS =
-  `permit reject defer warn_if_reject sleep defer_if_permit defer_if_reject permit_inet_interfaces permit_mynetworks
-  permit_naked_ip_address permit_sasl_authenticated permit_tls_all_clientcerts permit_tls_clientcerts permit_auth_destination
-  reject_unauth_destination defer_unauth_destination reject_unauth_pipelining reject_plaintext_session reject_multi_recipient_bounce
-  reject_sender_login_mismatch reject_authenticated_sender_login_mismatch reject_known_sender_login_mismatch
-  reject_unauthenticated_sender_login_mismatch reject_unlisted_recipient reject_unlisted_sender reject_unverified_recipient
-  reject_non_fqdn_helo_hostname reject_non_fqdn_hostname reject_non_fqdn_sender reject_non_fqdn_recipient reject_invalid_helo_hostname
-  reject_invalid_hostname check_policy_service check_client_access check_reverse_client_hostname_access check_helo_access
-  check_sender_access check_recipient_access check_etrn_access check_sasl_access check_ccert_access`.split(/\s+/)
 /** A word of restrictions that Postfix does not know. Names with other letters in it are tables, hosts and numbers. */
 export function oddWord(value: string, facts: Facts): string | undefined {
-  const classes = facts.settingsOf(MAIN_CF).get('smtpd_restriction_classes')?.value ?? ''
+  const classes = facts.mainCf().get('smtpd_restriction_classes')?.value ?? ''
   const isKnown = (word: string) => [...RESTRICTIONS, ...classes.split(/[\s,]+/)].includes(word.toLowerCase())
   const all = value.replace(/\{.*\}/g, '').split(/[\s,]+/)
   return all.find((word) => /^[a-z_]+$/i.test(word) && !isKnown(word))
@@ -130,6 +116,6 @@ export function trusts(value: string, host: string): boolean {
 }
 
 export function messageLimit(facts: Facts): number {
-  const { value } = facts.settingsOf(MAIN_CF).get('message_size_limit') ?? {}
+  const { value } = facts.mainCf().get('message_size_limit') ?? {}
   return Number(value ?? facts.environment().POSTFIX_MESSAGE_SIZE_LIMIT ?? 0)
 }
