@@ -1,6 +1,5 @@
 /** npx tsx scripts/pop_email.ts: shows mail over POP3, waits for it, saves it, deletes it. Without an option, all of bar's. */
 import { EXIT, type ExitName, explainExitCodes, Failure, type Io, load, parse, run, step, style } from './lib/cli.ts'
-import { parseFilters, parseText } from './lib/mail/filters.ts'
 import type { Mail } from './lib/mail/mail.ts'
 import type { Mailbox } from './lib/mail/mailbox.ts'
 import type { Pop3Message, Pop3Session } from './lib/mail/pop3.ts'
@@ -9,6 +8,7 @@ import type { Listed } from './lib/mail/views.ts'
 import { visibleLine } from './lib/mail/visible.ts'
 
 const { explainClientOptions } = await load(() => import('./lib/mail/client_options.ts'))
+const { parseFilters, parseText } = await load(() => import('./lib/mail/filters.ts'))
 const { adviceFor, chooseMailboxes, chooseView, POP_OPTIONS, parseWait, withValues } = await load(
   () => import('./lib/mail/pop_options.ts'),
 )
