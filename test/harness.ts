@@ -58,6 +58,7 @@ export class Project {
   /** The copy's folder. */
   readonly dir: string
   readonly stateDir: string
+  readonly host = '127.0.0.1'
   readonly ports = {} as Record<ServiceName, number>
   /** Free for an inbox; INBOX_PORT turns it off unless a test asks for it. */
   inboxPort = 0
@@ -124,7 +125,7 @@ export class Project {
     return [...this.runner, process.execPath, ...programOf(join('scripts', script), this.dir), ...args]
   }
 
-  runWith({ input, env, timeout = 60_000 }: RunOptions, script: string, ...args: string[]): Promise<Result> {
+  runWith({ input, env, timeout = 180_000 }: RunOptions, script: string, ...args: string[]): Promise<Result> {
     return new Promise((resolve, reject) => {
       const [program = '', ...command] = this.command(script, ...args)
       const child = spawn(program, command, {
@@ -246,7 +247,7 @@ export function programOf(name: string, root = ROOT): string[] {
 export async function until<T>(
   what: string,
   condition: () => Promise<T> | T,
-  patience = 15_000,
+  patience = 120_000,
 ): Promise<NonNullable<T>> {
   const deadline = Date.now() + patience
   for (;;) {
