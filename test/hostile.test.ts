@@ -104,14 +104,6 @@ describe('SMTP smuggling', () => {
     assert.deepEqual(logged(/from=<smuggled@/), [])
   })
 
-  test('the same bytes in a chunk of BDAT are one message', async () => {
-    const message = `Subject: chunk\r\n\r\nx\r\n.\r\nMAIL FROM:<smuggled@evil.example>\r\n.\n`
-    const client = await smtp()
-    client.write(`MAIL FROM:<>\r\nRCPT TO:<${BAR}>\r\nBDAT ${message.length} LAST\r\n${message}QUIT\r\n`)
-    assert.match(await client.ends(), /^250 2\.1\.0 Ok\r\n250 2\.1\.5 Ok\r\n250 2\.0\.0 Ok: \d+ bytes queued.*\r\n221/)
-    await until('the chunk', async () => (await subjects(BAR, 'chunk')).length === 1)
-  })
-
   test('commands and lines of a message may end in <LF> alone, and arrive with <CR><LF>', async () => {
     const client = await RawClient.open(project.ports.smtp, REPLY.smtp)
     for (const command of ['EHLO client.example', 'MAIL FROM:<a@b.example>', `RCPT TO:<${BAR}>`, 'DATA']) {
@@ -187,7 +179,8 @@ describe('addresses that name files and commands', () => {
     ...[`|{touch,${marker}}`, `:include:${marker}`, ':include:/etc/passwd', `x+../../${token}`, `bar+../../${token}`],
     ...[`bar+|touch ${marker}`, 'a%b@c', 'a!b', '@a,@b:c', 'x'.repeat(900), '../'.repeat(300)],
   ]
-  const DOMAINS = [`@${VIRTUAL_DOMAIN}`, '@development-mail-server.example.com', '@localhost', '@gmail.com', '']
+  const OTHERS = ['@development-mail-server.example.com', '@localhost', '']
+  const DOMAINS = [`@${VIRTUAL_DOMAIN}`, '@gmail.com', ...(QUICK ? [] : OTHERS)]
   const FOREIGN = ['../../x', `/tmp/${token}`, '..', '[../..]', `|touch ${marker}`, '[127.0.0.1]']
   const quoted = (local: string) => `"${local.replace(/["\\]/g, '\\$&')}"`
   const ADDRESSES = [

@@ -28,8 +28,9 @@ import { removeNamespaces } from './world.ts'
 
 /** The others take a few seconds each. */
 const LONGEST = [
-  ...['doctor_server', 'inbox_service', 'readme', 'life_cycle', 'add_account', 'inbox_wait', 'doctor_files'],
-  ...['all_or_nothing', 'hostile', 'pop_email', 'pop_email_wait', 'configuration_files', 'mail', 'send_email'],
+  ...['doctor_server', 'readme', 'life_cycle', 'add_account', 'inbox_service', 'all_or_nothing', 'pop_email_wait'],
+  ...['pop_email', 'start_failures', 'hostile', 'doctor_files', 'pop3', 'inbox_wait', 'configuration_files'],
+  ...['configuration', 'protocols', 'mail', 'send_email', 'doctor_command', 'send_email_failures', 'inbox', 'fuzz'],
 ]
 const COUNTS = ['tests', 'pass', 'fail', 'skipped']
 /** Bytes for the mail of all tests that run at the same time, several times over. */
@@ -79,7 +80,7 @@ async function main(args: string[]): Promise<ExitName | undefined> {
   const lane = async () => {
     for (let file = queue.shift(); file; file = queue.shift()) await runFile(file)
   }
-  const lanes = Number(process.env.TESTS_LANES) || 2 * availableParallelism()
+  const lanes = Number(process.env.TESTS_LANES) || 3 * availableParallelism()
   // The first files do without the template; where it cannot be made, all do, and say why they cannot start.
   await Promise.all([makeTemplate().catch(() => {}), ...Array.from({ length: lanes }, lane)])
   for (const text of failures) console.log(`✖ ${text.split('\n')[0]}, as told above`)

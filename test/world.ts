@@ -13,7 +13,7 @@ import type { Counts } from './trap.ts'
 /** Where `ip netns exec` looks for what to put over /etc. */
 const NAMESPACE_FILES = '/etc/netns'
 /** Milliseconds that the trap has for an answer, its start included. */
-const PATIENCE = 20_000
+const PATIENCE = 60_000
 
 /** Both ends of both cables, from networks that are documentation's own (RFC 5737, RFC 3849). */
 const DNS = { server: '192.0.2.1', trap: '192.0.2.2' }
