@@ -5,7 +5,7 @@
 import { execFile, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import * as fs from 'node:fs'
-import { createServer, type Server } from 'node:net'
+import { createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -21,7 +21,7 @@ export const AS_NOBODY = [
 export const QUICK = process.env.TESTS_QUICK === '1'
 
 /** Where projects are made: `npm test` removes it in the end. */
-export const FOLDER = process.env.TESTS_FOLDER ?? tmpdir()
+export const FOLDER = process.env.TESTS_FOLDER ?? ownFolder()
 
 export interface Result {
   code: number | null
@@ -206,6 +206,18 @@ export class Project {
     await new NativeProcesses(this.stateDir).end(0)
     fs.rmSync(this.dir, { recursive: true, force: true })
   }
+}
+
+/** For one file by itself: it goes with its servers when this process ends, also where that is killed. */
+function ownFolder(): string {
+  const folder = join(tmpdir(), `mail-tests-${process.pid}`)
+  fs.mkdirSync(folder, { recursive: true })
+  const clear = spawn(join(ROOT, 'test', 'clear.sh'), [folder, 'when-gone'], {
+    ...{ cwd: '/', stdio: ['pipe', 'ignore', 'ignore'], detached: true },
+  })
+  clear.unref()
+  ;(clear.stdin as Socket).unref()
+  return folder
 }
 
 /** A project with its server up. */
