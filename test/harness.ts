@@ -2,7 +2,7 @@
  * A project of the tests' own: a copy of this one with its own ports and state folder, so that a test may break and
  * change what it likes, and a real server that runs from it.
  */
-import { execFile, spawn, spawnSync } from 'node:child_process'
+import { execFile, type StdioOptions, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import * as fs from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
@@ -212,9 +212,8 @@ export class Project {
 function ownFolder(): string {
   const folder = join(tmpdir(), `mail-tests-${process.pid}`)
   fs.mkdirSync(folder, { recursive: true })
-  const clear = spawn(join(ROOT, 'test', 'clear.sh'), [folder, 'when-gone'], {
-    ...{ cwd: '/', stdio: ['pipe', 'ignore', 'ignore'], detached: true },
-  })
+  const stdio: StdioOptions = ['pipe', 'ignore', 'ignore']
+  const clear = spawn(join(ROOT, 'test', 'clear.sh'), [folder, 'when-gone'], { cwd: '/', stdio, detached: true })
   clear.unref()
   ;(clear.stdin as Socket).unref()
   return folder
