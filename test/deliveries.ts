@@ -13,46 +13,26 @@ export type Where = Pick<Settings, 'host' | 'ports'>
 const VIRTUAL = 'development-virtual.example.com'
 const SERVER = 'development-mail-server.example.com'
 
+/** Foreign addresses, those with the names of Unix users included; local addresses, and the server's own name. */
+const CAUGHT = [
+  ...['someone', 'root', 'postmaster', 'foo', '""', '"two words"'].map((user) => `${user}@gmail.com`),
+  ...['mail', 'daemon', 'backup', 'list', 'www-data', 'owner-news'].map((user) => `${user}@client.jp`),
+  ...['news@acme.co', 'Foo.Bar+tag@Client.JP', 'user@[1.2.3.4]', 'user@xn--eckwd4c7cu47r2wf.example'],
+  ...[`user@sub.${VIRTUAL}`, `user@not-${VIRTUAL}`, `user@${VIRTUAL}.evil.example`],
+  // local(8) would write mail for the first to /var/mail/root, and return mail for "" above.
+  ...['"\\\\root"@gmail.com', 'x@localhost', 'bareuser', 'root', `anyone@${SERVER}`, `postmaster@${SERVER}`, CATCHALL],
+]
+const BARS = [
+  ...[BAR, `BAR@${VIRTUAL}`, `bar@${VIRTUAL.toUpperCase()}`, `bar+tag@${VIRTUAL}`, `bar@${VIRTUAL}.`],
+  `"bar"@${VIRTUAL}`,
+]
+
 /** Envelope recipient and the mailbox that gets its mail, or the reply that refuses it. */
 export const DELIVERIES: { to: string; mailbox?: string; refused?: RegExp }[] = [
-  // Foreign addresses, those with the names of Unix users included.
-  { to: 'someone@gmail.com', mailbox: CATCHALL },
-  { to: 'root@gmail.com', mailbox: CATCHALL },
-  { to: 'postmaster@gmail.com', mailbox: CATCHALL },
-  { to: 'news@acme.co', mailbox: CATCHALL },
-  { to: 'mail@client.jp', mailbox: CATCHALL },
-  { to: 'daemon@client.jp', mailbox: CATCHALL },
-  { to: 'backup@client.jp', mailbox: CATCHALL },
-  { to: 'list@client.jp', mailbox: CATCHALL },
-  { to: 'www-data@client.jp', mailbox: CATCHALL },
-  { to: 'owner-news@client.jp', mailbox: CATCHALL },
-  { to: 'Foo.Bar+tag@Client.JP', mailbox: CATCHALL },
-  { to: 'foo@gmail.com', mailbox: CATCHALL },
-  { to: 'user@[1.2.3.4]', mailbox: CATCHALL },
-  { to: `user@sub.${VIRTUAL}`, mailbox: CATCHALL },
-  { to: `user@not-${VIRTUAL}`, mailbox: CATCHALL },
-  { to: `user@${VIRTUAL}.evil.example`, mailbox: CATCHALL },
-  { to: 'user@xn--eckwd4c7cu47r2wf.example', mailbox: CATCHALL },
-  // local(8) would write mail for the first to /var/mail/root, and return mail for the second.
-  { to: '"\\\\root"@gmail.com', mailbox: CATCHALL },
-  { to: '""@gmail.com', mailbox: CATCHALL },
-  { to: '"two words"@gmail.com', mailbox: CATCHALL },
-  // Local addresses and the server's own name.
-  { to: 'x@localhost', mailbox: CATCHALL },
-  { to: 'bareuser', mailbox: CATCHALL },
-  { to: 'root', mailbox: CATCHALL },
-  { to: `anyone@${SERVER}`, mailbox: CATCHALL },
-  { to: `postmaster@${SERVER}`, mailbox: CATCHALL },
-  { to: CATCHALL, mailbox: CATCHALL },
-  // The virtual mailbox domain.
-  { to: BAR, mailbox: BAR },
+  ...CAUGHT.map((to) => ({ to, mailbox: CATCHALL })),
+  ...BARS.map((to) => ({ to, mailbox: BAR })),
   { to: FOO, mailbox: FOO },
-  { to: `BAR@${VIRTUAL}`, mailbox: BAR },
-  { to: `bar@${VIRTUAL.toUpperCase()}`, mailbox: BAR },
-  { to: `bar+tag@${VIRTUAL}`, mailbox: BAR },
-  { to: `bar@${VIRTUAL}.`, mailbox: BAR },
   { to: `nobodyhere@${VIRTUAL}`, refused: /^550 5\.1\.1 / },
-  { to: `"bar"@${VIRTUAL}`, mailbox: BAR },
 ]
 
 export interface Delivered {

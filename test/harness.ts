@@ -2,10 +2,10 @@
  * A project of the tests' own: a copy of this one with its own ports and state folder, so that a test may break and
  * change what it likes, and a real server that runs from it.
  */
-import { execFile, spawn, spawnSync } from 'node:child_process'
+import { execFile, type StdioOptions, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import * as fs from 'node:fs'
-import { createServer, type Server } from 'node:net'
+import { createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
@@ -21,7 +21,7 @@ export const AS_NOBODY = [
 export const QUICK = process.env.TESTS_QUICK === '1'
 
 /** Where projects are made: `npm test` removes it in the end. */
-export const FOLDER = process.env.TESTS_FOLDER ?? tmpdir()
+export const FOLDER = process.env.TESTS_FOLDER ?? ownFolder()
 
 export interface Result {
   code: number | null
@@ -58,6 +58,7 @@ export class Project {
   /** The copy's folder. */
   readonly dir: string
   readonly stateDir: string
+  readonly host = '127.0.0.1'
   readonly ports = {} as Record<ServiceName, number>
   /** Free for an inbox; INBOX_PORT turns it off unless a test asks for it. */
   inboxPort = 0
@@ -124,7 +125,7 @@ export class Project {
     return [...this.runner, process.execPath, ...programOf(join('scripts', script), this.dir), ...args]
   }
 
-  runWith({ input, env, timeout = 60_000 }: RunOptions, script: string, ...args: string[]): Promise<Result> {
+  runWith({ input, env, timeout = 180_000 }: RunOptions, script: string, ...args: string[]): Promise<Result> {
     return new Promise((resolve, reject) => {
       const [program = '', ...command] = this.command(script, ...args)
       const child = spawn(program, command, {
@@ -207,6 +208,17 @@ export class Project {
   }
 }
 
+/** For one file by itself: it goes with its servers when this process ends, also where that is killed. */
+function ownFolder(): string {
+  const folder = join(tmpdir(), `mail-tests-${process.pid}`)
+  fs.mkdirSync(folder, { recursive: true })
+  const stdio: StdioOptions = ['pipe', 'ignore', 'ignore']
+  const clear = spawn(join(ROOT, 'test', 'clear.sh'), [folder, 'when-gone'], { cwd: '/', stdio, detached: true })
+  clear.unref()
+  ;(clear.stdin as Socket).unref()
+  return folder
+}
+
 /** A project with its server up. */
 export async function startedProject(): Promise<Project> {
   const project = await Project.create()
@@ -246,7 +258,7 @@ export function programOf(name: string, root = ROOT): string[] {
 export async function until<T>(
   what: string,
   condition: () => Promise<T> | T,
-  patience = 15_000,
+  patience = 120_000,
 ): Promise<NonNullable<T>> {
   const deadline = Date.now() + patience
   for (;;) {

@@ -7,33 +7,25 @@ import { randomUUID } from 'node:crypto'
 import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { BAR, CATCHALL, FOO, readAccounts } from '../scripts/lib/accounts/accounts.ts'
+import { BAR, FOO, readAccounts, VIRTUAL_DOMAIN } from '../scripts/lib/accounts/accounts.ts'
 import { mailboxOf } from '../scripts/lib/server/native_configuration.ts'
-import { messagesOf, subjectsOf, type Where } from './deliveries.ts'
+import { messagesOf, subjectsOf } from './deliveries.ts'
 import { type Project, QUICK, startedProject, until } from './harness.ts'
 import { runIn } from './here.ts'
 import { filesBelow, listensOn, mastersOf, ofProcesses } from './instance.ts'
 import { ENTRANCES, logIn } from './logins.ts'
 import { RawClient, REPLY } from './raw_client.ts'
 
-const VIRTUAL = 'development-virtual.example.com'
 const MB = 1_048_576
 /**
  * Connections that stop talking, on SMTP and on POP3: more than the 100 processes of a kind that Postfix and Dovecot allow
- * by default. Connections that guess; recipients and copies of one message.
+ * by default. Connections that guess, three times each.
  */
 const HALF_OPEN = QUICK ? 120 : 500
 const GUESSING = QUICK ? 9 : 34
-const RECIPIENTS = QUICK ? 3_000 : 10_000
-const COPIES = QUICK ? 50 : 300
 
 let project: Project
-let where: Where
 let masters: number[]
-/** What the server says to too many recipients of one message. It delays whoever makes errors, so this goes on meanwhile. */
-let tooMany: Promise<string>
-/** Milliseconds that a user waits on this machine at the moment, while nobody means harm. */
-let usual: number
 /** Stands in the name of every file that somebody tries to make. */
 const token = randomUUID().slice(0, 8)
 /** Stands in every password. */
@@ -42,12 +34,7 @@ const base64 = (text: string) => Buffer.from(text).toString('base64')
 
 before(async () => {
   project = await startedProject()
-  where = { host: '127.0.0.1', ports: project.ports }
   masters = mastersOf(project)
-  usual = await usersWait()
-  tooMany = askForTooMany()
-  // Whoever awaits it sees the error.
-  tooMany.catch(() => {})
 })
 after(() => project?.remove())
 
@@ -67,13 +54,6 @@ async function inData(to: string): Promise<RawClient> {
   return client
 }
 
-async function askForTooMany(): Promise<string> {
-  const client = await smtp()
-  client.write('MAIL FROM:<>\r\n')
-  client.write(Array.from({ length: RECIPIENTS }, (_, index) => `RCPT TO:<u${index}@many.example>\r\n`).join(''))
-  return await client.ends(40_000)
-}
-
 async function pop3(user: string, password: string): Promise<RawClient> {
   const client = await RawClient.open(project.ports.pop3, REPLY.pop3)
   for (const command of [`USER ${user}`, `PASS ${password}`]) {
@@ -84,7 +64,7 @@ async function pop3(user: string, password: string): Promise<RawClient> {
 
 /** The subjects of an account's messages that begin with `prefix`. */
 async function subjects(account: string, prefix: string): Promise<string[]> {
-  return subjectsOf(await messagesOf(where, account)).filter((subject) => subject.startsWith(prefix))
+  return subjectsOf(await messagesOf(project, account)).filter((subject) => subject.startsWith(prefix))
 }
 
 /** The lines of the mail log that match, from a number of lines on. */
@@ -93,39 +73,20 @@ function logged(pattern: RegExp, begin = 0): string[] {
   return lines.slice(begin).filter((line) => pattern.test(line))
 }
 
-/** Of three users who send a mail and look into a mailbox, one after the other, the middle one's milliseconds. */
-async function usersWait(): Promise<number> {
-  const waits: number[] = []
-  for (let user = 0; user < 3; user++) {
-    const begin = performance.now()
-    const sender = await inData(BAR)
-    assert.match(await sender.say('Subject: user\r\n\r\nx\r\n.', REPLY.smtp), /^250/)
-    sender.close()
-    const reader = await pop3(BAR, 'foo')
-    assert.match(await reader.say('STAT', REPLY.pop3), /^\+OK/)
-    reader.close()
-    waits.push(performance.now() - begin)
-  }
-  return waits.sort((a, b) => a - b)[1] ?? Number.POSITIVE_INFINITY
-}
-
-function assertQuick(wait: number): void {
-  assert.ok(wait < 1_000 + 5 * usual, `a user waits ${wait} ms, as a rule ${usual}`)
+/** A user sends a mail and looks into a mailbox: where nobody has a process left for one, that does not end. */
+async function userIsServed(): Promise<void> {
+  const sender = await inData(BAR)
+  assert.match(await sender.say('Subject: user\r\n\r\nx\r\n.', REPLY.smtp), /^250/)
+  sender.close()
+  const reader = await pop3(BAR, 'foo')
+  assert.match(await reader.say('STAT', REPLY.pop3), /^\+OK/)
+  reader.close()
 }
 
 describe('SMTP smuggling', () => {
   const ENDS = [
     ...['\n.\n', '\n.\r\n', '\r\n.\n', '\r.\r', '\r\n.\r', '\r.\r\n', '\n.\r', '\r.\n', '\n\r.\r\n', '\r\n.\r\r\n'],
-    ...[
-      '\r\r\n.\r\r\n',
-      '\r\n\0.\r\n',
-      '\r\n.\0\r\n',
-      '\0\r\n.\n',
-      '\r\n. \r\n',
-      '\r\n\t.\r\n',
-      '\n.\0\n',
-      '\x85.\x85',
-    ],
+    ...['\r\r\n.\r\r\n', '\r\n\0.\r\n', '\r\n.\0\r\n', '\r\n. \r\n', '\r\n\t.\r\n', '\n.\0\n', '\x85.\x85'],
   ]
 
   test('only <CR><LF>.<CR><LF> ends a message', async () => {
@@ -143,14 +104,6 @@ describe('SMTP smuggling', () => {
     assert.deepEqual(logged(/from=<smuggled@/), [])
   })
 
-  test('the same bytes in a chunk of BDAT are one message', async () => {
-    const message = `Subject: chunk\r\n\r\nx\r\n.\r\nMAIL FROM:<smuggled@evil.example>\r\n.\n`
-    const client = await smtp()
-    client.write(`MAIL FROM:<>\r\nRCPT TO:<${BAR}>\r\nBDAT ${message.length} LAST\r\n${message}QUIT\r\n`)
-    assert.match(await client.ends(), /^250 2\.1\.0 Ok\r\n250 2\.1\.5 Ok\r\n250 2\.0\.0 Ok: \d+ bytes queued.*\r\n221/)
-    await until('the chunk', async () => (await subjects(BAR, 'chunk')).length === 1)
-  })
-
   test('commands and lines of a message may end in <LF> alone, and arrive with <CR><LF>', async () => {
     const client = await RawClient.open(project.ports.smtp, REPLY.smtp)
     for (const command of ['EHLO client.example', 'MAIL FROM:<a@b.example>', `RCPT TO:<${BAR}>`, 'DATA']) {
@@ -160,59 +113,19 @@ describe('SMTP smuggling', () => {
     client.write('Subject: sloppy\n\none\n..two\n\r\n.\r\nQUIT\n')
     assert.match(await client.ends(), /^250 [^\n]*\n221 /)
     const message = await until('the message', async () =>
-      (await messagesOf(where, BAR)).find((source) => source.includes('Subject: sloppy')),
+      (await messagesOf(project, BAR)).find((source) => source.includes('Subject: sloppy')),
     )
     assert.match(message, /\r\n\r\none\r\n\.two\r\n\r\n$/)
   })
 })
 
-describe('pipelining', () => {
-  test('a whole dialogue sent before the greeting is answered reply by reply', async () => {
-    const mail = `MAIL FROM:<>\r\nRCPT TO:<${BAR}>\r\nDATA\r\nSubject: piped\r\n\r\nx\r\n.\r\n`
-    const client = new RawClient(project.ports.smtp)
-    client.write(`EHLO client.example\r\n${mail.repeat(3)}QUIT\r\n`)
-    const codes = [...(await client.ends()).matchAll(/^(\d{3}) /gm)].map(([, code]) => code)
-    assert.deepEqual(codes, ['220', '250', ...Array(3).fill(['250', '250', '354', '250']).flat(), '221'])
-    await until('three messages', async () => (await subjects(BAR, 'piped')).length === 3)
-  })
-
-  test('DATA without a recipient, its message behind it, gives no message', async () => {
-    const client = await smtp()
-    client.write('MAIL FROM:<>\r\nDATA\r\nSubject: nobody\r\n\r\nx\r\n.\r\nQUIT\r\n')
-    const replies = await client.ends()
-    assert.match(replies, /^250 2\.1\.0 Ok\r\n554 5\.5\.1 Error: no valid recipients\r\n/)
-    assert.doesNotMatch(replies, /^(250 2\.0\.0|354)/m)
-  })
-
-  test('commands behind STARTTLS are not obeyed in the TLS session', async () => {
-    const client = await smtp(project.ports.submission)
-    client.write('STARTTLS\r\nEHLO evil.example\r\nMAIL FROM:<injected@evil.example>\r\n')
-    await client.reads(/^220 2\.0\.0 .*\r\n/m)
-    await client.startTls()
-    // Its own reply is the first one: nothing was said to what came before.
-    assert.match(await client.say(`RCPT TO:<${BAR}>`, REPLY.smtp), /^503 [^\n]*\n$/)
-    client.close()
-  })
-
-  for (const [service, start, injected, command, refusal] of [
-    ['pop3', 'STLS', `USER ${FOO}\r\nPASS foo\r\n`, 'STAT', /^-ERR/],
-    ['imap', 'a STARTTLS', `b LOGIN ${FOO} foo\r\n`, 'c SELECT INBOX', /^c (NO|BAD)/],
-  ] as const) {
-    test(`nor behind ${start} of ${service}`, async () => {
-      const client = await RawClient.open(project.ports[service], REPLY[service])
-      const begin = logged(/^/).length - 1
-      client.write(`${start}\r\n${injected}`)
-      await client.reads(/^(\+OK|a OK).*\r\n/m)
-      // Dovecot takes them for the handshake and hangs up; a server that drops them has to refuse what needs a login.
-      const answer = await client.startTls().then(
-        () => client.say(command, REPLY[service]),
-        () => undefined,
-      )
-      if (answer !== undefined) assert.match(answer, refusal)
-      client.close()
-      assert.deepEqual(logged(/-login: Info: Login: /, begin), [])
-    })
-  }
+test('a whole dialogue sent before the greeting is answered reply by reply', async () => {
+  const mail = `MAIL FROM:<>\r\nRCPT TO:<${BAR}>\r\nDATA\r\nSubject: piped\r\n\r\nx\r\n.\r\n`
+  const client = new RawClient(project.ports.smtp)
+  client.write(`EHLO client.example\r\n${mail.repeat(3)}QUIT\r\n`)
+  const codes = [...(await client.ends()).matchAll(/^(\d{3}) /gm)].map(([, code]) => code)
+  assert.deepEqual(codes, ['220', '250', ...Array(3).fill(['250', '250', '354', '250']).flat(), '221'])
+  await until('three messages', async () => (await subjects(BAR, 'piped')).length === 3)
 })
 
 describe('lines of 100 MB', () => {
@@ -256,37 +169,6 @@ describe('lines of 100 MB', () => {
   })
 })
 
-test('NUL and other bytes that have no place: refused in commands, kept or dropped in mail, and nobody minds', async () => {
-  const client = await smtp()
-  const commands: [string, RegExp][] = [
-    ['MAIL FROM:<a\0b@x.example>', /^501 /],
-    ['MAIL FROM:<\xff\xfe@x.example>', /^(250|501|553) /],
-    ['RSET', /^250 /],
-    ['MAIL FROM:<a@x.example>', /^250 /],
-    [`RCPT TO:<ba\0r@${VIRTUAL}>`, /^501 /],
-    [`RCPT TO:<${BAR}\0.evil.example>`, /^501 /],
-    ['NO\0OP', /^50\d /],
-    ['\0\0\0', /^50\d /],
-    [`RCPT TO:<${BAR}>`, /^250 /],
-    ['DATA', /^354 /],
-  ]
-  for (const [command, reply] of commands) {
-    assert.match(await client.say(command, REPLY.smtp), reply, JSON.stringify(command))
-  }
-  const garbage = String.fromCharCode(...Array.from({ length: 256 }, (_, byte) => byte)).replace(/[\r\n]/g, '')
-  const fields = `X-Long: ${'y'.repeat(200_000)}\r\n${'X-Many: z\r\n'.repeat(5_000)}Subject: bytes\r\n X\0Y: ${garbage}\r\n`
-  assert.match(await client.say(`${fields}\r\na\0b\r\n\0\r\n${garbage}\r\n.`, REPLY.smtp), /^250 /)
-  client.close()
-  await until('the message', async () => (await subjects(BAR, 'bytes')).length === 1)
-
-  for (const service of ['pop3', 'imap'] as const) {
-    const other = await RawClient.open(project.ports[service], REPLY[service])
-    other.write(`\0\0\0\r\n${garbage}\r\nUSER \0\r\nPASS \0\r\na LOGIN "\0" "\0"\r\n`)
-    await until('an error', () => /^(-ERR|\S+ BAD)/m.test(other.text) || other.isClosed)
-    other.close()
-  }
-})
-
 describe('addresses that name files and commands', () => {
   /** Would be made by a command that runs, or by a file that is opened to deliver. */
   const marker = `/tmp/${token}-made`
@@ -297,7 +179,8 @@ describe('addresses that name files and commands', () => {
     ...[`|{touch,${marker}}`, `:include:${marker}`, ':include:/etc/passwd', `x+../../${token}`, `bar+../../${token}`],
     ...[`bar+|touch ${marker}`, 'a%b@c', 'a!b', '@a,@b:c', 'x'.repeat(900), '../'.repeat(300)],
   ]
-  const DOMAINS = [`@${VIRTUAL}`, '@development-mail-server.example.com', '@localhost', '@gmail.com', '']
+  const OTHERS = ['@development-mail-server.example.com', '@localhost', '']
+  const DOMAINS = [`@${VIRTUAL_DOMAIN}`, '@gmail.com', ...(QUICK ? [] : OTHERS)]
   const FOREIGN = ['../../x', `/tmp/${token}`, '..', '[../..]', `|touch ${marker}`, '[127.0.0.1]']
   const quoted = (local: string) => `"${local.replace(/["\\]/g, '\\$&')}"`
   const ADDRESSES = [
@@ -309,7 +192,8 @@ describe('addresses that name files and commands', () => {
   /** All but what mail is written to. */
   const filesElsewhere = () => [
     ...filesBelow(project.dir, ['node_modules', 'state/mail', 'state/queue']),
-    ...['/', '/root', '/home'].flatMap((dir) => readdirSync(dir)),
+    // Programs that other tests run put their hidden files into the home folder meanwhile.
+    ...['/', '/root', '/home'].flatMap((dir) => readdirSync(dir)).filter((name) => !name.startsWith('.')),
     // Where local(8) writes the mail of Unix users: also a file that was there must not grow.
     ...readdirSync('/var/mail').map((name) => `/var/mail/${name}: ${statSync(`/var/mail/${name}`).size} bytes`),
   ]
@@ -387,31 +271,20 @@ describe('guessing and asking for too much', { concurrency: true }, () => {
     })
   }
 
-  test('1,000 recipients a transaction are all accepted, in one transaction after the other', async () => {
+  test('a message has 1,000 recipients, and 452 is the answer to the next one', async () => {
     const client = await smtp()
-    for (let transaction = 0; transaction < RECIPIENTS / 1_000; transaction++) {
-      const recipients = Array.from({ length: 1_000 }, (_, index) => `RCPT TO:<u${index}@t${transaction}.example>\r\n`)
-      client.write(`MAIL FROM:<>\r\n${recipients.join('')}RSET\r\n`)
-      const replies = (await client.reads(/^250 2\.0\.0 Ok\r\n/m)).match(/^250 2\.1\.5 Ok\r$/gm)
-      assert.equal(replies?.length, 1_000)
-    }
+    const recipients = Array.from({ length: 1_001 }, (_, index) => `RCPT TO:<u${index}@many.example>\r\n`)
+    client.write(`MAIL FROM:<>\r\n${recipients.join('')}RSET\r\n`)
+    const replies = (await client.reads(/^250 2\.0\.0 Ok\r\n/m)).split('\r\n')
+    assert.deepEqual(replies.slice(1, 1_001), Array(1_000).fill('250 2.1.5 Ok'))
+    assert.match(replies[1_001] ?? '', /^452 4\.5\.3 /)
     client.close()
   })
 
-  test(`a message to ${COPIES} foreign recipients arrives ${COPIES} times`, async () => {
-    const client = await smtp()
-    const recipients = Array.from({ length: COPIES }, (_, index) => `RCPT TO:<u${index}@copies.example>\r\n`)
-    client.write(`MAIL FROM:<>\r\n${recipients.join('')}DATA\r\n`)
-    await client.reads(/^354 /m)
-    assert.match(await client.say('Subject: copies\r\n\r\nx\r\n.', REPLY.smtp), /^250 /)
-    client.close()
-    await until('all copies', async () => (await subjects(CATCHALL, 'copies')).length === COPIES, 20_000)
-  })
-
-  after(async () => assertQuick(await usersWait()))
+  after(userIsServed)
 })
 
-test(`${HALF_OPEN} half-open connections on SMTP and on POP3: a user gets an answer nearly as soon as ever`, async (context) => {
+test(`${HALF_OPEN} half-open connections on SMTP and on POP3: a user is served beside them`, async () => {
   const clients: RawClient[] = []
   /** Connections that stop talking, each as one of `halves` says: what it sends, and the answer that it still reads. */
   const halfOpen = async (port: number, halves: [string, RegExp][]) => {
@@ -442,12 +315,10 @@ test(`${HALF_OPEN} half-open connections on SMTP and on POP3: a user gets an ans
       [`USER ${FOO}\r\nPASS fo`, /^\+OK/],
       ['AUTH PLAIN\r\n', /^\+ /m],
     ])
-    const wait = await usersWait()
+    await userIsServed()
     const memory = ofProcesses(project, 'smaps_rollup').map((text) => Number(/^Pss:\s+(\d+) kB$/m.exec(text)?.[1]))
     const megabytes = Math.round(memory.reduce((sum, kilobytes) => sum + kilobytes, 0) / 1024)
-    if (!QUICK) context.diagnostic(`a user waits ${wait.toFixed()} ms; ${memory.length} processes, ${megabytes} MB`)
     assert.equal(clients.filter((client) => client.isClosed).length, 0)
-    assertQuick(wait)
     assert.ok(megabytes < 100 + 4 * HALF_OPEN, `${megabytes} MB`)
   } finally {
     for (const client of clients) client.close()
@@ -455,7 +326,7 @@ test(`${HALF_OPEN} half-open connections on SMTP and on POP3: a user gets an ans
 })
 
 describe('secrets', () => {
-  const user = `secretive@${VIRTUAL}`
+  const user = `secretive@${VIRTUAL_DOMAIN}`
   const right = `${secret}-right`
   const wrong = `${secret}-wrong`
   let spoken = ''
@@ -486,9 +357,9 @@ describe('secrets', () => {
     await tell(5, `${wrong}\n`, 'send_email', '--user', user, '--to', BAR, '--verbose')
     await tell(5, `${wrong}\n`, 'pop_email', '--user', user, '--list')
     await Promise.all([
-      ...ENTRANCES.map(([service, tls]) => logIn(where, service, tls, { user, password: right })),
+      ...ENTRANCES.map(([service, tls]) => logIn(project, service, tls, { user, password: right })),
       ...ENTRANCES.map(([service, tls]) =>
-        assert.rejects(logIn(where, service, tls, { user, password: wrong }), `${service} ${tls}`),
+        assert.rejects(logIn(project, service, tls, { user, password: wrong }), `${service} ${tls}`),
       ),
     ])
   })
@@ -510,16 +381,6 @@ describe('secrets', () => {
     assert.ok(texts.length > 10)
     assertClean('a daemon', texts.join())
   })
-})
-
-test('too many recipients of one message: 1,000 are accepted, 452 for the others, then 421', async () => {
-  const [sender, ...replies] = (await tooMany).trimEnd().split('\r\n')
-  assert.equal(sender, '250 2.1.0 Ok')
-  assert.deepEqual(replies.slice(0, 1_000), Array(1_000).fill('250 2.1.5 Ok'))
-  assert.match(replies.at(-1) ?? '', /^421 4\.7\.0 .* too many errors$/)
-  const rest = replies.slice(1_000, -1)
-  assert.ok(rest.length > 1_000)
-  assert.ok(rest.every((reply) => reply.startsWith('452 4.5.3 ')))
 })
 
 test('all ports listen on loopback alone', () => {

@@ -10,7 +10,7 @@ export const REPLY = {
   imap: /^(\* (OK|BYE|PREAUTH)|\w+ (OK|NO|BAD)|\+).*\r\n/m,
 }
 /** Milliseconds for the server to answer. */
-const PATIENCE = 20_000
+const PATIENCE = 60_000
 
 export class RawClient {
   #socket: Socket

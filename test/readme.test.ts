@@ -130,7 +130,7 @@ const FIRST_EVENING: [commands: string, said: RegExp, asTyped?: true][] = [
 ]
 const LAST: typeof FIRST_EVENING = [
   ['npm run reset -- --yes', /Deleted: \d+ messages in 5 mailboxes/],
-  ['npm stop', /The mail server is stopped/, true],
+  ['npm stop', /The mail server is stopped/],
 ]
 
 function typed([commands, said, asTyped]: (typeof FIRST_EVENING)[number]): void {

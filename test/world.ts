@@ -4,16 +4,16 @@
  * server, and whatever it sends there, to whatever address, the trap answers.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { createInterface, type Interface } from 'node:readline'
-import { programOf } from './harness.ts'
+import { FOLDER, programOf } from './harness.ts'
 import type { Counts } from './trap.ts'
 
 /** Where `ip netns exec` looks for what to put over /etc. */
 const NAMESPACE_FILES = '/etc/netns'
 /** Milliseconds that the trap has for an answer, its start included. */
-const PATIENCE = 20_000
+const PATIENCE = 60_000
 
 /** Both ends of both cables, from networks that are documentation's own (RFC 5737, RFC 3849). */
 const DNS = { server: '192.0.2.1', trap: '192.0.2.2' }
@@ -146,16 +146,9 @@ export class World {
   }
 }
 
-/** Removes the namespaces of a run of `npm test` that is over. */
-export function removeNamespaces(run: string): void {
-  const folder = '/run/netns'
-  const names = existsSync(folder) ? readdirSync(folder) : []
-  for (const name of names.filter((name) => name.startsWith(`${run}-`))) remove(name)
-}
-
 /** Begins with the run's folder; several test processes may have worlds at the same time, and one process several worlds. */
 function nextName(): string {
-  return `${basename(process.env.TESTS_FOLDER ?? 'mail-tests')}-${process.pid}-${++count}`
+  return `${basename(FOLDER)}-${process.pid}-${++count}`
 }
 
 function ip(...args: string[]): void {

@@ -8,7 +8,7 @@ import { BAR, CATCHALL, FOO } from '../../scripts/lib/accounts/accounts.ts'
 import { EXIT, type ExitName, parse, print, run } from '../../scripts/lib/cli.ts'
 import { Project } from '../harness.ts'
 import { measureInbox, measureMailDevsInbox } from './inbox.ts'
-import { measureHeavyLoad, measureMailDev, measureReading, measureSending } from './load.ts'
+import { measureMailDev, measureReading, measureSending } from './load.ts'
 import {
   countOf,
   EMPTY_ACCOUNTS,
@@ -68,8 +68,6 @@ async function main(args: string[]): Promise<ExitName | undefined> {
     figures.group = `${mails} mails of 2 kB sent, 10 at a time`
     await measureSending(project, figures, mails, rounds)
     if (peers) await measureMailDev(project, figures, mails, rounds)
-    figures.group = 'Heavier loads'
-    await measureHeavyLoad(project, figures, quick ? 1_000 : 10_000, quick ? 10 : 100)
     figures.group = `${5 * mails} mails of 2 kB read`
     await measureReading(project, figures, 5 * mails, rounds)
     figures.group = 'One run of a program'

@@ -1,14 +1,12 @@
 /** Many mails at once, by whom and to whom: each figure is the whole run of a program, from its start to its end. */
-import { CATCHALL, FOO } from '../../scripts/lib/accounts/accounts.ts'
+import { FOO } from '../../scripts/lib/accounts/accounts.ts'
 import type { Project } from '../harness.ts'
 import {
-  countOf,
   emptyMailbox,
   type Figures,
   HOST,
   inTurns,
   isInstalled,
-  memoryOf,
   readable,
   runOf,
   scriptOf,
@@ -16,8 +14,8 @@ import {
   withMailDev,
 } from './measure.ts'
 
-/** Sizes of a usual and of a large mail, in bytes. */
-const [USUAL, LARGE] = [2_048, 5_242_880]
+/** Bytes of a mail. */
+const USUAL = 2_048
 /** Connections at the same time. */
 const PARALLEL = 10
 /** Milliseconds between two looks at a mailbox under load: looking costs the server time as well. */
@@ -71,68 +69,28 @@ const SENDERS: Record<string, (load: Load) => string[]> = {
   "Python's smtplib, a connection for each mail": (load) => smtplib(load, 'anew'),
 }
 
-const CAUGHT = 'smtp-source to the catchall, connections kept'
-
 function sendEmail({ mails, size, to }: Load): string[] {
   const text = `${'x'.repeat(70)}\n`.repeat(Math.floor((size - 400) / 71))
   return scriptOf('send_email', '--count', `${mails}`, '--concurrency', `${PARALLEL}`, '--to', to, '--text', text)
 }
 
-/** Sends to a mailbox: seconds until the sender is done, and until all is readable over POP3. */
-async function burst(project: Project, mailbox: string, mails: number, command: string[]) {
-  const before = await countOf(project, mailbox)
-  const [accepted, stdout] = await runOf(project, command)
-  const [more] = await timed(() => readable(project, mailbox, before + mails, PAUSE))
-  const own = /([\d.]+) messages per second/.exec(stdout)?.[1]
-  return { accepted, whole: accepted + more, own: own && Number(own) }
-}
-
-/** Rates of all senders, in turns, each to an empty mailbox, and of mail to foreign addresses. */
+/** Rates of all senders, in turns, each to an empty mailbox: until the sender is done, and until all is readable over POP3. */
 export async function measureSending(project: Project, figures: Figures, mails: number, rounds: number) {
-  const all: typeof SENDERS = {
-    ...SENDERS,
-    [CAUGHT]: SENDERS['smtp-source, connections kept'] as () => string[],
-    'send_email --count --concurrency 10': sendEmail,
-  }
+  const all: typeof SENDERS = { ...SENDERS, 'send_email --count --concurrency 10': sendEmail }
   const results = new Map<string, number[]>()
   const note = (name: string, rate: number) => results.set(name, [...(results.get(name) ?? []), rate])
   for (let round = 0; round < rounds; round++) {
     for (const [name, commandOf] of Object.entries(all)) {
-      const isCaught = name === CAUGHT
-      const [mailbox, to] = isCaught ? [CATCHALL, 'someone@gmail.com'] : Array(2).fill(emptyMailbox())
+      const to = emptyMailbox()
       const command = commandOf({ port: project.ports.smtp, mails, size: USUAL, to })
       if (!isInstalled(command[0] ?? '')) continue
-      const { accepted, whole, own } = await burst(project, mailbox, mails, command)
+      const [accepted] = await runOf(project, command)
+      const [more] = await timed(() => readable(project, to, mails, PAUSE))
       note(`${name}: accepted`, mails / accepted)
-      if (own) note(`${name}: accepted, without the start of the script`, own)
-      note(`${name}: readable over POP3`, mails / whole)
+      note(`${name}: readable over POP3`, mails / (accepted + more))
     }
   }
   for (const [name, rates] of results) figures.add(name, 'mails/s', ...rates)
-}
-
-/** Longer and larger loads, once each, and what the server needs of memory meanwhile. */
-export async function measureHeavyLoad(project: Project, figures: Figures, mails: number, large: number) {
-  if (!isInstalled('smtp-source')) return
-  let most = 0
-  const look = setInterval(() => {
-    most = Math.max(most, memoryOf(project))
-  }, 250)
-  try {
-    for (const [what, count, size] of [
-      [`${mails} mails of 2 kB`, mails, USUAL],
-      [`${large} mails of 5 MB`, large, LARGE],
-    ] as const) {
-      const to = emptyMailbox()
-      const command = smtpSource({ port: project.ports.smtp, mails: count, size, to }, '-d')
-      const { accepted, whole } = await burst(project, to, count, command)
-      figures.add(`${what}, smtp-source, connections kept: accepted`, 'mails/s', count / accepted)
-      figures.add(`${what}: readable over POP3`, 'mails/s', count / whole)
-    }
-  } finally {
-    clearInterval(look)
-  }
-  figures.add('memory of all processes meanwhile, at most', 'MB', most)
 }
 
 /** A mailbox of so many mails read by a plain loop of Python's poplib, and by pop_email. */

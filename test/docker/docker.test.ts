@@ -62,7 +62,7 @@ describe(image, { skip: reason ?? false }, () => {
   const inspect = (format: string) => docker(project, 'container', 'inspect', '--format', format, CONTAINER)
   const health = () => inspect('{{.State.Health.Status}}')
   const status = async () => JSON.parse((await project.run('status', '--json')).stdout)
-  const subjects = async (address: string) => subjectsOf(await messagesOf({ host, ports: project.ports }, address))
+  const subjects = async (address: string) => subjectsOf(await messagesOf(project, address))
 
   before(async () => {
     const existing = await docker(undefined, 'container', 'ls', '--all', '--quiet', '--filter', `name=^/${CONTAINER}$`)
@@ -72,7 +72,7 @@ describe(image, { skip: reason ?? false }, () => {
     Object.assign(project.env, { MAIL_SERVER_ENGINE: 'docker', COMPOSE_PROJECT_NAME: 'development-mail-server-test' })
     await docker(project, 'compose', 'up', '--detach', '--wait')
     const recipients = DELIVERIES.map(({ to }) => to)
-    delivered = await deliverAll({ host, ports: project.ports }, recipients)
+    delivered = await deliverAll(project, recipients)
   })
   after(async () => {
     if (!project) return
@@ -163,7 +163,7 @@ describe(image, { skip: reason ?? false }, () => {
     }
     const sent = ways.map(({ port, tls }) => `${port} ${tls}`).sort()
     await until('all four', async () => (await subjects(BAR)).join() === sent.join())
-    for (const source of await messagesOf({ host, ports: project.ports }, BAR)) assert.match(source, /^X-Mailer: kept/m)
+    for (const source of await messagesOf(project, BAR)) assert.match(source, /^X-Mailer: kept/m)
   })
 
   test('what stands behind <LF>.<LF> in a message is no message of its own', async () => {
@@ -227,7 +227,7 @@ describe(image, { skip: reason ?? false }, () => {
   test('no service of Postfix leads out, and mail keeps its envelope recipient', async () => {
     const services = await docker(project, 'container', 'exec', CONTAINER, 'postconf', '-M')
     assert.doesNotMatch(services, /^(smtp|relay) +unix/m)
-    const source = (await messagesOf({ host, ports: project.ports }, CATCHALL)).at(-1) ?? ''
+    const source = (await messagesOf(project, CATCHALL)).at(-1) ?? ''
     assert.match(source + (delivered.get('someone@gmail.com')?.source ?? ''), /^X-Original-To: someone@gmail\.com\r$/m)
   })
 

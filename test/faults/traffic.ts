@@ -312,7 +312,7 @@ export async function queue(project: Project): Promise<{ queue_name: string; mes
 }
 
 /** Returns when the queue is empty; throws with what is still there. */
-export async function queueIsEmpty(project: Project, patience = 30_000): Promise<void> {
+export async function queueIsEmpty(project: Project, patience = 120_000): Promise<void> {
   await until('an empty queue', async () => (await queue(project)).length === 0, patience).catch(async (error) => {
     const [first, ...others] = await queue(project)
     throw new Error(`${error.message}: ${JSON.stringify(first)} and ${others.length} more`)
