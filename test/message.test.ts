@@ -39,6 +39,17 @@ test('what is no address is refused with its own words; a name with a comma want
     ';',
   )
   for (const list of lists) assert.throws(() => parseAddressList(list), /^Error: "/, list)
+  // However it is typed, nobody is left out in silence.
+  for (const list of [
+    'foo,Bar <a@b>',
+    'Doe ,  J <a@b>',
+    '鈴木,花子 <a@b>',
+    'Doe (x), J <a@b>',
+    '"x" <a@b>、c@d',
+    '<a@b> <c@d>',
+  ]) {
+    assert.throws(() => parseAddressList(list), /^Error: ".* a name with a comma goes in double quotes$/, list)
+  }
   const message = /^"a@b, Doe, J <c@d>": not an address\..* a name with a comma goes in double quotes$/
   assert.throws(() => parseAddressList('a@b, Doe, J <c@d>'), { message })
   // What backtracks takes minutes.

@@ -17,11 +17,16 @@ export interface Address {
 export function parseAddressList(list: string): Address[] {
   // In quotes and comments anything may stand. An escaped character begins neither, or a long text is searched often.
   const plain = list.replace(/\\.|"(?:\\.|[^"\\])*"|\((?:\\.|[^()\\])*\)/gs, '')
-  const areBracketsWhole = /^(?:[^<>]*<[^<>]*>)*[^<>]*$/.test(plain)
+  const areBracketsWhole = /^(?:[^<>]*<[^<>]*>\s*(?=[,;]|$))*[^<>]*$/.test(plain)
+  // nodemailer writes the comma of a name as ", ", however it was typed.
+  const squeezed = (text: string) => text.replace(/[\s,]+/g, '')
+  const words = squeezed(plain)
   return addressParser(list, { flatten: true }).map(({ name, address }) => {
     if (name === list.trim() && BARE_USER.test(name)) return { name: '', address: name }
     // nodemailer finds an address in "a b@c" as well, and in `Doe, J <a@b>` one of many who meant two.
-    const isBare = name !== '' && plain.includes(name) && (name.includes(',') || !plain.includes('<'))
+    const isBare =
+      name !== '' &&
+      (name.includes(',') ? words.includes(squeezed(name)) : !plain.includes('<') && plain.includes(name))
     const problem = isBare || !areBracketsWhole ? NO_ADDRESS : problemOfAddress(address)
     const typed = isBare || !areBracketsWhole ? list.trim().slice(0, 200) : address
     if (problem) throw new Error(`${JSON.stringify(typed)}: ${problem}`)
