@@ -1,7 +1,17 @@
 /** pop_email against the real server: usage, which mailbox, which mails, every view. */
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { lstatSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
+import {
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, beforeEach, describe, test } from 'node:test'
@@ -111,6 +121,20 @@ describe('the mailbox', () => {
       const [first, second] = stdout.split('Subject: second')
       assert.match(first ?? '', /^From: .*<foo@.*\nTo: .*<bar@.*\nDate: .*\nSubject: テストメール.*\n\nバーさん/)
       assert.match(second ?? '', /^\n\nother text\n/)
+    }
+  })
+
+  test('a broken file that says nothing about an address keeps nobody from its mail', async () => {
+    await mailboxes.deliver('someone@gmail.com', simple('caught'))
+    const path = mailboxes.project.path('docker-data/mail-server/config/dovecot-quotas.cf')
+    const bytes = readFileSync(path)
+    writeFileSync(path, '\xff\xfea\0', 'latin1')
+    try {
+      const run = (...args: string[]) => mailboxes.project.run('pop_email', ...args)
+      assert.match(ok(await run('--to', 'someone@gmail.com')), /Subject: caught/)
+      assert.equal((await run('--user', 'x@gmail.com', '--password', 'x')).code, 5)
+    } finally {
+      writeFileSync(path, bytes)
     }
   })
 

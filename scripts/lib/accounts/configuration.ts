@@ -28,10 +28,12 @@ export type Configuration = Readonly<Record<FileName, string>>
 
 /** Reads all files. Throws a Failure that names the one that cannot be read. */
 export function readConfiguration(): Configuration {
-  return Object.fromEntries(FILES.map((name) => [name, read(join(CONFIG_DIR, name))])) as Record<FileName, string>
+  return Object.fromEntries(FILES.map((name) => [name, readConfigured(name)])) as Record<FileName, string>
 }
 
-function read(path: string): string {
+/** Reads one of the files, as `readConfiguration` does. */
+export function readConfigured(file: FileName): string {
+  const path = join(CONFIG_DIR, file)
   try {
     const text = readBytes(path).toString('latin1')
     if (text.includes('\0')) throw new Error('it is UTF-16 or binary; save it as UTF-8')

@@ -94,11 +94,11 @@ async function caughtAddress(text = ''): Promise<string | undefined> {
   const [, address, domain] = /^(?:[^<>]*<)?([^\s@<>"/*,]+(@[^\s@<>"/*,]+\.[^\s@<>"/*,]+))>?$/.exec(text.trim()) ?? []
   const names = [address, domain].map((name) => name?.toLowerCase() ?? '')
   if (!address || readAccounts().some((account) => account.address.toLowerCase() === names[0])) return undefined
-  const { readConfiguration } = await import('../accounts/configuration.ts')
+  const { readConfigured } = await import('../accounts/configuration.ts')
   const { lookUp, parseAliases } = await import('../accounts/tables.ts')
-  const files = readConfiguration()
-  const aliases = parseAliases(files['postfix-virtual.cf']).filter(({ alias }) => names.includes(alias))
-  const targets = aliases[0]?.recipients ?? [lookUp(files['postfix-regexp.cf'], names[0] ?? '')?.result]
+  // These two alone: what is wrong with another file keeps nobody from the mail.
+  const aliases = parseAliases(readConfigured('postfix-virtual.cf')).filter(({ alias }) => names.includes(alias))
+  const targets = aliases[0]?.recipients ?? [lookUp(readConfigured('postfix-regexp.cf'), names[0] ?? '')?.result]
   return targets.some((target) => target?.toLowerCase() === CATCHALL) ? address : undefined
 }
 
