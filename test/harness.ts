@@ -40,7 +40,7 @@ export interface RunOptions {
 
 /** What a project copies, and what a server is made from. */
 const COPIED = ['package.json', 'scripts', 'docker-data', 'docker-compose.yml', 'development-mail-server.env']
-export const LAUNCH = 'scripts/lib/launch.mjs'
+const LAUNCH = 'scripts/lib/launch.mjs'
 const CONFIGURATION = ['docker-data', 'development-mail-server.env']
 
 /** Ports come in blocks; behind each port of a server is one that nobody has. */
@@ -81,7 +81,7 @@ export class Project {
     fs.chmodSync(project.dir, 0o755)
     for (const name of COPIED) fs.cpSync(join(ROOT, name), join(project.dir, name), { recursive: true })
     fs.symlinkSync(join(ROOT, 'node_modules'), join(project.dir, 'node_modules'))
-    // In `npm test` it runs the JavaScript: by tsx a script takes half a second of the processor more.
+    // In `npm test`, which is itself run by tsx, it runs the JavaScript: half a second of the processor less.
     const launch = fs.readFileSync(join(ROOT, LAUNCH), 'utf8')
     const quick = launch.replace('.ts`', '.js`').replace('process.features.typescript', 'true')
     if (QUICK) fs.writeFileSync(join(project.dir, LAUNCH), quick)
@@ -243,8 +243,9 @@ export async function makeTemplate(folder: string): Promise<void> {
   const project = await Project.create(folder)
   await project.start()
   const { dir, ports, stateDir } = project
-  const { addresses = '' } = new NativeProcesses(stateDir).record
-  await project.run('stop')
+  const processes = new NativeProcesses(stateDir)
+  const { addresses = '' } = processes.record
+  await processes.end()
   for (const [name, text] of Object.entries({ 'mail.log': '', start: '0' })) {
     fs.writeFileSync(join(stateDir, 'log', name), text)
   }

@@ -9,7 +9,7 @@ import { after, before, test } from 'node:test'
 import { EXIT } from '../scripts/lib/cli.ts'
 import { NAMES, ROOT } from '../scripts/lib/settings.ts'
 import { send } from './deliveries.ts'
-import { LAUNCH, Project, processesOf } from './harness.ts'
+import { Project, processesOf } from './harness.ts'
 import { runHere } from './here.ts'
 
 const NAMES_OF_FILES = ['README.md', 'README.ja.md', 'CONTRIBUTING.md', 'CHANGELOG.md']
@@ -94,8 +94,6 @@ export const expect = (locator) => ({ toBeVisible: () => locator.waitFor() })
 before(async () => {
   project = await Project.create()
   project.env.INBOX_PORT = `${project.inboxPort}`
-  // As users have it.
-  write(LAUNCH, readFileSync(join(ROOT, LAUNCH), 'utf8'))
   app.listen(0, '127.0.0.1')
   for (const [name, commands] of Object.entries(QUICK_ONES)) write(`bin/${name}`, `#!/bin/sh\n${commands}\n`, 0o755)
   write('examples/node_modules/@playwright/test/package.json', '{"type":"module","exports":"./index.js"}')
