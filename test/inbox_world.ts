@@ -3,7 +3,7 @@ import SMTPConnection from 'nodemailer/lib/smtp-connection'
 import { serveInbox } from '../scripts/lib/inbox/http.ts'
 import type { Index } from '../scripts/lib/inbox/index.ts'
 import { readSettings, type Settings } from '../scripts/lib/settings.ts'
-import { Project } from './harness.ts'
+import { Project, until } from './harness.ts'
 
 export const DOMAIN = 'development-virtual.example.com'
 export const BAR = `bar@${DOMAIN}`
@@ -116,9 +116,7 @@ export class InboxWorld {
       `To: ${[to].flat()[0]}`,
       ...lines,
     ])
-    for (const end = Date.now() + 120_000; Date.now() < end; ) {
-      if ((await this.ask(`GET /api/v1/message/${id}/headers`)).status === 200) return id
-    }
-    throw new Error(`${id} has not arrived`)
+    await until(`${id} has arrived`, async () => (await this.ask(`GET /api/v1/message/${id}/headers`)).status === 200)
+    return id
   }
 }

@@ -1,6 +1,7 @@
 /** For the tests of pop_email: mails, a real server to deliver them to, and sessions of the tests' own. */
 import assert from 'node:assert/strict'
-import { chownSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { chownSync, existsSync, readdirSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Pop3Message, Pop3Session } from '../scripts/lib/mail/pop3.ts'
 import { main } from '../scripts/pop_email.ts'
@@ -56,9 +57,8 @@ export class Mailboxes {
   static async start(): Promise<Mailboxes> {
     const project = await Project.create()
     try {
-      const file = project.path('development-mail-server.env')
-      writeFileSync(file, readFileSync(file, 'utf8').replace(/(POSTFIX_MESSAGE_SIZE_LIMIT)=.*/, '$1=40000000'))
       await project.start()
+      execFileSync('postconf', ['-c', `${project.stateDir}/postfix`, '-e', 'message_size_limit=40000000'])
       Object.assign(process.env, project.env)
       return new Mailboxes(project)
     } catch (error) {
@@ -88,8 +88,11 @@ export class Mailboxes {
     }
   }
 
-  async count(user: string): Promise<number> {
-    return this.visit(user, async (session) => (await session.stat()).count)
+  /** As the disk has it: a login takes four processes. */
+  count(user: string): number {
+    const [name = '', domain = ''] = user.split('@')
+    const folders = ['new', 'cur'].map((part) => join(this.project.stateDir, 'mail', domain, name, part))
+    return folders.flatMap((folder) => (existsSync(folder) ? readdirSync(folder) : [])).length
   }
 
   /** The bytes of the newest mail. */
@@ -101,14 +104,14 @@ export class Mailboxes {
   async deliver(to: string, ...mails: Buffer[]): Promise<void> {
     const user = to.endsWith(DOMAIN) ? to : CATCHALL
     for (const content of mails) {
-      const before = await this.count(user)
+      const before = this.count(user)
       await sendRaw(this.project.ports.smtp, to, content)
-      await until('the mail is there', async () => (await this.count(user)) > before)
+      await until('the mail is there', () => this.count(user) > before)
     }
   }
 
   /** Puts small mails into a mailbox that has none, in one go: "filled 0" is the oldest. */
-  async fill(user: string, count: number): Promise<void> {
+  fill(user: string, count: number): void {
     const [name = '', domain = ''] = user.split('@')
     const folder = join(this.project.stateDir, 'mail', domain, name, 'new')
     const { uid, gid } = statSync(folder)
@@ -117,11 +120,10 @@ export class Mailboxes {
       writeFileSync(file, simple(`filled ${index}`))
       chownSync(file, uid, gid)
     }
-    await until('they are there', async () => (await this.count(user)) >= count, 60_000)
   }
 
   async empty(): Promise<void> {
-    for (const user of [BAR, FOO, CATCHALL]) {
+    for (const user of [BAR, FOO, CATCHALL].filter((user) => this.count(user) > 0)) {
       await this.visit(user, async (session) => {
         for (const message of await session.list()) await session.delete(message)
       })

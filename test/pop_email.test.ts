@@ -105,7 +105,7 @@ describe('usage', () => {
       assert.equal(await new Promise((resolve) => child.once('close', resolve)), 1, view)
     })
     await Promise.all(runs)
-    assert.equal(await mailboxes.count(FOO), 1)
+    assert.equal(mailboxes.count(FOO), 1)
   })
 })
 
@@ -262,7 +262,7 @@ describe('the mailbox', () => {
       assert.deepEqual([code, stdout], [1, ''], option)
       assert.match(stderr, new RegExp(`Nothing to show: 1 mail, and none has what ${option.split('=')[0]} asks`))
     }
-    assert.equal(await mailboxes.count(BAR), 1)
+    assert.equal(mailboxes.count(BAR), 1)
   })
 
   test('--save and --save-attachments: byte for byte, in the folder, over nothing', async () => {

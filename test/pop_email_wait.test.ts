@@ -51,7 +51,7 @@ describe('--delete', () => {
     waiting.stderr.once('data', () => waiting.kill('SIGINT'))
     const [, code] = await Promise.all([piped, waiting].map((child) => new Promise((end) => child.once('close', end))))
     assert.equal(code, 130)
-    assert.equal(await mailboxes.count(BAR), 2)
+    assert.equal(mailboxes.count(BAR), 2)
   })
 
   test('says that the server kept the mail when QUIT fails, in each way that it can', async () => {
@@ -119,7 +119,7 @@ describe('a message that another reader deletes meanwhile', () => {
       }
       const read = (await Promise.all(reading)).map((result) => /4711\d\d/.exec(ok(result))?.[0])
       assert.deepEqual(isSame ? read.sort() : read, codes)
-      assert.equal(await mailboxes.count(CATCHALL), 0)
+      assert.equal(mailboxes.count(CATCHALL), 0)
     }
   })
 })
@@ -140,7 +140,7 @@ describe('--wait', () => {
   })
 
   test('a big mailbox keeps nobody from new mail, and its old mail is found as well', async () => {
-    await mailboxes.fill(BAR, 1_000)
+    mailboxes.fill(BAR, 1_000)
     const waiting = pop('--wait', '60', '--subject', 'awaited', '--code')
     await send(BAR, simple('awaited', 'code 7788'))
     assert.equal(ok(await waiting), '7788\n')

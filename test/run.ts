@@ -15,10 +15,10 @@ import { type ExitName, run, say } from '../scripts/lib/cli.ts'
 import { installPackages } from '../scripts/lib/server/packages.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
 
-/** The others take a few seconds each. */
+/** The others take a few seconds each. The first of them start a server of their own anyhow, while the template is made. */
 const LONGEST = [
-  ...['doctor_server', 'readme', 'life_cycle', 'add_account', 'inbox_service', 'all_or_nothing', 'pop_email_wait'],
-  ...['pop_email', 'start_failures', 'hostile', 'doctor_files', 'pop3', 'inbox_wait', 'configuration_files'],
+  ...['readme', 'life_cycle', 'all_or_nothing', 'inbox_service', 'doctor_files', 'doctor_server', 'add_account'],
+  ...['start_failures', 'pop_email_wait', 'pop_email', 'hostile', 'pop3', 'inbox_wait', 'configuration_files'],
   ...['configuration', 'protocols', 'mail', 'send_email', 'doctor_command', 'send_email_failures', 'inbox', 'fuzz'],
 ]
 const COUNTS = ['tests', 'pass', 'fail', 'skipped']
@@ -65,8 +65,9 @@ async function main(args: string[]): Promise<ExitName | undefined> {
     for (let file = queue.shift(); file; file = queue.shift()) await runFile(file)
   }
   const lanes = Number(process.env.TESTS_LANES) || 3 * availableParallelism()
-  // The first files do without the template; where it cannot be made, all do, and say why they cannot start.
-  await Promise.all([makeTemplate().catch(() => {}), ...Array.from({ length: lanes }, lane)])
+  // Where the template cannot be made, all do without it, and say why they cannot start.
+  const template = makeTemplate().catch(() => {})
+  await Promise.all([template.then(lane), ...Array.from({ length: lanes - 1 }, lane)])
   for (const text of failures) console.log(`✖ ${text.split('\n')[0]}, as told above`)
   for (const [name, count] of totals) console.log(`ℹ ${name} ${count}`)
   console.log(`ℹ ${seconds(began)} s`)
