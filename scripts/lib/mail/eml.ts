@@ -25,8 +25,9 @@ export function prepareEml(bytes: Buffer): PreparedMessage {
   const [before = ''] = BEFORE.exec(text) ?? []
   const [header = ''] = text.slice(before.length).split(/(?<=\r\n|\r(?!\n)|\n)(?=[\r\n])/, 1)
   const { fields } = opened(Buffer.from(header.replace(/\r\n?/g, '\n'), 'latin1')).root
+  const kept = Buffer.from(before + header.replace(BCC, ''), 'latin1')
   return {
-    bytes: Buffer.from(before + header.replace(BCC, '') + text.slice(before.length + header.length), 'latin1'),
+    bytes: Buffer.concat([kept, bytes.subarray(before.length + header.length)]),
     messageId: firstOf(fields, 'message-id') || null,
     before: before ? nameOf(before) : undefined,
     addressesIn(field) {
