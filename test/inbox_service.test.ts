@@ -108,7 +108,7 @@ test('another port takes effect; a taken one, one that is off and an open one ar
 })
 
 // The packages are the checkout's own, which may lie below somebody's closed home.
-const AS_NOBODY = ['--reuid', 'nobody', '--clear-groups', 'ls', `${ROOT}/node_modules`]
+const AS_NOBODY = ['--reuid', 'nobody', '--clear-groups', 'ls', `${ROOT}/node_modules/tsx/package.json`]
 const skip = spawnSync('setpriv', AS_NOBODY).status !== 0 && 'nobody may not read the packages here'
 test('one that was killed is started anew; by sudo as the user whose project it is', { skip }, async () => {
   process.env.INBOX_PORT = String(project.inboxPort)

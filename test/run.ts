@@ -81,6 +81,8 @@ function makeCopy(): void {
   for (const name of readdirSync(ROOT).filter((name) => !NOT_COPIED.includes(name))) {
     cpSync(join(ROOT, name), join(COPY, name), { recursive: true })
   }
+  // Some tests run scripts as another user, whatever the umask of the checkout was.
+  execFileSync('chmod', ['-R', 'a+rX', COPY])
   const packages = join(COPY, 'node_modules')
   mkdirSync(packages)
   for (const name of readdirSync(join(ROOT, 'node_modules'))) {
