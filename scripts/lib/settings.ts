@@ -33,7 +33,7 @@ export type ServiceName = keyof typeof SERVICES
 export const SERVICE_NAMES = Object.keys(SERVICES) as ServiceName[]
 
 const ENGINES = ['auto', 'docker', 'native'] as const
-export type EngineName = (typeof ENGINES)[number]
+type EngineName = (typeof ENGINES)[number]
 
 export interface Settings {
   /** The IP address that the ports listen on. */

@@ -10,7 +10,7 @@ import { type Folder, safeFileName } from './save.ts'
 import { jsonLine, visible, visibleLine } from './visible.ts'
 
 /** A mail with where it comes from. The views in HEADER_VIEWS get along with the header alone. */
-export interface Source {
+interface Source {
   account: string
   /** Several mailboxes are shown, so each mail says which it is in. */
   isOneOfMany: boolean

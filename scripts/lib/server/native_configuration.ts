@@ -285,7 +285,7 @@ const VALUES: [name: string, right: RegExp, words: string][] = [
 ]
 
 /** Throws a usage Failure for a wrong value. */
-export function checkValues(environment: Environment): void {
+function checkValues(environment: Environment): void {
   for (const [name, right, words] of VALUES) {
     const value = environment[name]
     if (value && !right.test(value))

@@ -13,7 +13,7 @@ const POLICY = '/usr/sbin/policy-rc.d'
 const APT = 600_000
 
 /** The Debian packages that the native engine needs and that are not installed. */
-export async function missingPackages(): Promise<string[]> {
+async function missingPackages(): Promise<string[]> {
   // "ii " in front: wanted and installed.
   const { stdout } = await $`dpkg-query --show --showformat=${DPKG_LINE} ${PACKAGES}`
   return PACKAGES.filter((name) => !stdout.includes(`ii ${name}\n`))
