@@ -117,7 +117,7 @@ test('no TLS, no POP3, another host name, and limits: all honoured, and what is 
   appendFileSync(project.path(ENV), lines.join(''))
   const { code, stdout, stderr } = await start()
   assert.equal(code, 0, stderr)
-  assert.match(stderr, /POP3 is off/)
+  assert.match(stdout, /read back over IMAP and deleted/)
   assert.match(stdout, /Port .*Protocol +TLS\n(\S+ +SMTP.* none\n){3}\S+ +IMAP +none\n\n/)
   const where = { host, ports: project.ports }
   await assert.rejects(smtpClient(where, project.ports.pop3))
