@@ -11,9 +11,10 @@ import { until } from './harness.ts'
 import { type Behaviour, serve as serveMessages } from './pop3_server.ts'
 
 /** Messages as they should come back: dots at the beginnings of lines, terminators inside, nothing at all. */
-const MESSAGES = ['Subject: 1\r\n\r\n', '.\r\n..\r\n.a\r\n\r\n.\r\n', '', `\r\n${'\xff\x00\x80.'.repeat(3)}\r\n`].map(
-  (text) => Buffer.from(text, 'latin1'),
-)
+const MESSAGES = [
+  ...['Subject: 1\r\n\r\n', '.\r\n..\r\n.a\r\n\r\n.\r\n', ''],
+  `\r\n${'\xff\x00\x80.'.repeat(3)}\r\na.\r\n\r\r\n\n.\r\n`,
+].map((text) => Buffer.from(text, 'latin1'))
 const serve = (tls: TlsMode, behaviour: Behaviour = {}) => serveMessages(tls, { messages: MESSAGES, ...behaviour })
 const LOGIN = { user: ' ü', password: ' pass  ü ' }
 const MODES: TlsMode[] = ['none', 'starttls', 'implicit']
@@ -91,8 +92,8 @@ test('silence, an end, a reset, -ERR and what is no POP3 are told at every comma
       const isHandshake = phase === 'STLS' || (phase === 'greeting' && tls === 'implicit')
       const lost = isHandshake ? 'connection tls' : 'connection'
       const reply = (text: string | undefined) => ({ replies: { [phase]: text } })
-      await failsWith(tls, { closeAt: phase }, lost)
-      await failsWith(tls, { closeAt: phase, how: 'reset' }, lost)
+      await failsWith(tls, reply('end'), lost)
+      await failsWith(tls, reply('reset'), lost)
       await failsWith(tls, reply('-ERR because\r\n'), refusals[phase] ?? 'failed', /because/)
       await failsWith(tls, reply(others[index % others.length]), lost)
     })

@@ -1,14 +1,9 @@
 /** An SMTP server of the tests' own, which misbehaves as told: for what a real server will not do. */
-import { createServer, type Server, type Socket } from 'node:net'
+import type { Socket } from 'node:net'
+import { type Listener, listen } from './listener.ts'
 
 type Command = 'EHLO' | 'HELO' | 'STARTTLS' | 'AUTH' | 'MAIL' | 'RCPT' | 'DATA' | 'RSET' | 'QUIT'
 export type Phase = 'connection' | 'message' | Command
-
-/**
- * What to answer: a reply without its CRLF, `drop` to close the connection (also as the line behind a reply), `stall` to say nothing more, `trickle` to
- * begin a reply that has always another byte and no end.
- */
-export type Answer = string
 
 export interface Received {
   from: string
@@ -17,17 +12,20 @@ export interface Received {
   message: Buffer
 }
 
-/** Decides the answer of a phase; undefined for the usual one. `count` says how often this phase came before. */
-export type Script = (phase: Phase, line: string, count: number, connection: number) => Answer | undefined
+/**
+ * Decides the answer of a phase: a reply without its CRLF, `drop` to close the connection (also as the line behind a reply),
+ * `stall` to say nothing more, `trickle` to begin a reply that has always another byte and no end; undefined for the usual
+ * one. `count` says how often this phase came before.
+ */
+export type Script = (phase: Phase, line: string, count: number, connection: number) => string | undefined
 
 const EXTENSIONS = ['PIPELINING', 'SIZE 10240000', 'AUTH PLAIN LOGIN', 'ENHANCEDSTATUSCODES', '8BITMIME', 'DSN']
 
 export class SmtpServer {
-  readonly #server: Server
-  readonly #sockets = new Set<Socket>()
   readonly #script: Script
   readonly #counts = new Map<Phase, number>()
-  readonly extensions: string[]
+  readonly #extensions: string[]
+  #listener: Listener | undefined
   /** Every line of every client, in the order in which they came. */
   readonly commands: string[] = []
   /** The messages that were answered with 2xx. */
@@ -36,8 +34,7 @@ export class SmtpServer {
 
   private constructor(script: Script, extensions: string[]) {
     this.#script = script
-    this.extensions = extensions
-    this.#server = createServer((socket) => this.#serve(socket))
+    this.#extensions = extensions
   }
 
   static async start(
@@ -51,14 +48,12 @@ export class SmtpServer {
     return server
   }
 
-  async listen(port: number, host = '127.0.0.1'): Promise<void> {
-    await new Promise<void>((resolve, reject) => {
-      this.#server.once('error', reject).listen(port, host, resolve)
-    })
+  async listen(port: number, host?: string): Promise<void> {
+    this.#listener = await listen((socket) => this.#serve(socket), port, host)
   }
 
   get port(): number {
-    return (this.#server.address() as { port: number }).port
+    return this.#listener?.port ?? 0
   }
 
   /** The options that send to this server. */
@@ -67,16 +62,11 @@ export class SmtpServer {
   }
 
   async stop(): Promise<void> {
-    for (const socket of this.#sockets) socket.destroy()
-    await new Promise((resolve) => this.#server.close(resolve))
+    await this.#listener?.close()
   }
 
   #serve(socket: Socket): void {
     const connection = ++this.connections
-    this.#sockets.add(socket)
-    socket.setNoDelay(true)
-    socket.on('close', () => this.#sockets.delete(socket))
-    socket.on('error', () => {})
     let input = Buffer.alloc(0)
     let isSilent = false
     let mode: 'commands' | 'login' | 'message' = 'commands'
@@ -110,7 +100,7 @@ export class SmtpServer {
         const usual = isAnswer || /^AUTH PLAIN/.test(line) ? '235 2.7.0 welcome' : '334 VXNlcm5hbWU6'
         mode = answer(verb, line, usual) === '3' ? 'login' : 'commands'
       } else if (verb === 'EHLO') {
-        answer(verb, line, ['250-scripted', ...this.extensions.map((name) => `250-${name}`), '250 HELP'].join('\n'))
+        answer(verb, line, ['250-scripted', ...this.#extensions.map((name) => `250-${name}`), '250 HELP'].join('\n'))
       } else if (verb === 'MAIL') {
         to = []
         from = /<(.*)>/.exec(line)?.[1] ?? ''
