@@ -7,8 +7,7 @@ import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { promisify } from 'node:util'
 import { createTransport } from 'nodemailer'
-import { BAR, CATCHALL, FOO, type Login, masterLogin, readAccounts } from '../scripts/lib/accounts/accounts.ts'
-import { Failure } from '../scripts/lib/cli.ts'
+import { BAR, CATCHALL, FOO, type Login, masterLogin } from '../scripts/lib/accounts/accounts.ts'
 import type { TlsMode } from '../scripts/lib/mail/client_options.ts'
 import { ROOT, type ServiceName } from '../scripts/lib/settings.ts'
 import { CLIENTS, type Client } from './clients.ts'
@@ -84,17 +83,20 @@ test('a wrong password slows down no right one', async () => {
     await logIn('pop3', 'none', { user: FOO, password: 'foo' })
     return performance.now() - begin
   }
-  const usual = await timed()
-  await Promise.all([1, 2, 3, 4].map(() => logIn('pop3', 'none', { user: FOO, password: 'x' }).catch(() => {})))
-  const wait = await timed()
+  const wrong = () => logIn('pop3', 'none', { user: FOO, password: 'x' }).catch(() => {})
+  /** The quickest of some, which the rest of the machine delays least. */
+  const quickest = async (before: () => Promise<unknown>) => {
+    const times: number[] = []
+    for (let round = 0; round < 3; round++) {
+      await before()
+      times.push(await timed())
+    }
+    return Math.min(...times)
+  }
+  const usual = await quickest(async () => {})
+  const behind = await quickest(() => Promise.all([wrong(), wrong(), wrong(), wrong()]))
   // Dovecot's own penalty would be 15 s.
-  assert.ok(wait < 10_000 + 5 * usual, `${wait} ms, before ${usual}`)
-})
-
-test('a port without TLS is a TLS failure for implicit TLS', async () => {
-  const refusal = await logIn('pop3', 'implicit', { user: FOO, password: 'foo' }).catch((error) => error)
-  assert.ok(refusal instanceof Failure)
-  assert.equal(refusal.exit, 'tls')
+  assert.ok(behind < 50 * usual, `${behind} ms, else ${usual}`)
 })
 
 test('submission without a login is refused', async () => {
@@ -117,19 +119,6 @@ test('a message over the size limit is refused with 552, one just below it arriv
   const body = line.repeat(132_000)
   await transport.sendMail({ envelope: { from: BAR, to: [FOO] }, raw: `Subject: large\r\n\r\n${body}` })
   await until('the large message', async () => (await messagesOf(project, FOO)).some((source) => source.endsWith(body)))
-})
-
-test('EHLO offers AUTH, DSN and SIZE, and STARTTLS at submission alone', async () => {
-  for (const service of ['smtp', 'submission'] as const) {
-    const client = await RawClient.open(project.ports[service], REPLY.smtp)
-    client.write('EHLO tests.example\r\n')
-    const text = await client.reply()
-    client.close()
-    for (const keyword of [/^250[- ]AUTH PLAIN LOGIN/m, /^250[- ]DSN/m, /^250[- ]SIZE 10240000/m]) {
-      assert.match(text, keyword)
-    }
-    assert.equal(/^250[- ]STARTTLS/m.test(text), service === 'submission')
-  }
 })
 
 test('the domain of an account that is added is an own one at once', async () => {
@@ -159,10 +148,6 @@ test('the certificate is right for all names of the server where it is trusted',
     }
   }
   for (const host of ['127.0.0.1', '::1']) assert.equal(new X509Certificate(ca).checkIP(host), host)
-})
-
-test('all accounts of the file can be opened by the master user', async () => {
-  for (const { address } of readAccounts()) await logIn('imap', 'none', masterLogin(address))
 })
 
 // Real clients, as their users write them. Those that are not installed are skipped; apt-get has all of them.
