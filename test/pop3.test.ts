@@ -13,7 +13,7 @@ import { type Behaviour, serve as serveMessages } from './pop3_server.ts'
 /** Messages as they should come back: dots at the beginnings of lines, terminators inside, nothing at all. */
 const MESSAGES = [
   ...['Subject: 1\r\n\r\n', '.\r\n..\r\n.a\r\n\r\n.\r\n', ''],
-  `\r\n${'\xff\x00\x80.'.repeat(3)}\r\na.\r\n\r\r\n\n.\r\n`,
+  `\r\n${'\xff\x00\x80.'.repeat(3)}\r\na.\r\n\r\r\n\n.\r\n.x\r\n`,
 ].map((text) => Buffer.from(text, 'latin1'))
 const serve = (tls: TlsMode, behaviour: Behaviour = {}) => serveMessages(tls, { messages: MESSAGES, ...behaviour })
 const LOGIN = { user: ' ü', password: ' pass  ü ' }
