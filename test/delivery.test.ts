@@ -80,22 +80,23 @@ const SENDER = 'app@shop.example'
 const SOMEONE = ['anything@gmail.com', `bar@${VIRTUAL_DOMAIN}`, 'anything@development-mail-server.example.com']
 const failing = (address: string, fail: string) => address.replace('@', `+fail-${fail}@`)
 
-const [OK, CLOSED] = [/^250 /, /^421 4\.3\.2 /]
+const [OK, CLOSED] = [/^250 /, /^(421 4\.3\.2|521 5\.3\.0) /]
 type Row = [fail: string, recipient: RegExp, message?: RegExp, waits?: number]
 /**
  * What stands behind "+fail-", where the answer is always the same; the answer at RCPT and, where that accepts, to the
- * message; the milliseconds that the server waits. It hangs up behind a 421.
+ * message; the milliseconds that the server waits. It hangs up behind a 421 and a 521.
  */
 const ROWS: Row[] = [
   // Postfix tells the sender's fault from the recipient's by the last digit.
   ['550', /^550 5\.1\.[17] .*no such user/],
   ['552', /^552 5\.2\.2 .*mailbox full/],
   ['451', /^451 4\.7\.1 .*try again later/],
-  ...[400, 450, 452, 499, 500, 501, 554, 571, 599].map((code): Row => [`${code}`, RegExp(`^${code} [45]\\.3\\.0 `)]),
+  ...[400, 499, 500, 599].map((code): Row => [`${code}`, RegExp(`^${code} [45]\\.3\\.0 `)]),
   ['421', CLOSED],
+  ['521', CLOSED],
   ['drop', CLOSED],
   ['slow-2', OK, OK, 2_000],
-  ...[550, 554, 451, 452].map((code): Row => [`data-${code}`, OK, RegExp(`^${code} [45]\\.3\\.0 `)]),
+  ...[550, 451].map((code): Row => [`data-${code}`, OK, RegExp(`^${code} [45]\\.3\\.0 `)]),
   ['data-slow-2', OK, OK, 2_000],
   ['data-drop', OK, CLOSED],
   ['data-421', OK, CLOSED],

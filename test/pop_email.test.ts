@@ -10,6 +10,7 @@ import { columnsOf } from '../scripts/lib/cli.ts'
 import { POP_OPTIONS } from '../scripts/lib/mail/pop_options.ts'
 import { type Pop3Message, Pop3Refusal } from '../scripts/lib/mail/pop3.ts'
 import { visit } from './deliveries.ts'
+import { runIn } from './here.ts'
 import { listen } from './listener.ts'
 import { loginAt, Mailboxes, mail, ok, simple, subjects } from './mailboxes.ts'
 import { serve } from './pop3_server.ts'
@@ -94,7 +95,7 @@ describe('the mailbox', () => {
   beforeEach(() => mailboxes.empty())
 
   test('without an option: the mails of bar, oldest first, and they stay', async () => {
-    assert.equal((await mailboxes.project.run('send_email')).code, 0)
+    assert.equal((await runIn(mailboxes.project, {}, 'send_email')).code, 0)
     await mailboxes.deliver(BAR, simple('second', 'other text'))
     for (const round of [1, 2]) {
       const { code, stdout, stderr } = await pop()
@@ -111,7 +112,7 @@ describe('the mailbox', () => {
     const bytes = readFileSync(path)
     writeFileSync(path, '\xff\xfea\0', 'latin1')
     try {
-      const run = (...args: string[]) => mailboxes.project.run('pop_email', ...args)
+      const run = (...args: string[]) => runIn(mailboxes.project, {}, 'pop_email', ...args)
       assert.match(ok(await run('--to', 'someone@gmail.com')), /Subject: caught/)
       assert.equal((await run('--user', 'x@gmail.com', '--password', 'x')).code, 5)
     } finally {
