@@ -257,3 +257,12 @@ test('what a mail brings along runs nothing, reaches nothing and names no path',
   assert.ok(shown.length < 70_000_000)
   assert.match(shown.slice(0, 100), /src="data:image\/png;base64,AAAA/)
 })
+
+test('a mail of 10 MB with 5,000 recipients in its header is a mail as others', async () => {
+  const to = someone()
+  const people = Array.from({ length: 5_000 }, (_, n) => `p${n}@c.jp`)
+  await world.post(to, [`To: ${people.join(',\r\n ')}`, 'Subject: Large', '', `${'x'.repeat(74)}\r\n`.repeat(130_000)])
+  const { To, Size } = await world.wait(`to:${to}`)
+  assert.ok(To.length === 5_000 && Size > 9_800_000)
+  assert.equal((await world.search('to:p4999@c.jp subject:large')).length, 1)
+})
