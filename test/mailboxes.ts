@@ -14,15 +14,9 @@ export function mail(...lines: string[]): Buffer {
   return Buffer.from(`${lines.join('\r\n')}\r\n`)
 }
 
-export function simple(subject: string, text = 'text', from = 'a@client.example'): Buffer {
-  return mail(
-    `From: ${from}`,
-    'To: list@client.example',
-    `Subject: ${subject}`,
-    `Message-ID: <${subject}@client.example>`,
-    '',
-    text,
-  )
+export function simple(subject: string, text = 'text'): Buffer {
+  const people = ['From: a@client.example', 'To: list@client.example']
+  return mail(...people, `Subject: ${subject}`, `Message-ID: <${subject}@client.example>`, '', text)
 }
 
 /** The standard output of a run that went well. */
@@ -41,6 +35,11 @@ export function loginAt(port: number): string[] {
   return `--host 127.0.0.1 --port ${port} --user a --password b`.split(' ')
 }
 
+/** pop_email in this process, with the server of the `Mailboxes` that was started last. */
+export const pop = (...args: string[]): Promise<Result> => runHere(main, {}, ...args)
+/** The same before a terminal. */
+export const popOn = (options: HereOptions, ...args: string[]): Promise<Result> => runHere(main, options, ...args)
+
 export class Mailboxes {
   readonly project: Project
 
@@ -53,15 +52,6 @@ export class Mailboxes {
     const project = await startedProject()
     Object.assign(process.env, project.env)
     return new Mailboxes(project)
-  }
-
-  /** pop_email in this process. */
-  pop(...args: string[]): Promise<Result> {
-    return runHere(main, {}, ...args)
-  }
-
-  popOn(options: HereOptions, ...args: string[]): Promise<Result> {
-    return runHere(main, options, ...args)
   }
 
   /** As the disk has it: a login takes four processes. */

@@ -12,7 +12,7 @@ import { type Pop3Message, Pop3Refusal } from '../scripts/lib/mail/pop3.ts'
 import { visit } from './deliveries.ts'
 import { runIn } from './here.ts'
 import { listen } from './listener.ts'
-import { loginAt, Mailboxes, mail, ok, simple, subjects } from './mailboxes.ts'
+import { loginAt, Mailboxes, mail, ok, pop, popOn, simple, subjects } from './mailboxes.ts'
 import { serve } from './pop3_server.ts'
 
 let mailboxes: Mailboxes
@@ -20,7 +20,6 @@ before(async () => {
   mailboxes = await Mailboxes.start()
 })
 after(() => mailboxes.project.remove())
-const pop = (...args: string[]) => mailboxes.pop(...args)
 const NOBODY = `nobody@${BAR.split('@')[1]}`
 
 describe('usage', () => {
@@ -230,7 +229,7 @@ describe('the mailbox', () => {
     assert.equal(rest.length, 2)
     for (const columns of [80, 20]) {
       for (const which of ['--account=catchall', '--all']) {
-        const list = ok(await mailboxes.popOn({ isTTY: true, columns }, which, '--list'))
+        const list = ok(await popOn({ isTTY: true, columns }, which, '--list'))
         for (const line of list.trimEnd().split('\n')) assert.ok(columnsOf(line) <= columns, `${columns}: ${line}`)
         if (columns >= 80) assert.match(list, /someone@/)
       }
@@ -287,7 +286,7 @@ describe('the mailbox', () => {
     const all = ['--last=1', '--list', '--headers', '--html', '--links', '--json', `--save-attachments=${folder}`]
     for (const view of all) {
       for (const isTTY of [false, true]) {
-        const { stdout, stderr } = await mailboxes.popOn({ isTTY, columns: 100 }, view)
+        const { stdout, stderr } = await popOn({ isTTY, columns: 100 }, view)
         assert.notEqual(stdout, '', view)
         // A terminal gets the names of the fields in bold.
         const text = (stdout + stderr).replace(isTTY ? /\x1b\[(1|22)m/g : '', '')

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { BAR, CATCHALL } from '../scripts/lib/accounts/accounts.ts'
 import { until } from './harness.ts'
 import { listen } from './listener.ts'
-import { loginAt, Mailboxes, ok, simple, subjects } from './mailboxes.ts'
+import { loginAt, Mailboxes, ok, pop, simple, subjects } from './mailboxes.ts'
 import { type Behaviour, serve } from './pop3_server.ts'
 import { sendRaw } from './smtp_raw.ts'
 
@@ -17,7 +17,6 @@ before(async () => {
 })
 after(() => mailboxes.project.remove())
 beforeEach(() => mailboxes.empty())
-const pop = (...args: string[]) => mailboxes.pop(...args)
 const send = (to: string, content: Buffer) => sendRaw(mailboxes.project.ports.smtp, to, content)
 
 /** A process of its own, for what happens to processes. */

@@ -72,11 +72,8 @@ describe('every entrance', { concurrency: 5 }, () => {
 test('a wrong password slows down no right one', async () => {
   const timed = async (password: string) => {
     const begin = performance.now()
-    const isRight = await logIn('pop3', 'none', { user: FOO, password }).then(
-      () => true,
-      () => false,
-    )
-    assert.equal(isRight, password === 'foo')
+    const login = logIn('pop3', 'none', { user: FOO, password })
+    await (password === 'foo' ? login : assert.rejects(login))
     return performance.now() - begin
   }
   // It takes half a second; Dovecot's penalty for the next one would be four.
@@ -124,14 +121,9 @@ test('the domain of an account that is added is an own one at once', async () =>
 
 test('the certificate is right for all names of the server where it is trusted', async () => {
   const ca = readFileSync(join(project.stateDir, 'tls/certificate.pem'))
+  const options = nodemailerOptions(project.ports.submissions, 'implicit', { user: FOO, password: 'foo' })
   for (const servername of ['localhost', 'development-mail-server', 'development-mail-server.example.com']) {
-    for (const [service, tls] of [
-      ['submissions', 'implicit'],
-      ['submission', 'starttls'],
-    ] as const) {
-      const options = nodemailerOptions(project.ports[service], tls, { user: FOO, password: 'foo' })
-      await createTransport({ ...options, tls: { ca, servername } }).verify()
-    }
+    await createTransport({ ...options, tls: { ca, servername } }).verify()
   }
   for (const host of ['127.0.0.1', '::1']) assert.equal(new X509Certificate(ca).checkIP(host), host)
 })

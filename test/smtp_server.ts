@@ -6,10 +6,9 @@ type Command = 'EHLO' | 'HELO' | 'STARTTLS' | 'AUTH' | 'MAIL' | 'RCPT' | 'DATA' 
 export type Phase = 'connection' | 'message' | Command
 
 export interface Received {
-  from: string
   to: string[]
-  /** The message without its stuffed dots. */
-  message: Buffer
+  /** As it came, a byte a character. */
+  message: string
 }
 
 /**
@@ -71,7 +70,6 @@ export class SmtpServer {
     let isSilent = false
     let mode: 'commands' | 'login' | 'message' = 'commands'
     let hasSender = false
-    let from = ''
     let to: string[] = []
 
     /** Answers, and gives the first digit of the answer. */
@@ -94,45 +92,37 @@ export class SmtpServer {
     const obey = (line: string) => {
       this.commands.push(line)
       const isLogin = mode === 'login' || /^AUTH/i.test(line)
-      const verb = (isLogin ? 'AUTH' : (/^(?:MAIL|RCPT|[A-Z]+)/i.exec(line)?.[0] ?? '').toUpperCase()) as Command
-      if (isLogin) {
-        const isAnswer = mode === 'login' && this.commands.at(-2) !== 'AUTH LOGIN'
-        const usual = isAnswer || /^AUTH PLAIN/.test(line) ? '235 2.7.0 welcome' : '334 VXNlcm5hbWU6'
-        mode = answer(verb, line, usual) === '3' ? 'login' : 'commands'
-      } else if (verb === 'EHLO') {
-        answer(verb, line, ['250-scripted', ...this.#extensions.map((name) => `250-${name}`), '250 HELP'].join('\n'))
-      } else if (verb === 'MAIL') {
-        to = []
-        from = /<(.*)>/.exec(line)?.[1] ?? ''
-        hasSender = answer(verb, line, '250 2.1.0 Ok') === '2'
-      } else if (verb === 'RCPT') {
-        const isTaken = answer(verb, line, hasSender ? '250 2.1.5 Ok' : '503 5.5.1 MAIL first') === '2'
-        if (isTaken) to.push(/<(.*?)>/.exec(line)?.[1] ?? '')
-      } else if (verb === 'DATA') {
-        const usual = to.length > 0 ? '354 go on' : '554 5.5.1 no valid recipients'
-        if (answer(verb, line, usual) === '3') mode = 'message'
-      } else if (verb === 'QUIT') {
-        answer(verb, line, '221 2.0.0 Bye')
-        if (!isSilent) socket.end()
-      } else {
-        const isKnown = verb === 'HELO' || verb === 'RSET'
-        answer(verb, line, isKnown ? '250 2.0.0 Ok' : '502 5.5.2 not implemented')
+      const verb = (isLogin ? 'AUTH' : line.split(' ')[0]?.toUpperCase()) as Command
+      const isWhole = /^AUTH PLAIN/.test(line) || (mode === 'login' && this.commands.at(-2) !== 'AUTH LOGIN')
+      if (verb === 'MAIL') to = []
+      const usual: Partial<Record<Command, string>> = {
+        EHLO: ['250-scripted', ...this.#extensions.map((name) => `250-${name}`), '250 HELP'].join('\n'),
+        HELO: '250 2.0.0 Ok',
+        AUTH: isWhole ? '235 2.7.0 welcome' : '334 VXNlcm5hbWU6',
+        MAIL: '250 2.1.0 Ok',
+        RCPT: hasSender ? '250 2.1.5 Ok' : '503 5.5.1 MAIL first',
+        DATA: to.length > 0 ? '354 go on' : '554 5.5.1 no valid recipients',
+        RSET: '250 2.0.0 Ok',
+        QUIT: '221 2.0.0 Bye',
       }
+      const digit = answer(verb, line, usual[verb] ?? '502 5.5.2 not implemented')
+      if (isLogin) mode = digit === '3' ? 'login' : 'commands'
+      if (verb === 'MAIL') hasSender = digit === '2'
+      if (verb === 'RCPT' && digit === '2') to.push(/<(.*?)>/.exec(line)?.[1] ?? '')
+      if (verb === 'DATA' && digit === '3') mode = 'message'
+      if (verb === 'QUIT' && !isSilent) socket.end()
     }
 
     /** Takes one command or one whole message off the input; false when there is none yet. */
     const step = (): boolean => {
       if (mode === 'message') {
-        const data = Buffer.concat([Buffer.from('\r\n'), input])
-        const end = data.indexOf('\r\n.\r\n')
+        const end = input.indexOf('\r\n.\r\n')
         if (end < 0) return false
-        const wire = data.subarray(2, end + 2)
-        input = data.subarray(end + 5)
+        const message = input.toString('latin1', 0, end + 2)
+        input = input.subarray(end + 5)
         mode = 'commands'
-        const message = Buffer.from(wire.toString('latin1').replace(/(?<![^\n])\./g, ''), 'latin1')
-        if (answer('message', '', `250 2.0.0 Ok: queued as Q${this.received.length + 1}`) === '2') {
-          this.received.push({ from, to, message })
-        }
+        const digit = answer('message', '', `250 2.0.0 Ok: queued as Q${this.received.length + 1}`)
+        if (digit === '2') this.received.push({ to, message })
         return true
       }
       const end = input.indexOf('\r\n')
