@@ -3,9 +3,10 @@ import { randomUUID } from 'node:crypto'
 import SMTPConnection from 'nodemailer/lib/smtp-connection'
 import { BAR, CATCHALL, FOO, type Login, masterLogin, readAccounts } from '../scripts/lib/accounts/accounts.ts'
 import type { TlsMode } from '../scripts/lib/mail/client_options.ts'
-import { Pop3Session } from '../scripts/lib/mail/pop3.ts'
+import { type Pop3Message, Pop3Session } from '../scripts/lib/mail/pop3.ts'
 import type { Settings } from '../scripts/lib/settings.ts'
 import { until } from './harness.ts'
+import { sendRaw } from './smtp_raw.ts'
 
 /** Where to find the server: the part of the settings that a client needs. */
 export type Where = Pick<Settings, 'host' | 'ports'>
@@ -62,24 +63,17 @@ export async function smtpClient({ host, ports }: Where, port = ports.smtp): Pro
 export async function deliverAll(where: Where, recipients: string[]): Promise<Map<string, Delivered>> {
   const results = new Map<string, Delivered>()
   const subjects = new Map<string, string>()
-  const connection = await smtpClient(where)
   for (const to of recipients) {
     const subject = randomUUID()
     const result: Delivered = { mailboxes: [], source: '' }
     results.set(to, result)
-    const error = await new Promise<Error | null>((resolve) => {
-      const message = `Subject: ${subject}\r\nFrom: customer\r\nTo: <${to}>\r\n\r\nHello\r\n`
-      connection.send({ from: 'customer@shop.example', to: [to] }, message, (problem) => resolve(problem))
+    subjects.set(subject, to)
+    const message = Buffer.from(`Subject: ${subject}\r\nFrom: customer\r\nTo: <${to}>\r\n\r\nHello\r\n`)
+    await sendRaw(where.ports.smtp, to, message, 'customer@shop.example').catch(({ message }) => {
+      result.refusal = message
+      subjects.delete(subject)
     })
-    if (!error) {
-      subjects.set(subject, to)
-      continue
-    }
-    result.refusal = (error as Error & { response?: string }).response ?? error.message
-    // MAIL FROM of the refused message is still open.
-    await new Promise((resolve) => connection.reset(resolve))
   }
-  connection.quit()
   await until('every accepted message in a mailbox', async () => {
     for (const { address } of readAccounts()) {
       for (const source of await messagesOf(where, address)) {
@@ -95,21 +89,33 @@ export async function deliverAll(where: Where, recipients: string[]): Promise<Ma
   return results
 }
 
-/** All messages of an account, as the bytes on the wire read as latin1. */
-export async function messagesOf({ host, ports }: Where, address: string): Promise<string[]> {
+/** Does something in an account's mailbox, as the master user. What it deletes is gone afterwards. */
+export async function visit<T>(
+  { host, ports }: Where,
+  address: string,
+  work: (session: Pop3Session, list: Pop3Message[]) => Promise<T>,
+): Promise<T> {
   const session = await Pop3Session.open({ host, port: ports.pop3, tls: 'none', timeout: 20_000 }, masterLogin(address))
   try {
+    const result = await work(session, await session.list())
+    await session.quit()
+    return result
+  } finally {
+    session.close()
+  }
+}
+
+/** All messages of an account, as the bytes on the wire read as latin1. */
+export async function messagesOf(where: Where, address: string): Promise<string[]> {
+  return visit(where, address, async (session, list) => {
     const sources = []
-    for (const message of await session.list()) {
+    for (const message of list) {
       // Dovecot's retention may have taken it meanwhile.
       const source = await session.retrieve(message).catch(() => undefined)
       if (source) sources.push(source.toString('latin1'))
     }
-    await session.quit()
     return sources
-  } finally {
-    session.close()
-  }
+  })
 }
 
 /** nodemailer's options as an application would write them, for one port and TLS mode. */
@@ -125,15 +131,16 @@ export function nodemailerOptions(port: number, tls: TlsMode, login?: Login) {
   }
 }
 
-/** Sends one message over port 25 without a login; gives the error that refused it. */
+/** Sends one message over port 25 without a login; gives the error that refused it. Throws where there is no server. */
 export async function send(ports: Settings['ports'], to: string, subject: string, body = 'x'): Promise<Error | null> {
-  const connection = await smtpClient({ host: '127.0.0.1', ports })
-  const message = `Subject: ${subject}\r\nFrom: <${FOO}>\r\n\r\n${body}\r\n`
-  const error = await new Promise<Error | null>((resolve) => {
-    connection.send({ from: FOO, to: [to] }, message, resolve)
-  })
-  connection.quit()
-  return error
+  const message = Buffer.from(`Subject: ${subject}\r\nFrom: <${FOO}>\r\n\r\n${body}\r\n`)
+  return sendRaw(ports.smtp, to, message, FOO).then(
+    () => null,
+    (error) => {
+      if (/^[45]\d\d/.test(error.message)) return error
+      throw error
+    },
+  )
 }
 
 /** The envelope recipient of a message as it lies in a mailbox: the topmost field, since others may be forged. */

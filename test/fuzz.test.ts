@@ -4,7 +4,6 @@
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
 import { parseAccounts, parseQuotas } from '../scripts/lib/accounts/accounts.ts'
 import { type AccountRequest, addAccount, deleteAccount, remainsOf, repaired } from '../scripts/lib/accounts/changes.ts'
@@ -14,12 +13,10 @@ import { EXIT, Failure } from '../scripts/lib/cli.ts'
 import { resolveClient } from '../scripts/lib/mail/client_options.ts'
 import { parseCount, parseFilters } from '../scripts/lib/mail/filters.ts'
 import { mailMaker } from '../scripts/lib/mail/mail_options.ts'
-import { Pop3Session } from '../scripts/lib/mail/pop3.ts'
 import { parsePort } from '../scripts/lib/settings.ts'
 import { configurationOf } from './configurations.ts'
 import { Project } from './harness.ts'
 import { runIn } from './here.ts'
-import { serve } from './pop3_server.ts'
 
 const seed = Number(process.env.FUZZ_SEED ?? 20_250_701)
 console.log(`FUZZ_SEED=${seed}`)
@@ -170,48 +167,4 @@ test('command lines of the scripts: an exit code of the table, and never a stack
   } finally {
     await project.remove()
   }
-})
-
-/** Reads one message over POP3 that comes in these pieces, and the reply behind it. */
-async function readPop3(chunks: Buffer[]): Promise<string> {
-  const server = await serve('none', {
-    replies: { RETR: 'chunks' },
-    write: async (socket, bytes) => {
-      if (bytes.toString() !== 'chunks') return void socket.write(bytes)
-      for (const chunk of chunks) {
-        if (chunk.length > 0) socket.write(chunk)
-        await turn()
-      }
-      socket.end()
-    },
-  })
-  const session = await Pop3Session.open(server.at(), { user: 'u', password: 'p' })
-  try {
-    const message = await session.retrieve({ number: 1, uidl: 'u', size: 100 })
-    const next = await session.stat().catch((error) => error.message)
-    return `${message.toString('latin1')}|${next}`
-  } catch (error) {
-    assertFailure(error)
-    return `${error.exit}|`
-  } finally {
-    session.close()
-    await server.close()
-  }
-}
-
-test('POP3: a message is the same, and what is none is the same failure, however the bytes are cut', async () => {
-  const line = fc.constantFrom('', '.', '..', '.x', 'a', 'a.', '\r', '\n.', '\xff\0', 'b'.repeat(100))
-  const end = fc.constantFrom('.\r\n-ERR next\r\n', '.\r\n-ERR next\r\n', '', '.', '.\r\n+', '.\r\n+OKAY\r\n')
-  const places = fc.array(fc.nat(), { maxLength: 12 })
-  await fc.assert(
-    fc.asyncProperty(fc.array(line, { maxLength: 8 }), end, places, async (lines, rest, at) => {
-      const wire = lines.map((text) => `${text.replace(/^\./, '..')}\r\n`).join('')
-      const bytes = Buffer.from(`+OK\r\n${wire}${rest}`, 'latin1')
-      const ends = [...new Set(at.map((place) => place % bytes.length))].sort((a, b) => a - b)
-      const pieces = [...ends, bytes.length].map((to, index) => bytes.subarray(ends[index - 1] ?? 0, to))
-      const read = await readPop3(pieces)
-      if (rest.startsWith('.\r\n')) assert.ok(read.startsWith(`${lines.map((text) => `${text}\r\n`).join('')}|POP3`))
-      else assert.match(read, /^connection\|/)
-    }),
-  )
 })

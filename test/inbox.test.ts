@@ -6,9 +6,10 @@ import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { Ajv } from 'ajv'
 import { MailpitClient } from 'mailpit-api'
+import { BAR, CATCHALL, FOO, VIRTUAL_DOMAIN } from '../scripts/lib/accounts/accounts.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
 import { until } from './harness.ts'
-import { BAR, CATCHALL, DOMAIN, FOO, InboxWorld, type Json, someone } from './inbox_world.ts'
+import { InboxWorld, type Json, someone } from './inbox_world.ts'
 
 let world: InboxWorld
 before(async () => {
@@ -45,8 +46,6 @@ test('a message has every field, and what a test wants beside', async () => {
   assert.equal(sent.headers.get('keep-alive'), null)
   assertIs('Sent', sent.body)
   const { ID } = sent.body
-  // A busy server takes longer than /send waits.
-  await until('all copies', async () => (await world.search(`to:${to}`))[0]?.EnvelopeTo.length === 3, 120_000)
   const listed = (await world.ask('GET /api/v1/messages?limit=1')).body
   const { body: message } = await world.ask(`GET /api/v1/message/${ID}`)
   assertIs('Messages', listed)
@@ -95,7 +94,7 @@ test('a message has every field, and what a test wants beside', async () => {
 test('copies of one message are one; its ID is the queue id, and the same after a restart', async () => {
   const recipients = [BAR, FOO, someone(), someone()]
   const id = await world.deliver(recipients, 'To all')
-  await until('all copies', async () => (await world.search('subject:"To all"'))[0]?.EnvelopeTo.length === 4, 120_000)
+  await until('all copies', async () => (await world.search('subject:"To all"'))[0]?.EnvelopeTo.length === 4)
   const [one, ...others] = await world.search('subject:"To all"')
   assert.deepEqual([one.ID, others.length, [...one.EnvelopeTo].sort()], [id, 0, [...recipients].sort()])
   assert.deepEqual(one.Bcc.map(({ Address }: Json) => Address).sort(), recipients.slice(1).sort())
@@ -196,7 +195,7 @@ test('what makes no sense changes nothing, and says why: queries, waits, numbers
     ],
     'PUT /api/v1/tags/none': [{}],
     'POST /api/v1/send': [
-      ...[{ From }, { From, To: [{ Email: 'nobody' }] }, { From, To: [{ Email: `nobodyhere@${DOMAIN}` }] }],
+      ...[{ From }, { From, To: [{ Email: 'nobody' }] }, { From, To: [{ Email: `nobodyhere@${VIRTUAL_DOMAIN}` }] }],
       { From, To: [{ Email: 'a@b.example\r\nRCPT TO:<c@d.example>' }] },
       { From, To: [{ ...From, Name: 'x\r\nBcc: c@d.example' }] },
       { ...good, Subject: 'a\r\nBcc: c@d.example' },

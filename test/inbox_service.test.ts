@@ -5,8 +5,9 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { after, before, test } from 'node:test'
 import { ROOT, type Settings } from '../scripts/lib/settings.ts'
-import { Project, programOf, type Result, until } from './harness.ts'
+import { Project, programOf, until } from './harness.ts'
 import { load, runIn } from './here.ts'
+import { ok } from './mailboxes.ts'
 import { sendRaw } from './smtp_raw.ts'
 
 let project: Project
@@ -25,10 +26,6 @@ after(() => project?.remove())
 
 const urlAt = (port: number) => `http://127.0.0.1:${port}/`
 const run = (script: string, ...args: string[]) => runIn(project, {}, script, ...args)
-const ok = ({ code, stdout, stderr }: Result) => {
-  assert.equal(code, 0, stderr)
-  return stdout
-}
 const get = async (path: string) => (await fetch(url + path)).json()
 const isUp = (at = url) => fetch(at).then(Boolean, () => false)
 const pid = () => service.runningInbox(settings)?.pid

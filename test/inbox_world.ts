@@ -1,14 +1,15 @@
 /** For the tests of the inbox: a real server, the inbox in this process, and mails to it. */
-import SMTPConnection from 'nodemailer/lib/smtp-connection'
 import { serveInbox } from '../scripts/lib/inbox/http.ts'
 import type { Index } from '../scripts/lib/inbox/index.ts'
+import { PATIENCE as MAILBOX_PATIENCE } from '../scripts/lib/inbox/mailbox.ts'
+import { PATIENCE as SEND_PATIENCE } from '../scripts/lib/inbox/send.ts'
 import { readSettings, type Settings } from '../scripts/lib/settings.ts'
-import { Project, until } from './harness.ts'
+import { type Project, startedProject, until } from './harness.ts'
+import { sendRaw } from './smtp_raw.ts'
 
-export const DOMAIN = 'development-virtual.example.com'
-export const BAR = `bar@${DOMAIN}`
-export const FOO = `foo@${DOMAIN}`
-export const CATCHALL = 'catchall@development-mail-server.example.com'
+// A busy machine takes longer than a user would wait.
+MAILBOX_PATIENCE.answer = 120_000
+SEND_PATIENCE.deliver = 120_000
 
 /** The JSON of an answer. */
 // biome-ignore lint/suspicious/noExplicitAny: what it holds is what the tests look at
@@ -37,14 +38,13 @@ export class InboxWorld {
   }
 
   static async start(): Promise<InboxWorld> {
-    const project = await Project.create()
+    const project = await startedProject()
+    const world = new InboxWorld(project)
     try {
-      await project.start()
-      const world = new InboxWorld(project)
       await world.open()
       return world
     } catch (error) {
-      await project.remove()
+      await world.remove()
       throw error
     }
   }
@@ -91,21 +91,8 @@ export class InboxWorld {
 
   /** Hands a mail to the server; gives its queue id. */
   async post(to: string | string[], mail: string | string[], from = 'shop@sender.example'): Promise<string> {
-    const { host, ports } = this.settings
-    const connection = new SMTPConnection({ host, port: ports.smtp, ignoreTLS: true })
-    await new Promise<void>((resolve, reject) => {
-      connection.once('error', reject)
-      connection.connect(() => resolve())
-    })
-    try {
-      return await new Promise((resolve, reject) => {
-        connection.send({ from, to: [to].flat() }, [mail].flat().join('\r\n'), (error, info) =>
-          error ? reject(error) : resolve(/queued as (\w+)/.exec(info.response)?.[1] ?? ''),
-        )
-      })
-    } finally {
-      connection.quit()
-    }
+    const reply = await sendRaw(this.project.ports.smtp, to, Buffer.from([mail].flat().join('\r\n')), from)
+    return /queued as (\w+)/.exec(reply)?.[1] ?? ''
   }
 
   /** Hands a short mail to the server and waits until the inbox has it. */

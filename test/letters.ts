@@ -147,20 +147,11 @@ const UNKNOWN = /^550 5\.1\.1 <.*>: Recipient address rejected: User unknown in 
 const REFUSED: [Form, RegExp][] = [
   [() => '', MALFORMED],
   [(dice) => `@${dice.domain}:`, MALFORMED],
-  [(dice) => `-${dice.word}@${dice.domain}`, MALFORMED],
   [(dice) => `${dice.word} ${dice.word}@${dice.domain}`, MALFORMED],
-  [(dice) => `"${dice.word}@${dice.domain}`, MALFORMED],
-  [(dice) => `${dice.word}@bücher.${dice.pick(TOP_LEVEL)}`, MALFORMED],
-  [(dice) => `${dice.word}@${dice.domain}..`, MALFORMED],
-  [(dice) => `${dice.word}@.${dice.domain}`, MALFORMED],
-  [(dice) => `${dice.word}@-${dice.domain}`, MALFORMED],
   [(dice) => `${dice.word}@${dice.domain}:25`, MALFORMED],
   [(dice) => `${dice.word}@smtp:[1.2.3.4]`, MALFORMED],
   [(dice) => `${dice.word}@[${dice.domain}]`, MALFORMED],
-  [(dice) => `${dice.word}@[300.1.2.3]`, MALFORMED],
   [(dice) => `${dice.word}@${1 + dice.below(126)}.1.2.3`, MALFORMED],
-  [(dice) => `${dice.word}@${dice.text('abcdefgh', 64)}.jp`, MALFORMED],
-  [(dice) => `${dice.text('abcdefgh', 3000)}@${dice.domain}`, MALFORMED],
   [(dice) => `nobody-${dice.word}@${VIRTUAL_DOMAIN}`, UNKNOWN],
   [(dice) => `${dice.word}%${dice.domain}@${VIRTUAL_DOMAIN}`, UNKNOWN],
   [(dice) => `${dice.domain}!${dice.word}@${VIRTUAL_DOMAIN}`, UNKNOWN],
@@ -234,7 +225,7 @@ export function lettersToTheWorld(name: string, count: number, seed: number): Ex
   const hops = Array.from({ length: 60 }, (_, hop) => `Received: from a by b; hop ${hop}`)
   times(0.005, () => add('hops', { header: hops, refused: /^554 5\.4\.0 Error: too many hops/ }))
   times(0.005, () => add('hops of sendmail', { via: 'sendmail', header: hops, bounce: CATCHALL }))
-  times(REFUSED.length / 1000, (index) => {
+  times(0.021, (index) => {
     const [form, refused] = REFUSED[index % REFUSED.length] as (typeof REFUSED)[number]
     add('refused', { to: [form(dice)], refused })
   })

@@ -31,11 +31,8 @@ gb2312 cp936 gbk gb18030         d6ece946bbf981408139ee39  朱镕基丂㐀
 big5 x-big5 cp950                a4a4a4e5f9d6a3e1          中文碁€
 iso-8859-1 windows-1252 latin1   8093e99485                €“é”…
 ISO_8859-1:1987 iso8859_1 ansi   8093e9                    €“é
-iso-8859-15                      a4                        €
 iso-8859-9                       fe80                      ş€
 tis-620                          e4b7c280                  ไทย€
-koi8-r                           f0d2c9d7c5d4              Привет
-windows-1251                     cff0e8e2e5f2              Привет
 utf-7 unicode-1-1-utf-7          2b5a65566e4c412d          日本
 utf-16be                         65e5672c                  日本`
 

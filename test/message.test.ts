@@ -1,4 +1,4 @@
-/** The parts of sending: address lists, composed messages, messages that are sent as they are, and the session. */
+/** The parts of sending: address lists, composed messages, messages that are sent as they are. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
@@ -6,8 +6,6 @@ import { parseAddressList, problemOfAddress, toEnvelope } from '../scripts/lib/m
 import { prepareEml } from '../scripts/lib/mail/eml.ts'
 import { readMail } from '../scripts/lib/mail/mail.ts'
 import { compose } from '../scripts/lib/mail/message.ts'
-import { SmtpSession } from '../scripts/lib/mail/smtp.ts'
-import { SmtpServer } from './smtp_server.ts'
 
 // The same cases in every run: what fails here fails again. FUZZ_SEED chooses others.
 fc.configureGlobal({ seed: Number(process.env.FUZZ_SEED ?? 20_250_701) })
@@ -143,28 +141,4 @@ test('what stands before the header of a message is named, and its fields are fo
     assert.equal(found.join(), 'f@x.example,t@x.example,b@x.example')
     assert.equal(bytes.toString(), mark + message.replace('Bcc: b@x.example\n', ''))
   }
-})
-
-const serverOn = (port: number) => ({ host: '127.0.0.1', port, tls: 'none', timeout: 20_000 }) as const
-
-test('any bytes reach the server as they are, but for line ends, which become CRLF', async () => {
-  const server = await SmtpServer.start()
-  const session = await SmtpSession.open(serverOn(server.port), { login: undefined, loginWasChosen: false })
-  const ends = fc.constantFrom('.', '\r\n', '\n', '\r', '\r\n.\r\n', '\n.\n', '\r.\r')
-  const piece = fc.oneof(ends, fc.string({ unit: 'binary-ascii' }))
-  /** Sends a message and compares what came. */
-  const check = async (message: Buffer) => {
-    const { exit } = await session.deliver({ envelope: { from: '', to: ['a@b'] }, bytes: message })
-    assert.equal(exit, 'ok')
-    const lines = message.toString('latin1').replace(/\r\n|\r|\n/g, '\r\n')
-    assert.equal(server.received.at(-1)?.message.toString('latin1'), lines.endsWith('\r\n') ? lines : `${lines}\r\n`)
-  }
-  const property = fc.asyncProperty(fc.array(piece), fc.uint8Array(), (pieces, bytes) =>
-    check(Buffer.concat([Buffer.from(pieces.join(''), 'latin1'), bytes])),
-  )
-  await fc.assert(property, { numRuns: 60 })
-  // Longer than what leaves at a time, with every line end and dot at some border.
-  await check(Buffer.from('\r\n.\n.\r.x'.repeat(30_000)))
-  await session.close()
-  await server.stop()
 })

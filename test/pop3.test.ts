@@ -11,10 +11,16 @@ import { until } from './harness.ts'
 import { type Behaviour, serve as serveMessages } from './pop3_server.ts'
 
 /** Messages as they should come back: dots at the beginnings of lines, terminators inside, nothing at all. */
-const MESSAGES = ['Subject: 1\r\n\r\n', '.\r\n..\r\n.a\r\n\r\n.\r\n', '', `\r\n${'\xff\x00\x80.'.repeat(3)}\r\n`].map(
-  (text) => Buffer.from(text, 'latin1'),
-)
-const serve = (tls: TlsMode, behaviour: Behaviour = {}) => serveMessages(tls, { messages: MESSAGES, ...behaviour })
+const MESSAGES = [
+  ...['Subject: 1\r\n\r\n', '.\r\n..\r\n.a\r\n\r\n.\r\n', ''],
+  `\r\n${'\xff\x00\x80.'.repeat(3)}\r\na.\r\n\r\r\n\n.\r\n.x\r\n`,
+].map((text) => Buffer.from(text, 'latin1'))
+const servers: Awaited<ReturnType<typeof serveMessages>>[] = []
+const serve = async (tls: TlsMode, behaviour: Behaviour = {}) => {
+  const server = await serveMessages(tls, { messages: MESSAGES, ...behaviour })
+  servers.push(server)
+  return server
+}
 const LOGIN = { user: ' ü', password: ' pass  ü ' }
 const MODES: TlsMode[] = ['none', 'starttls', 'implicit']
 
@@ -22,7 +28,10 @@ const MODES: TlsMode[] = ['none', 'starttls', 'implicit']
 const escaped: unknown[] = []
 process.on('uncaughtException', (error) => escaped.push(error))
 process.on('unhandledRejection', (error) => escaped.push(error))
-after(() => assert.deepEqual(escaped, []))
+after(async () => {
+  for (const { close } of servers) await close()
+  assert.deepEqual(escaped, [])
+})
 
 /** A whole session; everything that is read has to be exact. */
 async function wholeSession(server: Parameters<typeof Pop3Session.open>[0]): Promise<void> {
@@ -58,7 +67,6 @@ async function failsWith(
   assert.match(error.message, words)
   assert.doesNotMatch(error.message, /pass {2}/)
   await until('the connection is closed', async () => (await server.connections()) === 0)
-  await server.close()
 }
 
 test('a session is exact where the replies come byte by byte, the login included', async () => {
@@ -71,7 +79,6 @@ test('a session is exact where the replies come byte by byte, the login included
   for (const tls of MODES) {
     const server = await serve(tls, { write })
     await wholeSession(server.at())
-    await server.close()
     const login = server.heard.filter((line) => /^(USER|PASS)/.test(line))
     const expected = Buffer.from(`USER ${LOGIN.user}\nPASS ${LOGIN.password}`).toString('latin1')
     assert.equal(login.join('\n'), expected)
@@ -91,8 +98,8 @@ test('silence, an end, a reset, -ERR and what is no POP3 are told at every comma
       const isHandshake = phase === 'STLS' || (phase === 'greeting' && tls === 'implicit')
       const lost = isHandshake ? 'connection tls' : 'connection'
       const reply = (text: string | undefined) => ({ replies: { [phase]: text } })
-      await failsWith(tls, { closeAt: phase }, lost)
-      await failsWith(tls, { closeAt: phase, how: 'reset' }, lost)
+      await failsWith(tls, reply('end'), lost)
+      await failsWith(tls, reply('reset'), lost)
       await failsWith(tls, reply('-ERR because\r\n'), refusals[phase] ?? 'failed', /because/)
       await failsWith(tls, reply(others[index % others.length]), lost)
     })
@@ -127,7 +134,6 @@ test('a server that ends behind the login, between two commands, is told like an
   const session = await Pop3Session.open(server.at(), LOGIN)
   const quit = once(session._socket as Socket, 'end').then(() => session.quit())
   await assert.rejects(quit, { exit: 'connection', message: /the server closed the connection/ })
-  await server.close()
 })
 
 test('many are read exactly, asked for at once where the server knows PIPELINING; the loop can be left early', async () => {
@@ -143,7 +149,6 @@ test('many are read exactly, asked for at once where the server knows PIPELINING
     for await (const [{ number }] of session.each(list, 'TOP')) if (number === 30) break
     assert.deepEqual(await session.retrieve(list[1] as Pop3Message), MESSAGES[1])
     await session.quit()
-    await server.close()
   }
 })
 
@@ -165,7 +170,6 @@ test('nobody listens, no DNS knows the name, TLS meets none or the other way abo
   await failsWith('starttls', { replies: { STLS: '+OK\r\n+OK injected\r\n' } }, 'tls', /between STLS and TLS/)
   const attempt = Pop3Session.open(plain.at(), { user: 'a', password: 'x\r\nDELE 1' })
   await assert.rejects(attempt, { exit: 'usage' })
-  await Promise.all([plain.close(), secure.close()])
   assert.ok(!plain.heard.some((line) => line.startsWith('USER')))
 })
 
@@ -175,7 +179,6 @@ test('who pauses longer than the server may be silent goes on, also over STLS', 
   await sleep(1_300)
   assert.equal((await session.list()).length, 4)
   await session.quit()
-  await server.close()
 })
 
 test('a refusal for the moment is known as one; listings that do not agree are told', async () => {
@@ -187,7 +190,6 @@ test('a refusal for the moment is known as one; listings that do not agree are t
     const server = await serve('none', { replies: { PASS: `-ERR ${words}\r\n` } })
     const error = await Pop3Session.open(server.at(), LOGIN).catch((thrown) => thrown)
     assert.ok(error instanceof Pop3Refusal && error.isTemporary === isTemporary, words)
-    await server.close()
   }
   const lists = ['9 zz', 'nonsense'].map((line) => ({ UIDL: `+OK\r\n${line}\r\n.\r\n` }))
   for (const replies of [...lists, { LIST: '+OK\r\n1 many\r\n.\r\n' }]) {
@@ -195,6 +197,5 @@ test('a refusal for the moment is known as one; listings that do not agree are t
     const session = await Pop3Session.open(server.at(), LOGIN)
     await assert.rejects(session.list(), { exit: 'connection' }, JSON.stringify(replies))
     session.close()
-    await server.close()
   }
 })

@@ -1,55 +1,48 @@
 /** A POP3 server that plays a part: what a real one will not do, or only after days. */
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { type AddressInfo, createServer, type Socket } from 'node:net'
+import type { Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createSecureContext, type SecureContext, TLSSocket } from 'node:tls'
 import type { TlsMode } from '../scripts/lib/mail/client_options.ts'
+import { listen } from './listener.ts'
 
 export interface Behaviour {
   messages?: Buffer[]
-  /** Replies in place of the usual ones, by command ("greeting" for the first line); undefined is silence. */
+  /**
+   * Replies in place of the usual ones, by command ("greeting" for the first line): `end` and `reset` end the connection,
+   * undefined is silence.
+   */
   replies?: Record<string, string | undefined>
   /** Writes a reply; the usual way is all at once. */
   write?: (socket: Socket, bytes: Buffer) => Promise<void>
-  /** Ends the connection in place of the reply to this command. */
-  closeAt?: string
-  how?: 'end' | 'reset'
   /** After STLS there is no handshake. */
   deafAfterStls?: boolean
 }
 
 /** Starts a server on a free port. `heard` collects what clients sent, a line each. */
 export async function serve(tls: TlsMode, behaviour: Behaviour = {}) {
-  const { messages = [] } = behaviour
+  const { messages = [], replies = {}, write } = behaviour
   const heard: string[] = []
-  const sockets = new Set<Socket>()
-  const underlying = new WeakMap<Socket, Socket>()
-  const secure = (socket: Socket) => {
-    const tlsSocket = new TLSSocket(socket, { isServer: true, secureContext: certificate() })
-    underlying.set(tlsSocket, socket)
-    return tlsSocket
-  }
 
-  const speak = async (socket: Socket, command: string): Promise<void> => {
-    const [word = ''] = command.split(' ')
-    if (behaviour.closeAt === word) {
-      if (behaviour.how === 'reset') (underlying.get(socket) ?? socket).resetAndDestroy()
-      else socket.end()
-      return
-    }
-    const replies = behaviour.replies ?? {}
-    const reply = word in replies ? replies[word] : usualReply(command, messages)
-    if (reply === undefined) return
-    const bytes = Buffer.from(reply, 'latin1')
-    if (behaviour.write) await behaviour.write(socket, bytes)
-    else socket.write(bytes)
-    if (word === 'QUIT') socket.end()
-  }
-  const attach = (socket: Socket): void => {
-    sockets.add(socket)
+  /** Obeys a client; gives what answers its commands. */
+  function obey(plain: Socket, isSecure: boolean): (command: string) => Promise<void> {
+    const socket = isSecure ? new TLSSocket(plain, { isServer: true, secureContext: certificate() }) : plain
     socket.on('error', () => {})
+    const answer = async (command: string) => {
+      const [word = ''] = command.split(' ')
+      const reply = word in replies ? replies[word] : usualReply(command, messages)
+      if (reply === undefined) return
+      if (reply === 'reset') return void plain.resetAndDestroy()
+      const bytes = Buffer.from(reply === 'end' ? '' : reply, 'latin1')
+      if (write) await write(socket, bytes)
+      else socket.write(bytes)
+      if (reply === 'end' || word === 'QUIT') socket.end()
+      if (word !== 'STLS' || !reply.startsWith('+OK') || behaviour.deafAfterStls) return
+      socket.removeAllListeners('data')
+      obey(plain, true)
+    }
     let text = ''
     socket.on('data', async (chunk) => {
       text += chunk.toString('latin1')
@@ -57,41 +50,21 @@ export async function serve(tls: TlsMode, behaviour: Behaviour = {}) {
         const command = text.slice(0, end)
         text = text.slice(end + 2)
         heard.push(command)
-        await speak(socket, command)
-        if (command !== 'STLS' || behaviour.closeAt === 'STLS' || behaviour.deafAfterStls) continue
-        socket.removeAllListeners('data')
-        attach(secure(socket))
+        await answer(command)
       }
     })
+    return answer
   }
-  const server = createServer((socket) => {
-    sockets.add(socket)
-    socket.on('error', () => {})
-    socket.setNoDelay(true)
-    const spoken = tls === 'implicit' ? secure(socket) : socket
-    attach(spoken)
-    void speak(spoken, 'greeting')
-  })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as { port: number }
+
+  const { port, connections, close } = await listen((socket) => void obey(socket, tls === 'implicit')('greeting'))
   return {
     heard,
     port,
     /** How to reach it; `timeout` in milliseconds. */
     at: (timeout = 5_000) => ({ host: '127.0.0.1', port, tls, timeout }),
-    connections: () => new Promise<number>((resolve) => server.getConnections((_, count) => resolve(count))),
-    close: () => {
-      for (const socket of sockets) socket.destroy()
-      return new Promise((resolve) => server.close(resolve))
-    },
+    connections,
+    close,
   }
-}
-
-/** A listening server and its port; close it. */
-export async function listen(onConnection: (socket: Socket) => void, port = 0) {
-  const server = createServer(onConnection)
-  await new Promise<void>((resolve) => server.listen(port, '127.0.0.1', resolve))
-  return { server, port: (server.address() as AddressInfo).port }
 }
 
 function usualReply(command: string, messages: Buffer[]): string {
@@ -121,7 +94,7 @@ function usualReply(command: string, messages: Buffer[]): string {
       const text = message.toString('latin1')
       const end = text.indexOf('\r\n\r\n')
       const wanted = word === 'TOP' && end >= 0 ? text.slice(0, end + 4) : text
-      return `+OK\r\n${wanted.replace(/^\./gm, '..')}${wanted === '' || wanted.endsWith('\r\n') ? '' : '\r\n'}.\r\n`
+      return `+OK\r\n${wanted.replace(/(?<=^|\r\n)\./g, '..')}${wanted === '' || wanted.endsWith('\r\n') ? '' : '\r\n'}.\r\n`
     }
     default:
       return '-ERR what?\r\n'

@@ -4,9 +4,11 @@ import { spawn } from 'node:child_process'
 import { connect } from 'node:net'
 import { after, before, beforeEach, describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { BAR, CATCHALL } from '../scripts/lib/accounts/accounts.ts'
 import { until } from './harness.ts'
-import { BAR, CATCHALL, loginAt, Mailboxes, ok, simple, subjects } from './mailboxes.ts'
-import { type Behaviour, listen, serve } from './pop3_server.ts'
+import { listen } from './listener.ts'
+import { loginAt, Mailboxes, ok, pop, simple, subjects } from './mailboxes.ts'
+import { type Behaviour, serve } from './pop3_server.ts'
 import { sendRaw } from './smtp_raw.ts'
 
 let mailboxes: Mailboxes
@@ -15,7 +17,6 @@ before(async () => {
 })
 after(() => mailboxes.project.remove())
 beforeEach(() => mailboxes.empty())
-const pop = (...args: string[]) => mailboxes.pop(...args)
 const send = (to: string, content: Buffer) => sendRaw(mailboxes.project.ports.smtp, to, content)
 
 /** A process of its own, for what happens to processes. */
@@ -55,10 +56,15 @@ describe('--delete', () => {
   })
 
   test('says that the server kept the mail when QUIT fails, in each way that it can', async () => {
-    const replies = [{ QUIT: '-ERR disk full\r\n' }, { DELE: '-ERR read only\r\n' }, { QUIT: undefined }]
-    for (const behaviour of [...replies.map((each): Behaviour => ({ replies: each })), { closeAt: 'QUIT' }]) {
+    const replies = [
+      { QUIT: '-ERR disk full\r\n' },
+      { DELE: '-ERR read only\r\n' },
+      { QUIT: undefined },
+      { QUIT: 'end' },
+    ]
+    for (const each of replies) {
       const messages = [simple('one'), simple('two')]
-      const { code, stdout, stderr } = await popFrom({ messages, ...behaviour }, '--delete', '--timeout', '1')
+      const { code, stdout, stderr } = await popFrom({ messages, replies: each }, '--delete', '--timeout', '1')
       assert.equal(code, 12, stderr)
       assert.deepEqual(subjects(stdout), ['one', 'two'])
       assert.match(stderr, /The server kept the mail that was to be deleted.*: 2 mails of a\./)
@@ -180,8 +186,8 @@ describe('--wait', () => {
 
   test('a server that comes up meanwhile is waited for; one that never does is told', async () => {
     await mailboxes.deliver(BAR, simple('there'))
-    const { server: free, port } = await listen(() => {})
-    await new Promise((resolve) => free.close(resolve))
+    const { port, close } = await listen(() => {})
+    await close()
     const vain = await pop('--port', String(port), '--wait', '500ms')
     assert.equal(vain.code, 3, vain.stderr)
     const waiting = pop('--port', String(port), '--wait', '60')
@@ -189,11 +195,10 @@ describe('--wait', () => {
     const proxy = await listen((client) => {
       const upstream = connect(mailboxes.project.ports.pop3, '127.0.0.1')
       client.pipe(upstream).pipe(client)
-      client.on('error', () => {})
       upstream.on('error', () => {})
     }, port)
     const result = await waiting
-    proxy.server.close()
+    await proxy.close()
     assert.deepEqual(subjects(ok(result)), ['there'])
   })
 

@@ -1,7 +1,6 @@
 /** A client that says exactly the bytes that it is told to. Each of its waits has a deadline. */
 import { EventEmitter } from 'node:events'
 import { connect, type Socket } from 'node:net'
-import { connect as connectTls } from 'node:tls'
 
 /** The last line of a reply of SMTP, POP3 or IMAP, or of IMAP's and POP3's answer to AUTH. */
 export const REPLY = {
@@ -13,21 +12,37 @@ export const REPLY = {
 const PATIENCE = 60_000
 
 export class RawClient {
-  #socket: Socket
+  readonly #socket: Socket
   #text = ''
   #closed = false
+  /** Why there was no connection, or none any more. */
+  #problem = ''
   /** Emits 'change' whenever the server may have done what somebody waits for. */
   readonly #changes = new EventEmitter()
 
   constructor(port: number) {
-    this.#socket = this.#listenTo(connect({ host: '127.0.0.1', port }))
+    const changed = () => this.#changes.emit('change')
+    this.#socket = connect({ host: '127.0.0.1', port })
+      .on('data', (chunk) => {
+        this.#text += chunk.toString('latin1')
+        changed()
+      })
+      .on('drain', changed)
+      .on('close', () => {
+        this.#closed = true
+        changed()
+      })
+      // A reset is an end like others.
+      .on('error', ({ message }) => {
+        this.#problem = message
+      })
   }
 
   /** Connects and waits for the greeting. */
-  static async open(port: number, greeting: RegExp, patience = PATIENCE): Promise<RawClient> {
+  static async open(port: number, greeting: RegExp): Promise<RawClient> {
     const client = new RawClient(port)
     try {
-      await client.reads(greeting, patience)
+      await client.reads(greeting)
       return client
     } catch (error) {
       client.close()
@@ -48,15 +63,15 @@ export class RawClient {
   async reads(pattern: RegExp, patience = PATIENCE): Promise<string> {
     await this.#until(`${pattern}`, () => pattern.test(this.#text) || this.#closed, patience)
     const text = this.#text
-    if (!pattern.test(text)) throw new Error(`the connection is closed: ${text}`)
+    if (!pattern.test(text)) throw new Error(`the connection is closed: ${this.#problem}${text}`)
     this.#text = ''
     return text
   }
 
   /** The next reply of SMTP, all its lines (RFC 5321 section 4.2.1); what stands behind it stays. */
-  async reply(patience = PATIENCE): Promise<string> {
+  async reply(): Promise<string> {
     const whole = /^(?:\d{3}-.*\r\n)*\d{3}(?: .*)?\r\n/
-    await this.#until('a reply', () => whole.test(this.#text) || this.#closed, patience)
+    await this.#until('a reply', () => whole.test(this.#text) || this.#closed)
     const [reply] = whole.exec(this.#text) ?? []
     if (!reply) throw new Error(`the connection is closed: ${this.#text}`)
     this.#text = this.#text.slice(reply.length)
@@ -76,39 +91,20 @@ export class RawClient {
 
   /** Sends `chunk` again and again, as fast as the server takes it; ends early where the server hangs up. */
   async flood(chunk: Buffer, times: number): Promise<void> {
+    const isDrained = () => this.#closed || !this.#socket.writableNeedDrain
     for (let sent = 0; sent < times && !this.#closed; sent++) {
-      if (!this.#socket.write(chunk)) await this.#until('room for more', () => this.#isDrained())
+      if (!this.#socket.write(chunk)) await this.#until('room for more', isDrained)
     }
   }
 
   /** Waits for the server to hang up; gives what it said until then. */
-  async ends(patience = PATIENCE): Promise<string> {
-    await this.#until('the server to hang up', () => this.#closed, patience)
+  async ends(): Promise<string> {
+    await this.#until('the server to hang up', () => this.#closed)
     return this.#text
-  }
-
-  /** The TLS handshake behind STARTTLS or STLS. What arrived in plaintext is dropped. */
-  async startTls(): Promise<void> {
-    const plain = this.#socket
-    plain.removeAllListeners('data')
-    this.#text = ''
-    const secure = connectTls({ socket: plain, rejectUnauthorized: false })
-    this.#socket = this.#listenTo(secure)
-    let isSecure = false
-    secure.once('secureConnect', () => {
-      isSecure = true
-      this.#changes.emit('change')
-    })
-    await this.#until('the TLS handshake', () => isSecure || this.#closed)
-    if (!isSecure) throw new Error('the connection is closed within the TLS handshake')
   }
 
   close(): void {
     this.#socket.destroy()
-  }
-
-  #isDrained(): boolean {
-    return this.#closed || !this.#socket.writableNeedDrain
   }
 
   #until(what: string, condition: () => boolean, patience = PATIENCE): Promise<void> {
@@ -125,21 +121,5 @@ export class RawClient {
       this.#changes.on('change', check)
       check()
     })
-  }
-
-  #listenTo<T extends Socket>(socket: T): T {
-    const changed = () => this.#changes.emit('change')
-    socket.on('data', (chunk) => {
-      this.#text += chunk.toString('latin1')
-      changed()
-    })
-    socket.on('drain', changed)
-    socket.on('close', () => {
-      this.#closed = true
-      changed()
-    })
-    // A reset is an end like others.
-    socket.on('error', () => {})
-    return socket
   }
 }

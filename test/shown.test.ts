@@ -1,14 +1,10 @@
 /** What pop_email shows and saves of a mail: which mails match, their codes, safe text, safe names of files. No server. */
 import assert from 'node:assert/strict'
-import { mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { test } from 'node:test'
 import { codeOf } from '../scripts/lib/mail/codes.ts'
 import { type FilterValues, matchesAddress, parseFilters } from '../scripts/lib/mail/filters.ts'
 import { readMail } from '../scripts/lib/mail/mail.ts'
-import { Folder, safeFileName } from '../scripts/lib/mail/save.ts'
-import { jsonLine, visible, visibleLine } from '../scripts/lib/mail/visible.ts'
+import { safeFileName } from '../scripts/lib/mail/save.ts'
 
 const mail = (...lines: string[]) => Buffer.from(`${lines.join('\r\n')}\r\n`)
 
@@ -211,29 +207,4 @@ test('names of attachments stay in the folder, are no devices, and fit any file 
   for (const [name, safe] of cases) assert.equal(safeFileName(name, 'otherwise'), safe, JSON.stringify(name))
   const dots = safeFileName(`${'.'.repeat(1_000_000)}x`, 'otherwise')
   assert.ok(/^_+x$/.test(dots) && dots.length <= 255)
-})
-
-test('a saved file never overwrites another or follows a link', () => {
-  const dir = mkdtempSync(join(tmpdir(), 'names-'))
-  try {
-    writeFileSync(join(dir, 'there.txt'), 'old')
-    symlinkSync(join(dir, 'target'), join(dir, 'link.txt'))
-    const folder = new Folder('--save', dir)
-    const paths = ['there.txt', 'link.txt', 'a.txt', 'a.txt', 'a-2.txt'].map((n) => folder.save(n, Buffer.from(n)))
-    assert.equal(new Set(paths).size, paths.length, paths.join(' '))
-    assert.equal(readFileSync(join(dir, 'there.txt'), 'utf8'), 'old')
-    assert.ok(!readdirSync(dir).includes('target'))
-    assert.throws(() => new Folder('--save', join(dir, 'there.txt')), /--save .*no folder/)
-  } finally {
-    rmSync(dir, { recursive: true })
-  }
-})
-
-test('what is unsafe is visible on a terminal and in JSON', () => {
-  const text = 'a\x1b[31m\x07\x9b2J\u202ecod.exe\u2066\u2028\r\n\tb\rc\x7f'
-  assert.equal(visible(text), 'a\\x1b[31m\\x07\\x9b2J\\u202ecod.exe\\u2066\\u2028\n\tb\\x0dc\\x7f')
-  assert.equal(visibleLine('a\r\n\tb'), 'a\\x0d\\x0a\\x09b')
-  // Written out anew here, so that a gap in the module's own list is noticed.
-  assert.doesNotMatch(jsonLine({ text }), /[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/)
-  assert.deepEqual(JSON.parse(jsonLine({ text })), { text })
 })

@@ -1,33 +1,30 @@
 /** An SMTP server of the tests' own, which misbehaves as told: for what a real server will not do. */
-import { createServer, type Server, type Socket } from 'node:net'
+import type { Socket } from 'node:net'
+import { type Listener, listen } from './listener.ts'
 
 type Command = 'EHLO' | 'HELO' | 'STARTTLS' | 'AUTH' | 'MAIL' | 'RCPT' | 'DATA' | 'RSET' | 'QUIT'
 export type Phase = 'connection' | 'message' | Command
 
-/**
- * What to answer: a reply without its CRLF, `drop` to close the connection (also as the line behind a reply), `stall` to say nothing more, `trickle` to
- * begin a reply that has always another byte and no end.
- */
-export type Answer = string
-
 export interface Received {
-  from: string
   to: string[]
-  /** The message without its stuffed dots. */
-  message: Buffer
+  /** As it came, a byte a character. */
+  message: string
 }
 
-/** Decides the answer of a phase; undefined for the usual one. `count` says how often this phase came before. */
-export type Script = (phase: Phase, line: string, count: number, connection: number) => Answer | undefined
+/**
+ * Decides the answer of a phase: a reply without its CRLF, `drop` to close the connection (also as the line behind a reply),
+ * `stall` to say nothing more, `trickle` to begin a reply that has always another byte and no end; undefined for the usual
+ * one. `count` says how often this phase came before.
+ */
+export type Script = (phase: Phase, line: string, count: number, connection: number) => string | undefined
 
 const EXTENSIONS = ['PIPELINING', 'SIZE 10240000', 'AUTH PLAIN LOGIN', 'ENHANCEDSTATUSCODES', '8BITMIME', 'DSN']
 
 export class SmtpServer {
-  readonly #server: Server
-  readonly #sockets = new Set<Socket>()
   readonly #script: Script
   readonly #counts = new Map<Phase, number>()
-  readonly extensions: string[]
+  readonly #extensions: string[]
+  #listener: Listener | undefined
   /** Every line of every client, in the order in which they came. */
   readonly commands: string[] = []
   /** The messages that were answered with 2xx. */
@@ -36,8 +33,7 @@ export class SmtpServer {
 
   private constructor(script: Script, extensions: string[]) {
     this.#script = script
-    this.extensions = extensions
-    this.#server = createServer((socket) => this.#serve(socket))
+    this.#extensions = extensions
   }
 
   static async start(
@@ -51,14 +47,12 @@ export class SmtpServer {
     return server
   }
 
-  async listen(port: number, host = '127.0.0.1'): Promise<void> {
-    await new Promise<void>((resolve, reject) => {
-      this.#server.once('error', reject).listen(port, host, resolve)
-    })
+  async listen(port: number, host?: string): Promise<void> {
+    this.#listener = await listen((socket) => this.#serve(socket), port, host)
   }
 
   get port(): number {
-    return (this.#server.address() as { port: number }).port
+    return this.#listener?.port ?? 0
   }
 
   /** The options that send to this server. */
@@ -67,21 +61,15 @@ export class SmtpServer {
   }
 
   async stop(): Promise<void> {
-    for (const socket of this.#sockets) socket.destroy()
-    await new Promise((resolve) => this.#server.close(resolve))
+    await this.#listener?.close()
   }
 
   #serve(socket: Socket): void {
     const connection = ++this.connections
-    this.#sockets.add(socket)
-    socket.setNoDelay(true)
-    socket.on('close', () => this.#sockets.delete(socket))
-    socket.on('error', () => {})
     let input = Buffer.alloc(0)
     let isSilent = false
     let mode: 'commands' | 'login' | 'message' = 'commands'
     let hasSender = false
-    let from = ''
     let to: string[] = []
 
     /** Answers, and gives the first digit of the answer. */
@@ -104,45 +92,37 @@ export class SmtpServer {
     const obey = (line: string) => {
       this.commands.push(line)
       const isLogin = mode === 'login' || /^AUTH/i.test(line)
-      const verb = (isLogin ? 'AUTH' : (/^(?:MAIL|RCPT|[A-Z]+)/i.exec(line)?.[0] ?? '').toUpperCase()) as Command
-      if (isLogin) {
-        const isAnswer = mode === 'login' && this.commands.at(-2) !== 'AUTH LOGIN'
-        const usual = isAnswer || /^AUTH PLAIN/.test(line) ? '235 2.7.0 welcome' : '334 VXNlcm5hbWU6'
-        mode = answer(verb, line, usual) === '3' ? 'login' : 'commands'
-      } else if (verb === 'EHLO') {
-        answer(verb, line, ['250-scripted', ...this.extensions.map((name) => `250-${name}`), '250 HELP'].join('\n'))
-      } else if (verb === 'MAIL') {
-        to = []
-        from = /<(.*)>/.exec(line)?.[1] ?? ''
-        hasSender = answer(verb, line, '250 2.1.0 Ok') === '2'
-      } else if (verb === 'RCPT') {
-        const isTaken = answer(verb, line, hasSender ? '250 2.1.5 Ok' : '503 5.5.1 MAIL first') === '2'
-        if (isTaken) to.push(/<(.*?)>/.exec(line)?.[1] ?? '')
-      } else if (verb === 'DATA') {
-        const usual = to.length > 0 ? '354 go on' : '554 5.5.1 no valid recipients'
-        if (answer(verb, line, usual) === '3') mode = 'message'
-      } else if (verb === 'QUIT') {
-        answer(verb, line, '221 2.0.0 Bye')
-        if (!isSilent) socket.end()
-      } else {
-        const isKnown = verb === 'HELO' || verb === 'RSET'
-        answer(verb, line, isKnown ? '250 2.0.0 Ok' : '502 5.5.2 not implemented')
+      const verb = (isLogin ? 'AUTH' : line.split(' ')[0]?.toUpperCase()) as Command
+      const isWhole = /^AUTH PLAIN/.test(line) || (mode === 'login' && this.commands.at(-2) !== 'AUTH LOGIN')
+      if (verb === 'MAIL') to = []
+      const usual: Partial<Record<Command, string>> = {
+        EHLO: ['250-scripted', ...this.#extensions.map((name) => `250-${name}`), '250 HELP'].join('\n'),
+        HELO: '250 2.0.0 Ok',
+        AUTH: isWhole ? '235 2.7.0 welcome' : '334 VXNlcm5hbWU6',
+        MAIL: '250 2.1.0 Ok',
+        RCPT: hasSender ? '250 2.1.5 Ok' : '503 5.5.1 MAIL first',
+        DATA: to.length > 0 ? '354 go on' : '554 5.5.1 no valid recipients',
+        RSET: '250 2.0.0 Ok',
+        QUIT: '221 2.0.0 Bye',
       }
+      const digit = answer(verb, line, usual[verb] ?? '502 5.5.2 not implemented')
+      if (isLogin) mode = digit === '3' ? 'login' : 'commands'
+      if (verb === 'MAIL') hasSender = digit === '2'
+      if (verb === 'RCPT' && digit === '2') to.push(/<(.*?)>/.exec(line)?.[1] ?? '')
+      if (verb === 'DATA' && digit === '3') mode = 'message'
+      if (verb === 'QUIT' && !isSilent) socket.end()
     }
 
     /** Takes one command or one whole message off the input; false when there is none yet. */
     const step = (): boolean => {
       if (mode === 'message') {
-        const data = Buffer.concat([Buffer.from('\r\n'), input])
-        const end = data.indexOf('\r\n.\r\n')
+        const end = input.indexOf('\r\n.\r\n')
         if (end < 0) return false
-        const wire = data.subarray(2, end + 2)
-        input = data.subarray(end + 5)
+        const message = input.toString('latin1', 0, end + 2)
+        input = input.subarray(end + 5)
         mode = 'commands'
-        const message = Buffer.from(wire.toString('latin1').replace(/(?<![^\n])\./g, ''), 'latin1')
-        if (answer('message', '', `250 2.0.0 Ok: queued as Q${this.received.length + 1}`) === '2') {
-          this.received.push({ from, to, message })
-        }
+        const digit = answer('message', '', `250 2.0.0 Ok: queued as Q${this.received.length + 1}`)
+        if (digit === '2') this.received.push({ to, message })
         return true
       }
       const end = input.indexOf('\r\n')

@@ -97,9 +97,7 @@ for await (const _ of createInterface({ input: process.stdin })) {
     dnsPackets: packetsOn('dns'),
     questions,
     connections: Object.fromEntries([...servers].map(([port, { connections }]) => [port, connections])),
-    messages: [...servers.values()].flatMap(({ received }) =>
-      received.map(({ message }) => message.toString('latin1')),
-    ),
+    messages: [...servers.values()].flatMap(({ received }) => received.map(({ message }) => message)),
   }
   console.log(JSON.stringify(counts))
 }

@@ -3,12 +3,12 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { after, afterEach, before, describe, test } from 'node:test'
 import type { Locator, Page } from 'playwright-core'
+import { BAR, FOO } from '../../scripts/lib/accounts/accounts.ts'
 import { until } from '../harness.ts'
-import { BAR, DOMAIN, FOO } from '../inbox_world.ts'
 import { mail } from '../mailboxes.ts'
 import { Inbox, skip } from './browser.ts'
 
-const BAZ = `baz@${DOMAIN}`
+const BAZ = FOO.replace('foo', 'baz')
 const ATTACHED = Buffer.from('%PDF-1.4 \x00\xff as it is', 'latin1')
 
 function letter(subject: string, { from = 'Ann Shop <ann@shop.example>', html = '', text = 'Hello.', file = '' } = {}) {

@@ -10,7 +10,7 @@ import type { Settings } from '../settings.ts'
 import { refuse } from './guard.ts'
 
 /** Milliseconds that the server may stay silent, and until the next attempt to connect. */
-const PATIENCE = { answer: 5_000, retry: 250 }
+export const PATIENCE = { answer: 5_000, retry: 250 }
 /** Mails in one command, so that others' commands come between. With so many of the newest a mailbox is open. */
 export const PORTION = 200
 const HEADERS = 'received x-original-to from to cc bcc reply-to subject message-id'.split(' ')

@@ -10,7 +10,7 @@ import { refuse } from './guard.ts'
 import type { Index } from './index.ts'
 
 /** Milliseconds for each answer of the server, and for all copies of the mail to be there. */
-const PATIENCE = { answer: 20_000, deliver: 12_000 }
+export const PATIENCE = { answer: 20_000, deliver: 12_000 }
 
 interface Person {
   Name?: string
