@@ -39,41 +39,30 @@ const PATTERNS = own('postfix-regexp.cf')
 const PROJECT = configurationOf(Object.fromEntries(FILES.map((name) => [name, own(name)])))
 const REQUEST = { address: 'bob@new.example', hash: '{PLAIN}x', quota: '1M', aliases: ['info@other.example'] }
 const letters = (count: number) => 'a'.repeat(count)
-const usage = (message: RegExp) => (error: { exit?: string; message: string }) =>
-  error.exit === 'usage' && message.test(error.message)
+const usage = (reason: RegExp, isFine = (_message: string) => true) => {
+  return ({ exit, message }: { exit?: string; message: string }) =>
+    exit === 'usage' && reason.test(message) && isFine(message)
+}
 
 describe('addresses and passwords', () => {
   test('what cannot be an address is refused with the reason', () => {
     for (const [reason, ...addresses] of [
       [/no domain/, '', 'alice', 'alice@'],
       [/name\+anything/, 'a+b@shop.example'],
-      [
-        /before the "@" it may have letters/,
-        '@shop.example',
-        ' a@shop.example',
-        'a\u3000b@shop.example',
-        'a\x1b[2Jb@x.example',
-      ],
+      [/before the "@" it may have letters/, '@shop.example', ' a@shop.example', 'a\u3000b@shop.example'],
+      [/before the "@"/, 'a\x1b[2Jb@x.example'],
       [/before the "@"/, ...Array.from('|:*/"#\'%é \t', (letter) => `a${letter}b@shop.example`), '../a@shop.example'],
       [/before the "@"/, '-a@shop.example', '.a@shop.example', 'a.@shop.example', 'a..b@shop.example'],
       [/xn--r8jz45g\.jp/, 'a@例え.jp'],
       [/its domain is no name/, `a@${letters(64)}.example`, 'a@shop_1.example', 'a@-shop.example', 'a@shop-.example'],
-      [
-        /its domain is no name/,
-        'a@shop..example',
-        'a@shop.example.',
-        'a@[127.0.0.1]',
-        'a@127.0.0.1',
-        'a@b@shop.example',
-      ],
-      [/its domain is no name/, 'alice@shop.example\n'],
+      [/its domain is no name/, 'a@shop..example', 'a@shop.example.', 'alice@shop.example\n', 'a@b@shop.example'],
+      [/its domain is no name/, 'a@[127.0.0.1]', 'a@127.0.0.1'],
       [/mydestination/, 'a@localhost', 'A@LocalHost', 'a@localhost.example.com'],
       [/64 octets/, `${letters(65)}@shop.example`, `${letters(64)}@${`${letters(47)}.`.repeat(4)}`.slice(0, -1)],
     ] as [RegExp, ...string[]][]) {
       for (const address of addresses) {
-        const names = ({ message }: Error) => message.includes(JSON.stringify(address)) && !message.includes('\x1b')
-        assert.throws(() => checkAddress(address), usage(reason), address)
-        assert.throws(() => checkAddress(address), names)
+        const names = (message: string) => message.includes(JSON.stringify(address)) && !message.includes('\x1b')
+        assert.throws(() => checkAddress(address), usage(reason, names), address)
       }
     }
   })
@@ -85,22 +74,20 @@ describe('addresses and passwords', () => {
   })
 
   test('a password that POP3 or the files cannot carry is refused, and not shown', () => {
-    for (const [password, reason] of [
-      ['', /empty/],
-      [' secret', /space/],
-      ['secret ', /space/],
-      ['se\ncret', /line break/],
-      ['se\rcret', /line break/],
-      ['se\0cret', /NUL/],
-      ['se\ufffdcret', /not UTF-8/],
-      [letters(1001), /1001 bytes/],
-      ['é'.repeat(501), /1002 bytes/],
-    ] as const) {
-      assert.throws(() => checkPassword(password), usage(reason))
-      assert.throws(
-        () => checkPassword(password),
-        ({ message }) => !/cret|aaa/.test(message),
-      )
+    for (const [reason, ...passwords] of [
+      [/empty/, ''],
+      [/space/, ' secret', 'secret '],
+      [/line break/, 'se\ncret', 'se\rcret'],
+      [/NUL/, 'se\0cret'],
+      [/not UTF-8/, 'se\ufffdcret'],
+      [/1001 bytes/, letters(1001)],
+      [/1002 bytes/, 'é'.repeat(501)],
+    ] as [RegExp, ...string[]][]) {
+      for (const password of passwords)
+        assert.throws(
+          () => checkPassword(password),
+          usage(reason, (message) => !/cret|aaa/.test(message)),
+        )
     }
   })
 

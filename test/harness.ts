@@ -132,25 +132,15 @@ export class Project {
   }
 
   runWith({ input, env, timeout = 180_000 }: RunOptions, script: string, ...args: string[]): Promise<Result> {
-    return new Promise((resolve, reject) => {
-      const [program = '', ...command] = this.command(script, ...args)
-      const child = spawn(program, command, {
-        cwd: this.dir,
-        env: { ...this.env, ...env },
-        timeout,
-        killSignal: 'SIGKILL',
-      })
-      const streams = { stdout: [] as Buffer[], stderr: [] as Buffer[] }
-      child.stdout.on('data', (chunk) => streams.stdout.push(chunk))
-      child.stderr.on('data', (chunk) => streams.stderr.push(chunk))
-      child.once('error', reject)
-      child.once('close', (code) => {
-        const text = (chunks: Buffer[]) => Buffer.concat(chunks).toString('utf8')
-        resolve({ code, stdout: text(streams.stdout), stderr: text(streams.stderr) })
-      })
+    const [program = '', ...command] = this.command(script, ...args)
+    const options = { cwd: this.dir, env: { ...this.env, ...env }, timeout, maxBuffer: 1e9 }
+    return new Promise((resolve) => {
+      const child = execFile(program, command, { ...options, killSignal: 'SIGKILL' }, (_, stdout, stderr) =>
+        resolve({ code: child.exitCode, stdout, stderr }),
+      )
       // A script that does not read its input closes the pipe; that is its right.
-      child.stdin.on('error', () => {})
-      child.stdin.end(input)
+      child.stdin?.on('error', () => {})
+      child.stdin?.end(input)
     })
   }
 

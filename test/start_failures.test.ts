@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
 import { appendFileSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { after, before, describe, test } from 'node:test'
+import { after, describe, test } from 'node:test'
 import { BAR, CATCHALL } from '../scripts/lib/accounts/accounts.ts'
 import { usageOf } from '../scripts/lib/server/mailboxes.ts'
 import type { Settings } from '../scripts/lib/settings.ts'
@@ -15,11 +15,8 @@ const [ENV, CONFIG] = ['development-mail-server.env', 'docker-data/mail-server/c
 /** What the Dovecot of this machine reads. */
 const DOVECOT = spawnSync('dovecot', ['--version']).stdout?.includes('2.3.') ? 'dovecot.cf' : 'dovecot-2.4.cf'
 
-let project: Project
-before(async () => {
-  project = await Project.create()
-})
-after(() => project?.remove())
+const project = await Project.create()
+after(() => project.remove())
 
 const start = (env: Record<string, string> = {}) => runIn(project, { env }, 'start')
 
