@@ -13,10 +13,8 @@ after(() => project.remove())
 const ALICE = `alice@${VIRTUAL_DOMAIN}`
 const BOB = `bob@${VIRTUAL_DOMAIN}`
 
-/** Runs a script to its good end. */
-async function run(script: string, ...args: string[]): Promise<string> {
-  return ok(await project.runWith({ timeout: 600_000 }, script, ...args))
-}
+/** What a run that goes well prints. */
+const run = async (script: string, ...args: string[]) => ok(await project.run(script, ...args))
 
 /** Sends mail while `work` goes on, before it and behind it. */
 async function during(name: string, work: (traffic: Traffic) => Promise<void>, senders?: Sender[]): Promise<Traffic> {
