@@ -301,6 +301,11 @@ export const FULL: Broken = [
 // biome-ignore format: one set-up a line
 export const FINE: [what: string, breaks: Break][] = [
   ['an alias that points abroad ends in the catchall', add(VIRTUAL, `${user('boss')} boss@gmail.com`)],
+  ['an alias of a foreign address', add(VIRTUAL, `boss@client.example ${FOO}`)],
+  ['an alias to both at once', add(VIRTUAL, `${user('out')} someone@gmail.com, ${user('bar+tag')}`)],
+  ['an alias of an alias', add(VIRTUAL, `${user('a')} ${user('b')}\n${user('b')} ${FOO}`)],
+  ['an alias to a name that a rule knows', both(addFirst(CAUGHT, `/^sales.*@development-virtual/ ${FOO}`), add(VIRTUAL, `${user('x')} ${user('sales1')}`))],
+  ['one exception for several domains', write(CAUGHT, `if !/@(development-virtual|x)\\.example\\.com$/\n/^/ ${CATCHALL}\nendif\n`)],
   ['an alias on two lines', add(VIRTUAL, `${user('team')} ${FOO},\n  ${BAR}`)],
   ['an alias that keeps a copy', add(VIRTUAL, `${BAR} ${BAR}, ${FOO}`)],
   ['a line behind the catch-all is never reached', add(MAP, '/@gmail\\.com$/ smtp:')],
