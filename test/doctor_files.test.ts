@@ -50,7 +50,7 @@ test('what looks bad and is not is no trouble', async () => {
   const all = [...FINE]
   for (; all.length > 0; ) {
     await inHalves(all.splice(0, TOGETHER), async (some) => {
-      for (const [, changes] of some) changes(world.project)
+      for (const [, changes] of some) await changes(world.project)
       const said = await world.troubles(...OF_FILES, 'start')
       assert.deepEqual(said, [], some.map(([what]) => what).join('; '))
     })

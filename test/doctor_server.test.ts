@@ -108,9 +108,8 @@ for (const rows of BROKEN_LIVE) told(rows, true)
 test('a full mailbox is told, and its fix makes room', async () => {
   const [, breaks, check, level, said] = FULL
   const find = () => world.troubles(check)
-  breaks(project)
+  await breaks(project)
   await world.takeEffect()
-  await until('the mail', async () => (await find()).length > 0)
   const [found] = await find()
   assert.equal(found?.level, level)
   assert.match(found?.evidence ?? '', said as RegExp)
@@ -123,7 +122,7 @@ test('what is wrong with a key and its certificate', async () => {
   const [tls, kept] = [`${project.stateDir}/tls`, project.path('kept')]
   cpSync(tls, kept, { recursive: true })
   for (const [what, breaks, check, level, said] of BROKEN_TLS) {
-    breaks(project)
+    await breaks(project)
     const found = await world.troubles(check)
     cpSync(kept, tls, { recursive: true })
     assert.deepEqual([found.length, found[0]?.level], [1, level], what)

@@ -96,7 +96,7 @@ export class DoctorWorld {
    */
   async assertTold(rows: readonly Broken[], { only = [], live = false }: { only?: string[]; live?: boolean } = {}) {
     const takeEffect = async () => live && (await this.takeEffect())
-    for (const [, breaks] of rows) breaks(this.project)
+    for (const [, breaks] of rows) await breaks(this.project)
     await takeEffect()
     const found = await this.troubles(...only)
     const told = JSON.stringify(found, undefined, 1)
