@@ -221,7 +221,7 @@ test('another user than root has npm start reload by sudo, which sees no passwor
   const sudo = `echo "$*" >>${log}\n[ "$2" = true ] && exit\nuntil [ -e ${log}.done ]; do sleep 0.05; done\n`
   writeFileSync(`${bin}/sudo`, `#!/bin/sh\n${sudo}`, { mode: 0o755 })
   writeFileSync(log, '')
-  execFileSync('chown', ['-R', 'nobody', project.path('docker-data'), bin, log])
+  execFileSync('chown', ['-R', 'nobody:nogroup', project.path('docker-data'), bin, log])
   project.runner = ['setpriv', ...AS_NOBODY]
   const env = { PATH: `${bin}:${process.env.PATH}`, HOME: project.dir }
   const ended = project.runWith({ env }, 'add_account', `nora@${DOMAIN}`, 'geheim')

@@ -14,7 +14,7 @@ import { ROOT, SERVICE_NAMES, SERVICES, type ServiceName } from '../scripts/lib/
 
 /** For setpriv: another user, who may read everything, since the packages may lie below somebody's closed home. */
 export const AS_NOBODY = [
-  ...['--reuid', 'nobody', '--clear-groups'],
+  ...['--reuid', 'nobody', '--regid', 'nogroup', '--clear-groups'],
   ...['--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search'],
 ]
 

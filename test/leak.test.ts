@@ -3,10 +3,9 @@
  * whole world, gets letters to the world. In npm test a few with the configuration as it is; `npm run test:leak` has all.
  */
 import assert from 'node:assert/strict'
-import { execFile, spawn } from 'node:child_process'
+import { execFile } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { text } from 'node:stream/consumers'
 import { after, before, describe, test } from 'node:test'
 import { promisify } from 'node:util'
 import { CATCHALL } from '../scripts/lib/accounts/accounts.ts'
@@ -180,7 +179,7 @@ describe('nothing leaves', { skip: obstacle() }, () => {
 /** Runs a program beside the server. */
 function beside(...command: string[]) {
   const [program = '', ...args] = [...project.runner, ...command]
-  return promisify(execFile)(program, args, { timeout: PATIENCE })
+  return promisify(execFile)(program, args, { timeout: PATIENCE, killSignal: 'SIGKILL', maxBuffer: 1e9 })
 }
 
 /** Puts a file of the configuration back, and takes something out of it, which has to be there. */
@@ -219,14 +218,10 @@ function isAccounted(letter: Expected, posted: Posted | undefined, found: Found 
 
 async function post(letters: Expected[]): Promise<Map<string, Posted>> {
   const errand: Errand = { ports: project.ports, configuration: join(project.stateDir, 'postfix'), letters }
-  const [program = '', ...command] = [...project.runner, process.execPath, ...programOf('test/poster')]
-  const child = spawn(program, command, { timeout: PATIENCE, killSignal: 'SIGKILL' })
-  const ended = new Promise<number | null>((resolve, reject) => child.once('error', reject).once('close', resolve))
-  child.stdin.on('error', () => {})
-  child.stdin.end(JSON.stringify(errand))
-  const [output, words] = await Promise.all([text(child.stdout), text(child.stderr)])
-  assert.equal(await ended, 0, words)
-  return new Map((JSON.parse(output) as Posted[]).map((posted) => [posted.id, posted]))
+  const posting = beside(process.execPath, ...programOf('test/poster'))
+  posting.child.stdin?.end(JSON.stringify(errand))
+  const { stdout } = await posting
+  return new Map((JSON.parse(stdout) as Posted[]).map((posted) => [posted.id, posted]))
 }
 
 /** Waits until all mail is delivered, or was tried and is put off; gives what is in the queue then. */

@@ -3,9 +3,9 @@
  * "dns" leads to the trap's DNS server, which the server's resolv.conf names. "world" is the default route of the
  * server, and whatever it sends there, to whatever address, the trap answers.
  */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { createInterface, type Interface } from 'node:readline'
 import { FOLDER, programOf } from './harness.ts'
@@ -164,15 +164,8 @@ function configure(name: string, ...commands: string[]): void {
 
 /** Removes a namespace with its interfaces and files, as far as they exist. */
 function remove(name: string): void {
-  try {
-    ip('netns', 'delete', name)
-  } catch {
-    // It was never made.
-  }
+  spawnSync('ip', ['netns', 'delete', name])
   rmSync(join(NAMESPACE_FILES, name), { recursive: true, force: true })
-  try {
-    rmdirSync(NAMESPACE_FILES)
-  } catch {
-    // Not there, or somebody else's files are in it.
-  }
+  // Stays where somebody else's files are in it.
+  spawnSync('rmdir', [NAMESPACE_FILES])
 }

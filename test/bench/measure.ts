@@ -1,9 +1,9 @@
 /** What the parts of the benchmark share: figures, clocks, programs that are run, and a look at the server from outside. */
-import { execFileSync, spawn } from 'node:child_process'
+import { execFile, execFileSync, spawn } from 'node:child_process'
 import { chownSync, mkdirSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
 import { BAR, CATCHALL, FOO, masterLogin } from '../../scripts/lib/accounts/accounts.ts'
 import { say } from '../../scripts/lib/cli.ts'
 import { Pop3Session } from '../../scripts/lib/mail/pop3.ts'
@@ -88,10 +88,7 @@ export function scriptOf(name: string, ...args: string[]): string[] {
 export async function runOf(project: Project, [program = '', ...args]: string[]): Promise<[number, string]> {
   const env = { ...project.env, PATH: `${dirname(process.execPath)}:${project.env.PATH}` }
   return timed(async () => {
-    const child = spawn(program, args, { cwd: project.dir, env, stdio: ['ignore', 'pipe', 'pipe'] })
-    const ended = new Promise<number | null>((resolve, reject) => child.once('error', reject).once('close', resolve))
-    const [code, stdout, stderr] = await Promise.all([ended, text(child.stdout), text(child.stderr)])
-    if (code !== 0) throw new Error(`${program} ${args.slice(0, 3).join(' ')} ended with ${code}: ${stderr}`)
+    const { stdout } = await promisify(execFile)(program, args, { cwd: project.dir, env, maxBuffer: 1e9 })
     return stdout
   })
 }
