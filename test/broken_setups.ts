@@ -18,14 +18,14 @@ type Break = (project: Project) => unknown
 export type Broken = [what: string, breaks: Break, check: string, level: Level, said: RegExp | RegExp[]]
 
 const inConfig = (name: string) => `docker-data/mail-server/config/${name}`
-export const COMPOSE = 'docker-compose.yml'
+const COMPOSE = 'docker-compose.yml'
 const OVERRIDE = 'docker-compose.override.yml'
 const ENV = 'development-mail-server.env'
 const MAIN = inConfig('postfix-main.cf')
 const MASTER = inConfig('postfix-master.cf')
 const MAP = inConfig('postfix-transport_maps')
 const CAUGHT = inConfig('postfix-regexp.cf')
-export const ACCOUNTS = inConfig('postfix-accounts.cf')
+const ACCOUNTS = inConfig('postfix-accounts.cf')
 const VIRTUAL = inConfig('postfix-virtual.cf')
 const QUOTAS = inConfig('dovecot-quotas.cf')
 const DOVECOT = inConfig('dovecot.cf')

@@ -39,26 +39,24 @@ function assertRefused({ code, stdout, stderr }: Result, said: RegExp): void {
 }
 
 describe('a wrong setting', () => {
+  mkdirSync(project.path('private'), { mode: 0o700 })
   for (const [name, value, said] of [
     ['SMTP_PORT', 'abc', /SMTP_PORT=abc: a port is a number/],
     ['POP3S_PORT', '70000', /POP3S_PORT=70000/],
     ['IMAP_PORT', '-1', /IMAP_PORT=-1/],
-    ['SUBMISSION_PORT', () => `${project.ports.smtp}`, /SUBMISSION_PORT=\d+: SMTP_PORT has this port already/],
+    ['SUBMISSION_PORT', `${project.ports.smtp}`, /SUBMISSION_PORT=\d+: SMTP_PORT has this port already/],
     ['MAIL_SERVER_ENGINE', 'podman', /MAIL_SERVER_ENGINE=podman: no such engine/],
     ['BIND_ADDRESS', 'localhost:25', /BIND_ADDRESS=localhost:25/],
     ['BIND_ADDRESS', '192.0.2.1', /BIND_ADDRESS=192\.0\.2\.1: this machine has no such address/],
     ['MAIL_SERVER_STATE_DIR', `/tmp/${'long/'.repeat(20)}`, /too long for Unix sockets/],
     ['MAIL_SERVER_STATE_DIR', '/tmp/with space', /spaces/],
     ['MAIL_SERVER_STATE_DIR', 'state', /MAIL_SERVER_STATE_DIR=state: not an absolute path/],
-    ['MAIL_SERVER_STATE_DIR', () => project.path('package.json/state'), /package\.json is no folder/],
+    ['MAIL_SERVER_STATE_DIR', project.path('package.json/state'), /package\.json is no folder/],
     ['MAIL_SERVER_STATE_DIR', '/proc/mail', /\/proc\/mail.*\. Set MAIL_SERVER_STATE_DIR/],
-    ['MAIL_SERVER_STATE_DIR', () => project.path('scripts'), /it is not the mail server's own folder/],
-    ['MAIL_SERVER_STATE_DIR', () => project.path('private/state'), /private: only its owner can enter/],
+    ['MAIL_SERVER_STATE_DIR', project.path('scripts'), /it is not the mail server's own folder/],
+    ['MAIL_SERVER_STATE_DIR', project.path('private/state'), /private: only its owner can enter/],
   ] as const) {
-    test(`${name}: ${said.source}`, async () => {
-      mkdirSync(project.path('private'), { recursive: true, mode: 0o700 })
-      assertRefused(await start({ [name]: typeof value === 'string' ? value : value() }), said)
-    })
+    test(`${name}: ${said.source}`, async () => assertRefused(await start({ [name]: value }), said))
   }
 
   test('a real environment variable wins over .env', async () => {

@@ -1,5 +1,5 @@
 /** What the parts of the benchmark share: figures, clocks, programs that are run, and a look at the server from outside. */
-import { execFile, execFileSync, spawn } from 'node:child_process'
+import { execFile, spawn, spawnSync } from 'node:child_process'
 import { chownSync, mkdirSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -108,14 +108,10 @@ const missing = new Set<string>()
 
 /** Whether a program is on this machine; says once where it is not. */
 export function isInstalled(program: string): boolean {
-  try {
-    execFileSync('sh', ['-c', `command -v ${program}`], { stdio: 'ignore' })
-    return true
-  } catch {
-    if (!missing.has(program)) say(`${program} is not on this machine, and left out.`)
-    missing.add(program)
-    return false
-  }
+  const isHere = spawnSync('sh', ['-c', `command -v ${program}`]).status === 0
+  if (!isHere && !missing.has(program)) say(`${program} is not on this machine, and left out.`)
+  if (!isHere) missing.add(program)
+  return isHere
 }
 
 /**

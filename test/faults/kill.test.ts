@@ -1,19 +1,20 @@
-/** Nothing that was accepted is lost when daemons are killed, and what a kill leaves behind stops and slows down no start. */
+/** Nothing that was accepted is lost when the power or daemons go, and what is left behind stops and slows down no start. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { existsSync, writeFileSync } from 'node:fs'
+import { existsSync, rmSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { BAR, masterLogin } from '../../scripts/lib/accounts/accounts.ts'
 import { Pop3Session } from '../../scripts/lib/mail/pop3.ts'
 import { messagesOf, send, subjectsOf } from '../deliveries.ts'
-import { processesOf, startedProject, until } from '../harness.ts'
+import { Project, processesOf, startedProject, until } from '../harness.ts'
 import { mastersOf, queueOf } from '../instance.ts'
 import {
   audit,
   daemonsOf,
   deliverAllWaiting,
+  type Expected,
   idsInQueue,
   kill,
   queueIsEmpty,
@@ -22,8 +23,8 @@ import {
   Traffic,
 } from './traffic.ts'
 
-/** Kills of all daemons at once, and of one of them. */
-const [ROUNDS, SINGLE_ROUNDS] = [15, 10]
+/** Cuts, kills of all daemons at once, and of one of them. */
+const [CUTS, ROUNDS, SINGLE_ROUNDS] = [3, 15, 10]
 
 const project = await startedProject()
 after(() => project.remove())
@@ -34,6 +35,44 @@ const copies = (id: string) => 1 + (met.get(id) ?? 0)
 const meets = (ids: Iterable<string>) => {
   for (const id of ids) met.set(id, (met.get(id) ?? 0) + 1)
 }
+
+/** What a power cut leaves: the state folder of one moment, with the pid files of daemons that are no more. */
+test(`${CUTS} power cuts in mid-flight: a server from a copy of the state folder has all that was accepted`, async (t) => {
+  const copy = await Project.create()
+  t.after(() => copy.remove())
+  const promised: Expected[] = []
+  let queuedAll = 0
+  for (let cut = 0; cut < CUTS; cut++) {
+    // As fast as they can, so that there is a queue.
+    const traffic = new Traffic(project, `cut${cut}`, [...sendersWithPause(0), ...sendersWithPause(0)])
+    let atCut: Expected[] = []
+    let queued = new Set<string>()
+    try {
+      await traffic.more(50)
+      await sleep(Math.random() * 300)
+      // All stand still while the folder is copied, so that the copy is of one moment.
+      await signalAll(project, 'SIGSTOP')
+      atCut = [...promised, ...traffic.promised()]
+      queued = idsInQueue(project)
+      execFileSync('cp', ['-a', `${project.stateDir}/.`, copy.stateDir])
+    } finally {
+      await signalAll(project, 'SIGCONT')
+      await traffic.stop()
+    }
+    promised.push(...traffic.promised())
+    queuedAll += [...queued].filter((id) => traffic.accepted.has(id)).length
+    await copy.start()
+    await queueIsEmpty(copy)
+    await audit(t, copy, [traffic], (id) => (queued.has(id) ? 2 : 1), atCut)
+    assert.deepEqual([traffic.refusals, traffic.broken], [[], 0])
+    assert.equal((await copy.run('stop')).code, 0)
+    rmSync(copy.stateDir, { recursive: true })
+  }
+  assert.ok(queuedAll > 0, 'a cut met accepted mail in the queue')
+  // The server that was copied has not noticed.
+  await queueIsEmpty(project)
+  await audit(t, project, [], undefined, promised)
+})
 
 test(`${ROUNDS} kills of all daemons: every accepted message is there, and twice only where a kill met it`, async (t) => {
   const traffics = [new Traffic(project, 'all')]

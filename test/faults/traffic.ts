@@ -35,7 +35,7 @@ const BAZ = `baz@${VIRTUAL_DOMAIN}`
 const LOGIN = { user: FOO, password: 'foo' }
 
 /** To mailboxes, to foreign addresses and to several recipients, without a login and with one. */
-export const SENDERS: Sender[] = [
+const SENDERS: Sender[] = [
   { port: 'smtp', to: () => [BAR], pause: 30 },
   { port: 'smtp', to: (n) => [`user${n}@shop${n % 7}.example`], pause: 30 },
   { port: 'submission', login: LOGIN, to: (n) => [BAZ, `root@client${n % 5}.example`, `b${n}@two.example`], pause: 80 },
