@@ -10,7 +10,6 @@ import { send, smtpClient } from './deliveries.ts'
 import { Project, processesOf, type Result, until } from './harness.ts'
 import { runIn } from './here.ts'
 
-const host = '127.0.0.1'
 const [ENV, CONFIG] = ['development-mail-server.env', 'docker-data/mail-server/config']
 /** What the Dovecot of this machine reads. */
 const DOVECOT = spawnSync('dovecot', ['--version']).stdout?.includes('2.3.') ? 'dovecot.cf' : 'dovecot-2.4.cf'
@@ -114,9 +113,8 @@ test('no TLS, no POP3, another host name, and limits: all honoured, and what is 
   assert.equal(code, 0, stderr)
   assert.match(stderr, /POP3 is off/)
   assert.match(stdout, /Port .*Protocol +TLS\n(\S+ +SMTP.* none\n){3}\S+ +IMAP +none\n\n/)
-  const where = { host, ports: project.ports }
-  await assert.rejects(smtpClient(where, project.ports.pop3))
-  const connection = await smtpClient(where)
+  await assert.rejects(smtpClient(project, project.ports.pop3))
+  const connection = await smtpClient(project)
   assert.match(connection.lastServerResponse || '', /mx\.tests\.example/)
   connection.quit()
   // The catchall's domain stays what it is, and it has no limit.
@@ -126,7 +124,7 @@ test('no TLS, no POP3, another host name, and limits: all honoured, and what is 
     assert.equal(await send(project.ports, to, 'large', large), null)
   // Beside a notice to the postmaster of the tests before.
   const holds = async (account: string, messages: number, bytes: number) => {
-    const usage = await usageOf(where as Settings, account)
+    const usage = await usageOf(project as unknown as Settings, account)
     return usage.inbox >= messages && usage.bytes > bytes
   }
   await until('all of them', async () => (await holds(CATCHALL, 4, 2 * large.length)) && holds(BAR, 1, large.length))
