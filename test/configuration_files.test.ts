@@ -106,14 +106,14 @@ test("another's lock is waited for, and taken over when it is older than a minut
   assert.deepEqual(texts(), original)
   fs.rmSync(lock)
   assert.equal((await waiting).code, 0)
-  for (const [index, [text, age]] of [
-    [FOREIGN, 61_000],
-    ['', 2_000],
-  ].entries() as Iterable<[number, [string, number]]>) {
+  for (const [name, text, age] of [
+    ['bob', FOREIGN, 61_000],
+    ['eve', '', 2_000],
+  ] as const) {
     fs.writeFileSync(lock, text)
     const past = new Date(Date.now() - age)
     fs.utimesSync(lock, past, past)
-    await succeeds(`bob${index}@${DOMAIN}`, 'secret')
+    await succeeds(`${name}@${DOMAIN}`, 'secret')
     assert.deepEqual(leftovers(), [])
   }
 })
@@ -125,8 +125,7 @@ test('a lock whose holder lives, and is stopped, is kept from others and from th
   const stopped = project.runWith({ env }, 'add_account', `alice@${DOMAIN}`, 'x', '--quota', '1M')
   await until('the lock and a file', () => fs.existsSync(held), 60_000)
   const owner = Number(fs.readFileSync(project.config(LOCK), 'utf8').split(' ')[1])
-  const past = new Date(0)
-  fs.utimesSync(project.config(LOCK), past, past)
+  fs.utimesSync(project.config(LOCK), 0, 0)
   await runIn(project, {}, 'doctor', '--fix', '--only', 'leftovers')
   assert.deepEqual(leftovers().sort(), [LOCK, 'dovecot-quotas.cf.tmp'])
   process.kill(owner, 'SIGCONT')
