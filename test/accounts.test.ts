@@ -2,20 +2,12 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { PassThrough } from 'node:stream'
 import { describe, test } from 'node:test'
 import { checkPassword, hashPassword, parseAccounts } from '../scripts/lib/accounts/accounts.ts'
 import { checkAddress } from '../scripts/lib/accounts/address.ts'
-import {
-  addAccount,
-  aliasesOf,
-  deleteAccount,
-  domainsOf,
-  remainsOf,
-  repaired,
-  updateAccount,
-} from '../scripts/lib/accounts/changes.ts'
-import { FILES, type FileName } from '../scripts/lib/accounts/configuration.ts'
+import { addAccount, deleteAccount, updateAccount } from '../scripts/lib/accounts/changes.ts'
 import { ask } from '../scripts/lib/accounts/prompts.ts'
 import {
   domainLines,
@@ -27,53 +19,36 @@ import {
   withoutRecipient,
   withVirtualDomain,
 } from '../scripts/lib/accounts/tables.ts'
+import { CONFIG_DIR } from '../scripts/lib/settings.ts'
 import { configurationOf } from './configurations.ts'
 
 const CATCHALL = 'catchall@development-mail-server.example.com'
-const own = (name: FileName) => {
-  const file = new URL(`../docker-data/mail-server/config/${name}`, import.meta.url)
-  return readFileSync(file, 'utf8')
-}
-const PATTERNS = own('postfix-regexp.cf')
-/** The configuration that comes with the project. */
-const PROJECT = configurationOf(Object.fromEntries(FILES.map((name) => [name, own(name)])))
-const REQUEST = { address: 'bob@new.example', hash: '{PLAIN}x', quota: '1M', aliases: ['info@other.example'] }
+const PATTERNS = readFileSync(join(CONFIG_DIR, 'postfix-regexp.cf'), 'utf8')
 const letters = (count: number) => 'a'.repeat(count)
-const usage = (message: RegExp) => (error: { exit?: string; message: string }) =>
-  error.exit === 'usage' && message.test(error.message)
+const usage = (reason: RegExp, isFine = (_message: string) => true) => {
+  return ({ exit, message }: { exit?: string; message: string }) =>
+    exit === 'usage' && reason.test(message) && isFine(message)
+}
 
 describe('addresses and passwords', () => {
   test('what cannot be an address is refused with the reason', () => {
     for (const [reason, ...addresses] of [
       [/no domain/, '', 'alice', 'alice@'],
       [/name\+anything/, 'a+b@shop.example'],
-      [
-        /before the "@" it may have letters/,
-        '@shop.example',
-        ' a@shop.example',
-        'a\u3000b@shop.example',
-        'a\x1b[2Jb@x.example',
-      ],
+      [/before the "@" it may have letters/, '@shop.example', ' a@shop.example', 'a\u3000b@shop.example'],
+      [/before the "@"/, 'a\x1b[2Jb@x.example'],
       [/before the "@"/, ...Array.from('|:*/"#\'%é \t', (letter) => `a${letter}b@shop.example`), '../a@shop.example'],
       [/before the "@"/, '-a@shop.example', '.a@shop.example', 'a.@shop.example', 'a..b@shop.example'],
       [/xn--r8jz45g\.jp/, 'a@例え.jp'],
       [/its domain is no name/, `a@${letters(64)}.example`, 'a@shop_1.example', 'a@-shop.example', 'a@shop-.example'],
-      [
-        /its domain is no name/,
-        'a@shop..example',
-        'a@shop.example.',
-        'a@[127.0.0.1]',
-        'a@127.0.0.1',
-        'a@b@shop.example',
-      ],
-      [/its domain is no name/, 'alice@shop.example\n'],
+      [/its domain is no name/, 'a@shop..example', 'a@shop.example.', 'alice@shop.example\n', 'a@b@shop.example'],
+      [/its domain is no name/, 'a@[127.0.0.1]', 'a@127.0.0.1'],
       [/mydestination/, 'a@localhost', 'A@LocalHost', 'a@localhost.example.com'],
       [/64 octets/, `${letters(65)}@shop.example`, `${letters(64)}@${`${letters(47)}.`.repeat(4)}`.slice(0, -1)],
     ] as [RegExp, ...string[]][]) {
       for (const address of addresses) {
-        const names = ({ message }: Error) => message.includes(JSON.stringify(address)) && !message.includes('\x1b')
-        assert.throws(() => checkAddress(address), usage(reason), address)
-        assert.throws(() => checkAddress(address), names)
+        const names = (message: string) => message.includes(JSON.stringify(address)) && !message.includes('\x1b')
+        assert.throws(() => checkAddress(address), usage(reason, names), address)
       }
     }
   })
@@ -85,22 +60,20 @@ describe('addresses and passwords', () => {
   })
 
   test('a password that POP3 or the files cannot carry is refused, and not shown', () => {
-    for (const [password, reason] of [
-      ['', /empty/],
-      [' secret', /space/],
-      ['secret ', /space/],
-      ['se\ncret', /line break/],
-      ['se\rcret', /line break/],
-      ['se\0cret', /NUL/],
-      ['se\ufffdcret', /not UTF-8/],
-      [letters(1001), /1001 bytes/],
-      ['é'.repeat(501), /1002 bytes/],
-    ] as const) {
-      assert.throws(() => checkPassword(password), usage(reason))
-      assert.throws(
-        () => checkPassword(password),
-        ({ message }) => !/cret|aaa/.test(message),
-      )
+    for (const [reason, ...passwords] of [
+      [/empty/, ''],
+      [/space/, ' secret', 'secret '],
+      [/line break/, 'se\ncret', 'se\rcret'],
+      [/NUL/, 'se\0cret'],
+      [/not UTF-8/, 'se\ufffdcret'],
+      [/1001 bytes/, letters(1001)],
+      [/1002 bytes/, 'é'.repeat(501)],
+    ] as [RegExp, ...string[]][]) {
+      for (const password of passwords)
+        assert.throws(
+          () => checkPassword(password),
+          usage(reason, (message) => !/cret|aaa/.test(message)),
+        )
     }
   })
 
@@ -231,22 +204,6 @@ describe('Postfix tables', () => {
 })
 
 describe('changes of a configuration', () => {
-  const added = addAccount(PROJECT, REQUEST)
-
-  test('an account of a new domain comes with all its lines and goes with them', () => {
-    assert.deepEqual([...domainsOf(added)].slice(2), ['new.example', 'other.example'])
-    for (const domain of ['new', 'other']) {
-      assert.match(added['postfix-regexp.cf'], new RegExp(`^if !/@${domain}\\\\.example\\$/$`, 'm'))
-      assert.match(added['postfix-transport_maps'], new RegExp(`^/@${domain}\\\\.example\\$/ +:$`, 'm'))
-    }
-    assert.equal(added['postfix-regexp.cf'].match(/^endif$/gm)?.length, 4)
-    assert.deepEqual(remainsOf(added), [])
-    assert.deepEqual(aliasesOf(added, REQUEST.address), ['info@other.example'])
-    assert.deepEqual(deleteAccount(added, REQUEST.address, false), PROJECT)
-    const two = addAccount(added, { ...REQUEST, address: 'eve@new.example' })
-    assert.match(deleteAccount(two, 'eve@new.example', false)['postfix-transport_maps'], /@new/)
-  })
-
   test('account and alias never have the same address', () => {
     const before = configurationOf({
       'postfix-accounts.cf': 'b@a.example|{PLAIN}x\n',
@@ -256,33 +213,6 @@ describe('changes of a configuration', () => {
     assert.throws(() => adding('alias@a.example'), usage(/is an alias of b@a\.example \(postfix-virtual\.cf line 1\)/))
     const { 'postfix-virtual.cf': virtual } = adding('c@a.example', 'alias@a.example')
     assert.equal(virtual, 'alias@a.example b@a.example, c@a.example\n')
-  })
-
-  test("an account's domain that a hand has left out is completed", () => {
-    const [map, patterns] = [PROJECT['postfix-transport_maps'], PROJECT['postfix-regexp.cf']]
-    const half = { ...added, 'postfix-transport_maps': map, 'postfix-regexp.cf': patterns }
-    const whole = repaired(half)
-    assert.match(whole['postfix-transport_maps'], /^\/@new\\.example\$\/ +:$/m)
-    assert.match(whole['postfix-regexp.cf'], /^if !\/@new\\.example\$\/$/m)
-  })
-
-  test('legitimate files have no remains', () => {
-    const at = 'development-virtual.example.com'
-    const cases: Partial<Record<FileName, string>>[] = [
-      {},
-      { 'postfix-virtual.cf': `@${CATCHALL.split('@')[1]} ${CATCHALL}\nboss@client.example foo@${at}\n` },
-      { 'postfix-virtual.cf': `out@${at} someone@gmail.com, bar+tag@${at}\n` },
-      { 'postfix-virtual.cf': `a@${at} b@${at}\nb@${at} foo@${at}\n` },
-      { 'postfix-virtual.cf': `@${at} foo@${at}\nx@${at} y@${at}\n` },
-      {
-        'postfix-regexp.cf': `/^sales.*@development-virtual/ foo@${at}\n${PATTERNS}`,
-        'postfix-virtual.cf': `x@${at} sales1@${at}\n`,
-      },
-      { 'postfix-regexp.cf': `if !/@(development-virtual|x)\\.example\\.com$/\n/^/ ${CATCHALL}\nendif\n` },
-      { 'postfix-transport_maps': `/@.*\\.example\\.com$/ lmtp:unix:x\n/^/ local:\n` },
-      { 'postfix-regexp.cf': '', 'postfix-transport_maps': '' },
-    ]
-    for (const texts of cases) assert.deepEqual(remainsOf({ ...PROJECT, ...texts }), [], JSON.stringify(texts))
   })
 
   test('an account in capitals, twice, with attributes and CRLF is one account; lines of others stay as they are', () => {

@@ -2,38 +2,30 @@
 import assert from 'node:assert/strict'
 import { execFileSync, spawn } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { after, before, test } from 'node:test'
+import { after, test } from 'node:test'
 import { BAR, CATCHALL, VIRTUAL_DOMAIN as DOMAIN, FOO } from '../scripts/lib/accounts/accounts.ts'
 import { FILES } from '../scripts/lib/accounts/configuration.ts'
-import { Pop3Session } from '../scripts/lib/mail/pop3.ts'
 import { messagesOf, send, subjectsOf } from './deliveries.ts'
-import { AS_NOBODY, type Project, type Result, startedProject, until } from './harness.ts'
+import { AS_NOBODY, startedProject, until } from './harness.ts'
 import { runIn } from './here.ts'
+import { logIn } from './logins.ts'
+import { ok } from './mailboxes.ts'
 
-let project: Project
-let untouched: string[]
-before(async () => {
-  project = await startedProject()
-  untouched = files()
-})
-after(() => project?.remove())
+const project = await startedProject()
+after(() => project.remove())
 
 const files = () => FILES.map((name) => readFileSync(project.config(name), 'utf8'))
+const untouched = files()
 const add = (...args: string[]) => runIn(project, {}, 'add_account', ...args)
-const succeeds = async (...args: string[]): Promise<Result> => {
-  const result = await add(...args)
-  assert.equal(result.code, 0, result.stderr)
-  return result
-}
-const logsIn = async (user: string, password: string) => {
-  const server = { host: '127.0.0.1', port: project.ports.pop3, tls: 'none', timeout: 10_000 } as const
-  const session = await Pop3Session.open(server, { user, password }).catch((error) => error.exit)
-  if (session instanceof Pop3Session) session.close()
-  return session instanceof Pop3Session ? true : session
-}
-const mailOf = (address: string) => messagesOf({ host: '127.0.0.1', ports: project.ports }, address)
+/** What a run that goes well prints. */
+const succeeds = async (...args: string[]) => ok(await add(...args))
+const logsIn = (user: string, password: string) =>
+  logIn(project, 'pop3', 'none', { user, password }).then(
+    () => true,
+    ({ exit }) => exit,
+  )
 const receives = (address: string, subject: string) =>
-  until(`${subject} in ${address}`, async () => subjectsOf(await mailOf(address)).includes(subject))
+  until(`${subject} in ${address}`, async () => subjectsOf(await messagesOf(project, address)).includes(subject))
 const sends = async (address: string, ...rest: [subject: string, body?: string]) =>
   assert.equal(await send(project.ports, address, ...rest), null)
 const isRefused = async (address: string) => assert.match(String(await send(project.ports, address, 'x')), /550/)
@@ -62,13 +54,10 @@ test('wrong input is one line, exit code 2, and changes nothing', async () => {
   const alice = `alice@${DOMAIN}`
   for (const [args, said, code = 2] of [
     [['alice', 'secret'], /"alice".*no domain/],
-    [[' a@shop.example', 'secret'], /" a@shop\.example"/],
-    [['a@localhost', 'secret'], /"a@localhost".*mydestination/],
     [[BAR.toUpperCase(), 'secret'], /already.*--update/, 1],
     [[BAR], /already/, 1],
     [[], /Give the address/],
     [[alice], /--password-stdin/],
-    [[alice, ''], /empty/],
     [[alice, 'se\ncret'], /line break/],
     [[alice, 'secret', '--alias', alice], /is an account/],
     [[alice, 'secret', '--alias', BAR], /is an account/],
@@ -101,8 +90,8 @@ test('an account of a new domain with quota and alias: live at once, changed, li
   await sends(bob, 'caught before')
   await receives(CATCHALL, 'caught before')
   const added = await succeeds('Bob@New.example', 'geheim é', '--quota', '20k', '--alias', info)
-  assert.match(added.stdout, /^Added bob@new\.example: it can log in and receives mail, \d+\.\d s after the change\.\n/)
-  assert.match(added.stdout, /From now on new\.example .* refused, no longer caught/)
+  assert.match(added, /^Added bob@new\.example: it can log in and receives mail, \d+\.\d s after the change\.\n/)
+  assert.match(added, /From now on new\.example .* refused, no longer caught/)
   assert.equal(await logsIn(bob, 'geheim é'), true)
   for (const to of ['Bob@New.Example', info]) await sends(to, `own ${to}`)
   for (const to of ['Bob@New.Example', info]) await receives(bob, `own ${to}`)
@@ -112,8 +101,10 @@ test('an account of a new domain with quota and alias: live at once, changed, li
 
   const large = `${'x'.repeat(70)}\r\n`.repeat(400)
   await sends(bob, 'too large', large)
-  await until('a bounce', async () => (await mailOf(FOO)).some((source) => /552 5\.2\.2 .*Quota/.test(source)))
-  assert.match((await succeeds(bob, '--quota', '1m', '--alias', more.toUpperCase())).stdout, /^Changed bob@/)
+  await until('a bounce', async () =>
+    (await messagesOf(project, FOO)).some((source) => /552 5\.2\.2 .*Quota/.test(source)),
+  )
+  assert.match(await succeeds(bob, '--quota', '1m', '--alias', more.toUpperCase()), /^Changed bob@/)
   await sends(more, 'fits now', large)
   await receives(bob, 'fits now')
 
@@ -123,19 +114,19 @@ test('an account of a new domain with quota and alias: live at once, changed, li
   assert.match(updated.stdout, /^Updated bob@/, updated.stderr)
   assert.deepEqual([await logsIn(bob, input), await logsIn(bob, 'geheim é')], [true, 'login'])
 
-  const [row] = JSON.parse((await succeeds('--list', '--json')).stdout).slice(-1)
+  const [row] = JSON.parse(await succeeds('--list', '--json')).slice(-1)
   assert.ok(row.bytes > 28_000)
   const expected = { address: bob, domain: 'new.example', quota: '1M', aliases: [info, more], messages: 3 }
   assert.deepEqual({ ...row, bytes: 0 }, { ...expected, bytes: 0 })
-  assert.match((await succeeds('--list')).stdout, /bob@\S+ +new\.example +1M +3 +\d\d\.?\d? kB +info@\S+, b\.ob@/)
+  assert.match(await succeeds('--list'), /bob@\S+ +new\.example +1M +3 +\d\d\.?\d? kB +info@\S+, b\.ob@/)
 
   await succeeds(carol, 'secret')
-  assert.doesNotMatch((await succeeds('--delete', carol, '--yes')).stdout, /caught again/)
+  assert.doesNotMatch(await succeeds('--delete', carol, '--yes'), /caught again/)
   assert.equal(await logsIn(carol, 'secret'), 'login')
   await isRefused(carol)
   const deleted = await succeeds('--delete', bob, '--yes')
   assert.match(
-    deleted.stdout,
+    deleted,
     /^Deleted bob@\S+ and its 3 messages\. .*alias info@\S+ does not go.*new\.example.* caught again/s,
   )
   assert.ok(!existsSync(`${project.stateDir}/mail/new.example`), 'the mailbox is still on the disk')
@@ -154,7 +145,7 @@ test('an account in the domain of a catch-all alias receives its own mail, which
   await sends(`other@${domain}`, 'not mine')
   await receives(own, 'mine')
   await receives(CATCHALL, 'not mine')
-  assert.match((await succeeds('--delete', own, '--yes', '--keep-mail')).stdout, /its mail stays/)
+  assert.match(await succeeds('--delete', own, '--yes', '--keep-mail'), /its mail stays/)
   const folder = `${project.stateDir}/mail/${domain}/own`
   assert.equal([...readdirSync(`${folder}/new`), ...readdirSync(`${folder}/cur`)].length, 1)
   assert.deepEqual(files(), untouched)
@@ -230,7 +221,7 @@ test('another user than root has npm start reload by sudo, which sees no passwor
   const sudo = `echo "$*" >>${log}\n[ "$2" = true ] && exit\nuntil [ -e ${log}.done ]; do sleep 0.05; done\n`
   writeFileSync(`${bin}/sudo`, `#!/bin/sh\n${sudo}`, { mode: 0o755 })
   writeFileSync(log, '')
-  execFileSync('chown', ['-R', 'nobody', project.path('docker-data'), bin, log])
+  execFileSync('chown', ['-R', 'nobody:nogroup', project.path('docker-data'), bin, log])
   project.runner = ['setpriv', ...AS_NOBODY]
   const env = { PATH: `${bin}:${process.env.PATH}`, HOME: project.dir }
   const ended = project.runWith({ env }, 'add_account', `nora@${DOMAIN}`, 'geheim')

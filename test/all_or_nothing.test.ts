@@ -3,17 +3,14 @@ import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
 import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { after, before, test } from 'node:test'
+import { after, test } from 'node:test'
 import { BAR } from '../scripts/lib/accounts/accounts.ts'
 import { AS_NOBODY, Project, processesOf, until } from './harness.ts'
 import { runIn } from './here.ts'
 import { mastersOf, pidsOf } from './instance.ts'
 
-let project: Project
-before(async () => {
-  project = await Project.create()
-  project.env.BIND_ADDRESS = '127.0.0.2'
-})
+const project = await Project.create()
+project.env.BIND_ADDRESS = '127.0.0.2'
 after(() => project.remove())
 
 const run = (script: string, ...args: string[]) => runIn(project, {}, script, ...args)

@@ -7,28 +7,25 @@ import { execFileSync } from 'node:child_process'
 import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { basename } from 'node:path'
 import { BAR, CATCHALL, FOO } from '../scripts/lib/accounts/accounts.ts'
-import type { Project } from './harness.ts'
-import { pidsOf } from './instance.ts'
+import { programOf, stateOf } from '../scripts/lib/server/processes.ts'
+import { type Project, until } from './harness.ts'
+import { pidsOf, queueOf } from './instance.ts'
 
 type Level = 'warning' | 'failure'
+/** What a set-up does; paths are those of the project's copy. */
+type Break = (project: Project) => unknown
 /** What is broken, by what, the one check that says so, its level, words of its evidence: of several findings several. */
-export type Broken = [
-  what: string,
-  breaks: (project: Project) => void,
-  check: string,
-  level: Level,
-  said: RegExp | RegExp[],
-]
+export type Broken = [what: string, breaks: Break, check: string, level: Level, said: RegExp | RegExp[]]
 
 const inConfig = (name: string) => `docker-data/mail-server/config/${name}`
-export const COMPOSE = 'docker-compose.yml'
+const COMPOSE = 'docker-compose.yml'
 const OVERRIDE = 'docker-compose.override.yml'
 const ENV = 'development-mail-server.env'
 const MAIN = inConfig('postfix-main.cf')
 const MASTER = inConfig('postfix-master.cf')
 const MAP = inConfig('postfix-transport_maps')
 const CAUGHT = inConfig('postfix-regexp.cf')
-export const ACCOUNTS = inConfig('postfix-accounts.cf')
+const ACCOUNTS = inConfig('postfix-accounts.cf')
 const VIRTUAL = inConfig('postfix-virtual.cf')
 const QUOTAS = inConfig('dovecot-quotas.cf')
 const DOVECOT = inConfig('dovecot.cf')
@@ -41,8 +38,6 @@ const HASH =
   '{SHA512-CRYPT}$6$XIzwBujyZ6RyFiBg$VraktScvav3qwMuk1MQvDM.aJxz2/MGZMeBRHOLdtKQgV0iSeRJTTaCUZGLH0t9RosZKvl1V8YGfh.wbr6zDu.'
 const user = (name: string) => `${name}@development-virtual.example.com`
 
-/** What a set-up does; paths are those of the project's copy. */
-type Break = (project: Project) => void
 const edit = (file: string, work: (text: string) => string | Buffer): Break => {
   return (project) => {
     const path = project.path(file)
@@ -60,10 +55,12 @@ const change = (file: string, from: string | RegExp, to: string) => {
 }
 /** Puts something else in a file's place: a folder, a pipe, a link, or nothing. */
 const instead = (file: string, command = ':'): Break => {
-  return (project) => void execFileSync('sh', ['-c', `rm -r "$0"; ${command} "$0"`, project.path(file)])
+  return (project) => execFileSync('sh', ['-c', `rm -r "$0"; ${command} "$0"`, project.path(file)])
 }
 const both = (...breaks: Break[]): Break => {
-  return (project) => breaks.forEach((one) => void one(project))
+  return async (project) => {
+    for (const one of breaks) await one(project)
+  }
 }
 
 // biome-ignore format: one set-up a line
@@ -224,19 +221,17 @@ function deliver(project: Project, to: string, size: number): void {
 }
 
 /** Kills the process of a pid file, and waits until it is gone. */
-function kill(file: string): void {
-  const pid = readFileSync(file, 'utf8').trim()
-  const isGone = `for i in $(seq 3000); do grep -q "^State:.[^Z]" /proc/${pid}/status 2>/dev/null || exit 0; sleep 0.02; done`
-  process.kill(Number(pid), 'SIGKILL')
-  execFileSync('sh', ['-c', isGone])
+async function kill(file: string): Promise<void> {
+  const pid = Number(readFileSync(file, 'utf8'))
+  process.kill(pid, 'SIGKILL')
+  await until(`the end of ${pid}`, () => /^Z?$/.test(stateOf(pid)))
 }
 
 /** Puts a mail on hold, as postsuper -h does. */
-function hold(project: Project): void {
+async function hold(project: Project): Promise<void> {
   stop(project, 'qmgr')
   deliver(project, BAR, 10)
-  const isThere = `postqueue -c ${project.stateDir}/postfix -j | grep -q queue_id`
-  execFileSync('sh', ['-c', `for i in $(seq 1200); do ${isThere} && break; sleep 0.05; done`])
+  await until('the mail in the queue', async () => (await queueOf(project)).length > 0)
   postfix(project, 'postsuper', '-h', 'ALL')
   stop(project, 'qmgr', 'SIGCONT')
 }
@@ -244,7 +239,7 @@ function hold(project: Project): void {
 /** Stops the processes of the instance with this name; all of them for an empty one. */
 function stop(project: Project, name: string, signal: NodeJS.Signals = 'SIGSTOP'): void {
   for (const pid of pidsOf(project)) {
-    if (name === '' || readFileSync(`/proc/${pid}/comm`, 'utf8').trim() === name) process.kill(pid, signal)
+    if (name === '' || programOf(pid) === name) process.kill(pid, signal)
   }
 }
 
@@ -286,12 +281,14 @@ export const BROKEN_LIVE: Broken[][] = [
     ['POP3 for no account', add(DOVECOT, 'protocol pop3 {\n  mail_plugins = nonsense\n}'), 'logins', 'failure', /POP3 on port \d+ for .*; likewise .*port \d+.*bar@/],
   ],
 ]
-/** A mailbox is full when its mail has arrived: only its own check is asked. */
+/** Only its own check is asked. */
 export const FULL: Broken = [
   'a full mailbox',
-  (project) => {
+  async (project) => {
     add(QUOTAS, `${user('baz')}:30k`)(project)
     deliver(project, user('baz'), 40_000)
+    // Before the quota takes effect.
+    await until('the mail delivered', async () => (await queueOf(project)).length === 0)
   },
   'mailbox-quotas',
   'failure',
@@ -301,6 +298,11 @@ export const FULL: Broken = [
 // biome-ignore format: one set-up a line
 export const FINE: [what: string, breaks: Break][] = [
   ['an alias that points abroad ends in the catchall', add(VIRTUAL, `${user('boss')} boss@gmail.com`)],
+  ['an alias of a foreign address', add(VIRTUAL, `boss@client.example ${FOO}`)],
+  ['an alias to both at once', add(VIRTUAL, `${user('out')} someone@gmail.com, ${user('bar+tag')}`)],
+  ['an alias of an alias', add(VIRTUAL, `${user('a')} ${user('b')}\n${user('b')} ${FOO}`)],
+  ['an alias to a name that a rule knows', both(addFirst(CAUGHT, `/^sales.*@development-virtual/ ${FOO}`), add(VIRTUAL, `${user('x')} ${user('sales1')}`))],
+  ['one exception for several domains', write(CAUGHT, `if !/@(development-virtual|x)\\.example\\.com$/\n/^/ ${CATCHALL}\nendif\n`)],
   ['an alias on two lines', add(VIRTUAL, `${user('team')} ${FOO},\n  ${BAR}`)],
   ['an alias that keeps a copy', add(VIRTUAL, `${BAR} ${BAR}, ${FOO}`)],
   ['a line behind the catch-all is never reached', add(MAP, '/@gmail\\.com$/ smtp:')],

@@ -14,11 +14,11 @@ export interface Client {
   implicitTls: string
 }
 
-const PYTHON = (open: string) => `
+const PYTHON = (kind: string) => `
 import smtplib, ssl, sys
 host, port, to, subject, *login = sys.argv[1:]
 context = ssl.create_default_context()
-with smtplib.${open} as smtp:
+with smtplib.SMTP${kind}(host, port, timeout=20${kind && ', context=context'}) as smtp:
     smtp.ehlo()
     if smtp.has_extn('starttls'): smtp.starttls(context=context)
     if login: smtp.login(*login)
@@ -32,15 +32,6 @@ const transport = createTransport(\`${scheme}://\${auth}\${host}:\${port}\`)
 await transport.sendMail({ from: 'app@shop.example', to, subject, text: 'Hello' })
 transport.close()
 `
-const NET_SMTP = (enable: string) => `
-require 'net/smtp'
-host, port, to, subject, *login = ARGV
-smtp = Net::SMTP.new(host, port.to_i)
-${enable}
-smtp.start(*(login.empty? ? ['client.example'] : ['client.example', *login, :plain])) do |session|
-  session.send_message("Subject: #{subject}\\r\\n\\r\\nHello\\r\\n", 'app@shop.example', to)
-end
-`
 const RUBY_MAIL = (option: string) => `
 require 'mail'
 host, port, recipient, title, *login = ARGV
@@ -49,8 +40,9 @@ settings.update(user_name: login[0], password: login[1], authentication: :plain)
 Mail.defaults { delivery_method :smtp, settings }
 Mail.deliver { from 'app@shop.example'; to recipient; subject title; body 'Hello' }
 `
+const LOAD_PHPMAILER = `require '/usr/share/php/libphp-phpmailer/autoload.php';`
 const PHPMAILER = (option: string) => `
-require '/usr/share/php/libphp-phpmailer/autoload.php';
+${LOAD_PHPMAILER}
 [, $host, $port, $to, $subject] = $argv;
 $mail = new PHPMailer\\PHPMailer\\PHPMailer(true);
 $mail->isSMTP();
@@ -64,8 +56,9 @@ $mail->Subject = $subject;
 $mail->Body = 'Hello';
 $mail->send();
 `
+const LOAD_SYMFONY = `require '/usr/share/php/Symfony/Component/Mailer/autoload.php';`
 const SYMFONY = (scheme: string) => `
-require '/usr/share/php/Symfony/Component/Mailer/autoload.php';
+${LOAD_SYMFONY}
 [, $host, $port, $to, $subject] = $argv;
 $login = $argc > 5 ? implode(':', array_map('rawurlencode', array_slice($argv, 5))) . '@' : '';
 $transport = Symfony\\Component\\Mailer\\Transport::fromDsn("${scheme}://$login$host:$port");
@@ -73,48 +66,20 @@ $email = (new Symfony\\Component\\Mime\\Email())->from('app@shop.example')->to($
 (new Symfony\\Component\\Mailer\\Mailer($transport))->send($email);
 `
 const NODE = [process.execPath, '--input-type=module', '--eval']
+const PHP = ['php', '-r']
 
-export const CLIENTS: Client[] = [
-  {
-    name: 'Python smtplib',
-    command: ['python3', '-c'],
-    probe: 'import smtplib, ssl',
-    program: PYTHON('SMTP(host, port, timeout=20)'),
-    implicitTls: PYTHON('SMTP_SSL(host, port, timeout=20, context=context)'),
-  },
-  {
-    name: 'nodemailer',
-    command: NODE,
-    probe: `import 'nodemailer'`,
-    program: NODEMAILER('smtp'),
-    implicitTls: NODEMAILER('smtps'),
-  },
-  {
-    name: 'Ruby Net::SMTP',
-    command: ['ruby', '-e'],
-    probe: `require 'net/smtp'`,
-    program: NET_SMTP(''),
-    implicitTls: NET_SMTP('smtp.enable_tls'),
-  },
-  {
-    name: 'Ruby mail (Rails)',
-    command: ['ruby', '-e'],
-    probe: `require 'mail'`,
-    program: RUBY_MAIL(''),
-    implicitTls: RUBY_MAIL('tls: true'),
-  },
-  {
-    name: 'PHPMailer',
-    command: ['php', '-r'],
-    probe: `require '/usr/share/php/libphp-phpmailer/autoload.php';`,
-    program: PHPMAILER(''),
-    implicitTls: PHPMAILER(`$mail->SMTPSecure = 'ssl';`),
-  },
-  {
-    name: 'Symfony Mailer (Laravel)',
-    command: ['php', '-r'],
-    probe: `require '/usr/share/php/Symfony/Component/Mailer/autoload.php';`,
-    program: SYMFONY('smtp'),
-    implicitTls: SYMFONY('smtps'),
-  },
-]
+export const CLIENTS: Client[] = (
+  [
+    ['Python smtplib', ['python3', '-c'], 'import smtplib, ssl', PYTHON, '', '_SSL'],
+    ['nodemailer', NODE, `import 'nodemailer'`, NODEMAILER, 'smtp', 'smtps'],
+    ['Ruby mail (Rails)', ['ruby', '-e'], `require 'mail'`, RUBY_MAIL, '', 'tls: true'],
+    ['PHPMailer', PHP, LOAD_PHPMAILER, PHPMAILER, '', `$mail->SMTPSecure = 'ssl';`],
+    ['Symfony Mailer (Laravel)', PHP, LOAD_SYMFONY, SYMFONY, 'smtp', 'smtps'],
+  ] as const
+).map(([name, command, probe, programOf, plain, implicit]) => ({
+  name,
+  command: [...command],
+  probe,
+  program: programOf(plain),
+  implicitTls: programOf(implicit),
+}))

@@ -3,11 +3,11 @@ import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { after, before, describe, test } from 'node:test'
+import { after, test } from 'node:test'
 import { promisify } from 'node:util'
 import { CATCHALL, FOO } from '../scripts/lib/accounts/accounts.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
-import { messagesOf, send, subjectsOf, type Where } from './deliveries.ts'
+import { messagesOf, send, subjectsOf } from './deliveries.ts'
 import { Project, until } from './harness.ts'
 import { logIn } from './logins.ts'
 
@@ -34,50 +34,43 @@ for (const [old, current] of TWINS) {
   })
 }
 
-describe('with SMTP_ANY_LOGIN=0 and retention', () => {
-  let project: Project
-  let where: Where
+const project = await Project.create()
+after(() => project.remove())
 
-  /** Changes a file of the project; what is changed has to be there. */
-  function change(name: string, what: string, by: string): void {
-    const text = readFileSync(project.path(name), 'utf8')
-    assert.ok(text.includes(what), `${name}: ${what}`)
-    writeFileSync(project.path(name), text.replace(what, by))
+/** Changes a file of the project; what is changed has to be there. */
+function change(name: string, what: string, by: string): void {
+  const text = readFileSync(project.path(name), 'utf8')
+  assert.ok(text.includes(what), `${name}: ${what}`)
+  writeFileSync(project.path(name), text.replace(what, by))
+}
+
+change('development-mail-server.env', 'SMTP_ANY_LOGIN=1', 'SMTP_ANY_LOGIN=0')
+for (const name of TWINS[1]) change(name, '#autoexpunge_max_mails = 1000', 'autoexpunge_max_mails = 3')
+await project.start()
+
+test('with SMTP_ANY_LOGIN=0 only the accounts log in', async () => {
+  for (const user of ['apikey', 'postmaster@mg.client.com']) {
+    await assert.rejects(logIn(project, 'smtp', 'none', { user, password: 'x' }), /535 5\.7\.8/)
   }
+  await logIn(project, 'smtp', 'none', { user: FOO, password: 'foo' })
+})
 
-  before(async () => {
-    project = await Project.create()
-    where = { host: '127.0.0.1', ports: project.ports }
-    change('development-mail-server.env', 'SMTP_ANY_LOGIN=1', 'SMTP_ANY_LOGIN=0')
-    for (const name of TWINS[1]) change(name, '#autoexpunge_max_mails = 1000', 'autoexpunge_max_mails = 3')
-    await project.start()
-  })
-  after(() => project?.remove())
+test('with retention the newest three mails of a mailbox stay; older than a second they go, too', async () => {
+  const subjects = async () => subjectsOf(await messagesOf(project, CATCHALL)).join()
+  for (let number = 1; number <= 5; number++) {
+    await send(project.ports, CATCHALL, `${number}`)
+    // One after the other: mails that are stored at the same time have no order.
+    await until(`mail ${number}`, async () => (await subjects()).includes(`${number}`))
+  }
+  await until('the newest three', async () => (await subjects()) === '3,4,5')
+  for (const name of TWINS[1]) change(name, '#autoexpunge = 7 days', 'autoexpunge = 1 secs')
+  await project.run('start')
+  await until('none', async () => (await subjects()) === '')
+})
 
-  test('only the accounts log in', async () => {
-    for (const user of ['apikey', 'postmaster@mg.client.com']) {
-      await assert.rejects(logIn(where, 'smtp', 'none', { user, password: 'x' }), /535 5\.7\.8/)
-    }
-    await logIn(where, 'smtp', 'none', { user: FOO, password: 'foo' })
-  })
-
-  test('the newest three mails of a mailbox stay; older than a second they go, too', async () => {
-    const subjects = async () => subjectsOf(await messagesOf(where, CATCHALL)).join()
-    for (let number = 1; number <= 5; number++) {
-      await send(project.ports, CATCHALL, `${number}`)
-      // One after the other: mails that are stored at the same time have no order.
-      await until(`mail ${number}`, async () => (await subjects()).includes(`${number}`))
-    }
-    await until('the newest three', async () => (await subjects()) === '3,4,5')
-    for (const name of TWINS[1]) change(name, '#autoexpunge = 7 days', 'autoexpunge = 1 secs')
-    await project.run('start')
-    await until('none', async () => (await subjects()) === '')
-  })
-
-  test('the daemons read what was made without a word', async () => {
-    const ask = async (program: string, path: string) =>
-      promisify(execFile)(program, ['-c', join(project.stateDir, path), '-n'])
-    const [postfix, dovecot] = await Promise.all([ask('postconf', 'postfix'), ask('doveconf', 'dovecot/dovecot.conf')])
-    assert.equal(postfix.stderr + dovecot.stderr, '')
-  })
+test('the daemons read what was made without a word', async () => {
+  const ask = async (program: string, path: string) =>
+    promisify(execFile)(program, ['-c', join(project.stateDir, path), '-n'])
+  const [postfix, dovecot] = await Promise.all([ask('postconf', 'postfix'), ask('doveconf', 'dovecot/dovecot.conf')])
+  assert.equal(postfix.stderr + dovecot.stderr, '')
 })

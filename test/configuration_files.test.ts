@@ -3,37 +3,40 @@ import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import * as fs from 'node:fs'
 import { hostname } from 'node:os'
-import { after, before, beforeEach, test } from 'node:test'
+import { after, beforeEach, test } from 'node:test'
 import { type Configuration, FILES, type FileName } from '../scripts/lib/accounts/configuration.ts'
 import { diesAt } from './death.ts'
 import { AS_NOBODY, Project, type Result, until } from './harness.ts'
 import { load, runIn } from './here.ts'
+import { ok } from './mailboxes.ts'
 
 const DOMAIN = 'development-virtual.example.com'
 const LOCK = 'check-for-changes.sh.lock'
 /** docker-mailserver's own lock has a UUID in it. */
 const FOREIGN = '0f3b0a5e-5d6f-4d7c-9a43-5a5bb4f4c6a1\n'
 
-let project: Project
-let original: Configuration
-before(async () => {
-  project = await Project.create()
-  original = texts()
-})
-after(() => project?.remove())
+const project = await Project.create()
+after(() => project.remove())
 beforeEach(() => write(original))
 
 const read = (name: FileName) => fs.readFileSync(project.config(name), 'utf8')
 const texts = () => Object.fromEntries(FILES.map((name) => [name, read(name)])) as Configuration
+const original = texts()
 const write = (all: Configuration) => {
   for (const name of FILES) fs.writeFileSync(project.config(name), all[name])
 }
 const leftovers = () => fs.readdirSync(project.config('.')).filter((name) => /\.(lock|tmp)$/.test(name))
 const add = (...args: string[]) => runIn(project, {}, 'add_account', ...args)
-const succeeds = async (...args: string[]): Promise<Result> => {
-  const result = await add(...args)
-  assert.equal(result.code, 0, result.stderr)
-  return result
+/** What a run that goes well prints. */
+const succeeds = async (...args: string[]) => ok(await add(...args))
+/** The environment of a script that gets a signal as soon as one of its calls has changed a file whose path matches. */
+const signalled = (call: 'writeFileSync' | 'renameSync', path: RegExp, signal: NodeJS.Signals) => {
+  const preload = project.path('preload.cjs')
+  const code = `const fs = require('node:fs'), real = fs.${call}
+    fs.${call} = (...args) => { real(...args); if (args.some((path) => ${path}.test(path))) process.kill(process.pid, '${signal}') }
+    require('node:module').syncBuiltinESMExports()`
+  fs.writeFileSync(preload, code)
+  return { NODE_OPTIONS: `--require ${preload}` }
 }
 /** One line of what is wrong, and the files are what they were. */
 const fails = ({ code, stderr }: Result, message: RegExp) => {
@@ -59,12 +62,12 @@ test('mode, owner, link and bytes of a file are kept; a missing accounts file is
   fs.chownSync(target, 1234, 1235)
   const latin = Buffer.from('# Fr\xf6sche, \xe3\x81\x82\n', 'latin1')
   fs.appendFileSync(target, latin)
-  const { stdout } = await succeeds(`alice@${DOMAIN}`, 'secret')
+  const stdout = await succeeds(`alice@${DOMAIN}`, 'secret')
   assert.match(stdout, /^Added alice@\S+\. The mail server is not running; .* npm start\n$/)
   const { mode, uid, gid } = fs.statSync(target)
   assert.deepEqual([mode & 0o7777, uid, gid, fs.lstatSync(file).isSymbolicLink()], [0o640, 1234, 1235, true])
   assert.match(fs.readFileSync(target, 'latin1'), /sche, \xe3\x81\x82\nalice@/)
-  const rows = JSON.parse((await succeeds('--list', '--json')).stdout)
+  const rows = JSON.parse(await succeeds('--list', '--json'))
   assert.deepEqual([rows.length, rows[4].address, rows[4].messages], [5, `alice@${DOMAIN}`, null])
   fs.rmSync(file)
   await succeeds(`alice@${DOMAIN}`, 'secret')
@@ -103,33 +106,26 @@ test("another's lock is waited for, and taken over when it is older than a minut
   assert.deepEqual(texts(), original)
   fs.rmSync(lock)
   assert.equal((await waiting).code, 0)
-  for (const [index, [text, age]] of [
-    [FOREIGN, 61_000],
-    ['', 2_000],
-  ].entries() as Iterable<[number, [string, number]]>) {
+  for (const [name, text, age] of [
+    ['bob', FOREIGN, 61_000],
+    ['eve', '', 2_000],
+  ] as const) {
     fs.writeFileSync(lock, text)
     const past = new Date(Date.now() - age)
     fs.utimesSync(lock, past, past)
-    await succeeds(`bob${index}@${DOMAIN}`, 'secret')
+    await succeeds(`${name}@${DOMAIN}`, 'secret')
     assert.deepEqual(leftovers(), [])
   }
 })
 
 test('a lock whose holder lives, and is stopped, is kept from others and from the doctor', async () => {
-  const [blocker, held] = [project.path('blocker.cjs'), project.config('dovecot-quotas.cf.tmp')]
-  // Stops itself when it holds the lock and has written the first file.
-  fs.writeFileSync(
-    blocker,
-    `const fs = require('node:fs'), real = fs.writeFileSync
-    fs.writeFileSync = (path, ...rest) => { real(path, ...rest); if (/quotas.*tmp$/.test(path)) process.kill(process.pid, 'SIGSTOP') }
-    require('node:module').syncBuiltinESMExports()`,
-  )
-  const env = { NODE_OPTIONS: `--require ${blocker}` }
+  const held = project.config('dovecot-quotas.cf.tmp')
+  // Stops when it holds the lock and has written the first file.
+  const env = signalled('writeFileSync', /quotas.*tmp$/, 'SIGSTOP')
   const stopped = project.runWith({ env }, 'add_account', `alice@${DOMAIN}`, 'x', '--quota', '1M')
   await until('the lock and a file', () => fs.existsSync(held), 60_000)
   const owner = Number(fs.readFileSync(project.config(LOCK), 'utf8').split(' ')[1])
-  const past = new Date(0)
-  fs.utimesSync(project.config(LOCK), past, past)
+  fs.utimesSync(project.config(LOCK), 0, 0)
   await runIn(project, {}, 'doctor', '--fix', '--only', 'leftovers')
   assert.deepEqual(leftovers().sort(), [LOCK, 'dovecot-quotas.cf.tmp'])
   process.kill(owner, 'SIGCONT')
@@ -176,13 +172,10 @@ test('stopped at any of its steps, a change leaves whole files, and is found, me
 })
 
 test('really killed between two files, it is taken back by the doctor, or done by the next run', async () => {
-  const sabotage = `const fs = require('node:fs'), real = fs.renameSync
-    fs.renameSync = (...paths) => { real(...paths); if (paths[1].endsWith(process.env.KILL)) process.kill(process.pid, 9) }
-    require('node:module').syncBuiltinESMExports()`
-  fs.writeFileSync(project.path('sabotage.cjs'), sabotage)
-  const env = { NODE_OPTIONS: `--require ${project.path('sabotage.cjs')}`, KILL: 'postfix-virtual.cf' }
   const adding = ['add_account', 'user@domain.example', 'secret', '--quota', '1M'] as const
-  assert.equal((await project.runWith({ env: { ...env, KILL: 'regexp.cf' } }, ...adding)).code, null)
+  const dies = async (file: RegExp, ...args: [string, ...string[]]) =>
+    assert.equal((await project.runWith({ env: signalled('renameSync', file, 'SIGKILL') }, ...args)).code, null)
+  await dies(/regexp\.cf$/, ...adding)
   assert.deepEqual(leftovers().sort(), [LOCK, 'dovecot-quotas.cf.tmp', 'postfix-accounts.cf.tmp'])
   for (const check of ['remains', 'leftovers']) await runIn(project, {}, 'doctor', '--fix', '--only', check)
   assert.deepEqual([texts(), leftovers()], [original, []])
@@ -191,9 +184,9 @@ test('really killed between two files, it is taken back by the doctor, or done b
   const mailbox = `${project.stateDir}/mail/domain.example/user`
   fs.mkdirSync(mailbox, { recursive: true })
   const deleting = ['add_account', '--delete', 'user@domain.example', '--yes'] as const
-  assert.equal((await project.runWith({ env }, ...deleting)).code, null)
+  await dies(/postfix-virtual\.cf$/, ...deleting)
   assert.ok(!fs.existsSync(mailbox))
-  const { stderr } = await succeeds(`alice@${DOMAIN}`, 'x')
+  const { stderr } = await add(`alice@${DOMAIN}`, 'x')
   assert.match(stderr, /transport_maps line \d+: also\.example .*doctor -- --fix/)
   await succeeds('--delete', `alice@${DOMAIN}`, '--yes')
   await succeeds(...deleting.slice(1))

@@ -5,20 +5,16 @@ import { existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync
 import { createServer } from 'node:net'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
-import { after, afterEach, before, test } from 'node:test'
+import { after, afterEach, test } from 'node:test'
 import { CHECKS } from '../scripts/lib/doctor/all.ts'
 import type { Result } from '../scripts/lib/doctor/check.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
 import { bad, DoctorWorld } from './doctor_world.ts'
-import { type Project, until } from './harness.ts'
+import { until } from './harness.ts'
 
-let world: DoctorWorld
-let project: Project
-before(async () => {
-  world = await DoctorWorld.create()
-  project = world.project
-})
-after(() => project?.remove())
+const world = await DoctorWorld.create()
+const { project } = world
+after(() => project.remove())
 afterEach(() => world.restore())
 
 const names = (results: Result[]) => results.map(({ check }) => check)

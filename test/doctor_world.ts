@@ -1,17 +1,7 @@
 /** A project whose doctor runs in this process, so that many set-ups can be asked about; and hands that type what it says. */
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
-import {
-  appendFileSync,
-  chmodSync,
-  cpSync,
-  existsSync,
-  mkdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { appendFileSync, chmodSync, cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import type { Result } from '../scripts/lib/doctor/check.ts'
 import { ROOT } from '../scripts/lib/settings.ts'
 import type { Broken } from './broken_setups.ts'
@@ -55,9 +45,8 @@ export class DoctorWorld {
   }
 
   /** What is not right, of all checks or of those that are named. */
-  async troubles({ only = [] }: { only?: string[] } = {}): Promise<Result[]> {
-    const { results } = await this.ask(only.flatMap((name) => ['--only', name]))
-    return bad(results)
+  async troubles(...only: string[]): Promise<Result[]> {
+    return bad((await this.ask(only.flatMap((name) => ['--only', name]))).results)
   }
 
   /** Puts a `docker` that does what the script says in front of the real one, until `restore`. */
@@ -72,10 +61,7 @@ export class DoctorWorld {
     const isThere = (name: string) => name !== '.env' && existsSync(`${ROOT}/${name}`)
     const changed = FILES.filter((name) => {
       const path = project.path(name)
-      if (!isThere(name)) return existsSync(path)
-      if (!statSync(path, { throwIfNoEntry: false })?.isFile())
-        return spawnSync('diff', ['-rq', `${ROOT}/${name}`, path]).status !== 0
-      return !readFileSync(path).equals(readFileSync(`${ROOT}/${name}`))
+      return isThere(name) ? spawnSync('diff', ['-rq', `${ROOT}/${name}`, path]).status !== 0 : existsSync(path)
     })
     for (const name of changed) {
       rmSync(project.path(name), { recursive: true, force: true })
@@ -110,9 +96,9 @@ export class DoctorWorld {
    */
   async assertTold(rows: readonly Broken[], { only = [], live = false }: { only?: string[]; live?: boolean } = {}) {
     const takeEffect = async () => live && (await this.takeEffect())
-    for (const [, breaks] of rows) breaks(this.project)
+    for (const [, breaks] of rows) await breaks(this.project)
     await takeEffect()
-    const found = await this.troubles({ only })
+    const found = await this.troubles(...only)
     const told = JSON.stringify(found, undefined, 1)
     const said = rows.flatMap(([, , , , said]) => said)
     assert.equal(found.length, said.length, told)
@@ -132,7 +118,7 @@ export class DoctorWorld {
     await takeEffect()
     // What waited is on its way for a moment.
     for (let tries = 0; ; tries++) {
-      const left = await this.troubles({ only: checks })
+      const left = await this.troubles(...checks)
       if (left.length === 0) return true
       if (only.length > 0 || tries === 5) assert.deepEqual(left, [], `typed: ${[...fixes].join('; ')}`)
     }

@@ -14,7 +14,7 @@ import { ROOT, SERVICE_NAMES, SERVICES, type ServiceName } from '../scripts/lib/
 
 /** For setpriv: another user, who may read everything, since the packages may lie below somebody's closed home. */
 export const AS_NOBODY = [
-  ...['--reuid', 'nobody', '--clear-groups'],
+  ...['--reuid', 'nobody', '--regid', 'nogroup', '--clear-groups'],
   ...['--inh-caps=+dac_read_search', '--ambient-caps=+dac_read_search'],
 ]
 
@@ -34,8 +34,6 @@ export interface RunOptions {
   input?: string | Buffer
   /** Added to the project's environment; undefined takes a variable out. */
   env?: Record<string, string | undefined>
-  /** Milliseconds until the script is killed, which gives code null. */
-  timeout?: number
 }
 
 /** What a project copies, and what a server is made from. */
@@ -43,6 +41,8 @@ const COPIED = ['package.json', 'scripts', 'docker-data', 'docker-compose.yml', 
 const LAUNCH = 'scripts/lib/launch.mjs'
 const CONFIGURATION = ['docker-data', 'development-mail-server.env']
 
+/** Milliseconds until a script is killed, which gives code null. */
+const PATIENCE = 600_000
 /** Ports come in blocks; behind each port of a server is one that nobody has. */
 const BLOCK = 20
 /** The first port of each block that is this process's: whoever holds it has the others, until the process ends. */
@@ -131,26 +131,16 @@ export class Project {
     return [...this.runner, process.execPath, ...programOf(join('scripts', script), this.dir), ...args]
   }
 
-  runWith({ input, env, timeout = 180_000 }: RunOptions, script: string, ...args: string[]): Promise<Result> {
-    return new Promise((resolve, reject) => {
-      const [program = '', ...command] = this.command(script, ...args)
-      const child = spawn(program, command, {
-        cwd: this.dir,
-        env: { ...this.env, ...env },
-        timeout,
-        killSignal: 'SIGKILL',
-      })
-      const streams = { stdout: [] as Buffer[], stderr: [] as Buffer[] }
-      child.stdout.on('data', (chunk) => streams.stdout.push(chunk))
-      child.stderr.on('data', (chunk) => streams.stderr.push(chunk))
-      child.once('error', reject)
-      child.once('close', (code) => {
-        const text = (chunks: Buffer[]) => Buffer.concat(chunks).toString('utf8')
-        resolve({ code, stdout: text(streams.stdout), stderr: text(streams.stderr) })
-      })
+  runWith({ input, env }: RunOptions, script: string, ...args: string[]): Promise<Result> {
+    const [program = '', ...command] = this.command(script, ...args)
+    const options = { cwd: this.dir, env: { ...this.env, ...env }, timeout: PATIENCE, maxBuffer: 1e9 }
+    return new Promise((resolve) => {
+      const child = execFile(program, command, { ...options, killSignal: 'SIGKILL' }, (_, stdout, stderr) =>
+        resolve({ code: child.exitCode, stdout, stderr }),
+      )
       // A script that does not read its input closes the pipe; that is its right.
-      child.stdin.on('error', () => {})
-      child.stdin.end(input)
+      child.stdin?.on('error', () => {})
+      child.stdin?.end(input)
     })
   }
 

@@ -1,6 +1,6 @@
 /** Scripts in this process: starting Node is most of a short script's time. */
 import { existsSync } from 'node:fs'
-import { PassThrough, Writable } from 'node:stream'
+import { PassThrough } from 'node:stream'
 import { pathToFileURL } from 'node:url'
 import * as own from '../scripts/lib/cli.ts'
 import { NAMES, ROOT } from '../scripts/lib/settings.ts'
@@ -53,17 +53,10 @@ async function runMain(
 ): Promise<Result> {
   const stdin = new PassThrough()
   stdin.end(input)
-  const sink = () => {
-    const chunks: Buffer[] = []
-    const stream = new Writable({
-      write(chunk, _encoding, done) {
-        chunks.push(Buffer.from(chunk))
-        done()
-      },
-    })
-    return { stream: Object.assign(stream, { isTTY, columns }), text: () => Buffer.concat(chunks).toString('utf8') }
-  }
+  // Nobody has to read it while the script writes.
+  const sink = () => Object.assign(new PassThrough({ highWaterMark: 1e9 }), { isTTY, columns })
+  const textOf = (stream: PassThrough) => String(stream.read() ?? '')
   const [stdout, stderr] = [sink(), sink()]
-  const exit = await cli.outcomeOf(main, args, cli.ioOf({ stdin, stdout: stdout.stream, stderr: stderr.stream }))
-  return { code: cli.EXIT[exit].code, stdout: stdout.text(), stderr: stderr.text() }
+  const exit = await cli.outcomeOf(main, args, cli.ioOf({ stdin, stdout, stderr }))
+  return { code: cli.EXIT[exit].code, stdout: textOf(stdout), stderr: textOf(stderr) }
 }

@@ -1,6 +1,8 @@
 /** The running instance as the kernel sees it: its processes, what they listen on, its files. */
+import { execFile, execFileSync } from 'node:child_process'
 import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
+import { promisify } from 'node:util'
 import { openFiles, readOr } from '../scripts/lib/server/processes.ts'
 import { type Project, processesOf } from './harness.ts'
 
@@ -19,6 +21,20 @@ export function ofProcesses(project: Project, file: string): string[] {
   return pidsOf(project)
     .map((pid) => readOr(`/proc/${pid}/${file}`))
     .filter((text) => text !== '')
+}
+
+/** The messages in the queue, as postqueue's JSON has them; sizes in bytes. */
+export async function queueOf({ stateDir }: Project): Promise<{ queue_name: string; message_size: number }[]> {
+  const command = ['-c', join(stateDir, 'postfix'), '-j']
+  const { stdout } = await promisify(execFile)('postqueue', command, { maxBuffer: 100_000_000 })
+  return (stdout.match(/^.+$/gm) ?? []).map((line) => JSON.parse(line))
+}
+
+/** Has Postfix keep all mail in the queue until it is started anew. */
+export function holdDeliveries({ stateDir }: Project): void {
+  const config = ['-c', join(stateDir, 'postfix')]
+  execFileSync('postconf', [...config, '-e', 'defer_transports=lmtp'])
+  execFileSync('postfix', [...config, 'reload'], { stdio: 'ignore' })
 }
 
 /** The addresses that the instance listens on over TCP and UDP, as the kernel writes them: hexadecimal, `0100007F:0019`. */

@@ -1,17 +1,19 @@
 /** The native engine's configuration, asked of Postfix's and Dovecot's own tools: postconf and doveconf. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { appendFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
-import { after, before, test } from 'node:test'
+import { appendFileSync, cpSync, existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
 import { parse } from 'dotenv'
 import type { makeConfiguration } from '../scripts/lib/server/native_configuration.ts'
-import type { Settings } from '../scripts/lib/settings.ts'
+import { CONFIG_DIR, type Settings } from '../scripts/lib/settings.ts'
 import { Project } from './harness.ts'
 import { load } from './here.ts'
 
-let project: Project
-let make: typeof makeConfiguration
-let environment: Record<string, string>
+const project = await Project.create()
+after(() => project.remove())
+const make: typeof makeConfiguration = (await load(project, 'lib/server/native_configuration')).makeConfiguration
+const ENVIRONMENT = parse(readFileSync(project.path('development-mail-server.env')))
 const SETTINGS: Settings = {
   bindAddress: '127.0.0.1',
   host: '127.0.0.1',
@@ -21,13 +23,6 @@ const SETTINGS: Settings = {
   inboxPort: 0,
   dmsVersion: '',
 }
-
-before(async () => {
-  project = await Project.create()
-  make = (await load(project, 'lib/server/native_configuration')).makeConfiguration
-  environment = parse(readFileSync(project.path('development-mail-server.env')))
-})
-after(() => project.remove())
 
 interface Changes {
   environment?: Record<string, string>
@@ -39,17 +34,15 @@ interface Changes {
 /** Makes the configuration with changes. */
 async function made(changes: Changes = {}) {
   const folder = project.path('made')
-  const files = Object.entries(changes.files ?? {}).map(([name, text]) => ({ path: project.config(name), text }))
-  const before = files.map(({ path }) => (existsSync(path) ? readFileSync(path, 'utf8') : ''))
-  for (const { path, text } of files) appendFileSync(path, text)
+  for (const [name, text] of Object.entries(changes.files ?? {})) appendFileSync(project.config(name), text)
   try {
-    await make({ ...SETTINGS, ...changes.settings }, folder, { ...environment, ...changes.environment })
+    await make({ ...SETTINGS, ...changes.settings }, folder, { ...ENVIRONMENT, ...changes.environment })
     const ask = (...args: string[]) =>
       execFileSync('postconf', ['-c', `${folder}/postfix`, ...args], { stdio: 'pipe' }).toString()
     const file = (name: string) => (existsSync(`${folder}/${name}`) ? readFileSync(`${folder}/${name}`, 'utf8') : '')
     return { ask, file, main: (name: string) => ask('-h', name).trim() }
   } finally {
-    for (const [index, { path }] of files.entries()) writeFileSync(path, before[index] ?? '')
+    for (const name of Object.keys(changes.files ?? {})) cpSync(join(CONFIG_DIR, name), project.config(name))
   }
 }
 

@@ -5,7 +5,7 @@ import { existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { dirname, join } from 'node:path'
-import { after, before, test } from 'node:test'
+import { after, test } from 'node:test'
 import { EXIT } from '../scripts/lib/cli.ts'
 import { NAMES, ROOT } from '../scripts/lib/settings.ts'
 import { send } from './deliveries.ts'
@@ -57,7 +57,8 @@ for (const [index, name] of NAMES_OF_FILES.entries()) {
   })
 }
 
-let project: Project
+const project = await Project.create()
+project.env.INBOX_PORT = `${project.inboxPort}`
 /** The application under test: a form, a mail with a link and a code, and a form for the code. */
 const app = createServer(async ({ url = '' }, response) => {
   const { pathname, searchParams } = new URL(url, 'http://app')
@@ -71,6 +72,7 @@ const app = createServer(async ({ url = '' }, response) => {
   const done = searchParams.get('code') === '482193' ? 'Welcome' : 'Wrong'
   response.setHeader('content-type', 'text/html').end(pages[pathname] ?? done)
 })
+app.listen(0, '127.0.0.1')
 const appUrl = () => `http://127.0.0.1:${(app.address() as AddressInfo).port}`
 
 /** npm, npx and tsx take half a second for each command; those marked as typed below are run by the real ones. */
@@ -91,20 +93,15 @@ export const test = (name, work) => nodeTest(name, async () => {
 export const expect = (locator) => ({ toBeVisible: () => locator.waitFor() })
 `
 
-before(async () => {
-  project = await Project.create()
-  project.env.INBOX_PORT = `${project.inboxPort}`
-  app.listen(0, '127.0.0.1')
-  for (const [name, commands] of Object.entries(QUICK_ONES)) write(`bin/${name}`, `#!/bin/sh\n${commands}\n`, 0o755)
-  write('examples/node_modules/@playwright/test/package.json', '{"type":"module","exports":"./index.js"}')
-  write('examples/node_modules/@playwright/test/index.js', PLAYWRIGHT)
-  const core = join('node_modules', 'playwright-core')
-  symlinkSync(join(ROOT, core), project.path('examples', core))
-})
+for (const [name, commands] of Object.entries(QUICK_ONES)) write(`bin/${name}`, `#!/bin/sh\n${commands}\n`, 0o755)
+write('examples/node_modules/@playwright/test/package.json', '{"type":"module","exports":"./index.js"}')
+write('examples/node_modules/@playwright/test/index.js', PLAYWRIGHT)
+const CORE = join('node_modules', 'playwright-core')
+symlinkSync(join(ROOT, CORE), project.path('examples', CORE))
 after(async () => {
   app.close()
   app.closeAllConnections()
-  await project?.remove()
+  await project.remove()
 })
 
 function write(name: string, text: string, mode?: number): void {

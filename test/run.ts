@@ -5,7 +5,7 @@
  * All of it happens in one folder that goes in the end: a copy of the project as JavaScript, since starting tsx takes three
  * times as long as the rest of a short script, and the tests start hundreds; a server to copy; the projects of the tests.
  */
-import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { chmodSync, cpSync, existsSync, mkdirSync, readdirSync, statfsSync, symlinkSync, writeFileSync } from 'node:fs'
 import type { Socket } from 'node:net'
 import { availableParallelism, tmpdir } from 'node:os'
@@ -39,7 +39,6 @@ const BUNDLED = { imapflow: '.', zx: './core', ws: '.' }
 const BUNDLE = ['--bundle', '--minify', '--platform=node', '--format=esm', '--log-level=error']
 const REQUIRE = "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url)"
 
-const running = new Set<ChildProcess>()
 const totals = new Map(COUNTS.map((name) => [name, 0]))
 const failures: string[] = []
 
@@ -111,11 +110,9 @@ async function runFile(file: string): Promise<void> {
   const command = ['--enable-source-maps', '--test-reporter', 'spec', file.replace(/\.ts$/, '.js')]
   const env = { ...process.env, TESTS_FOLDER: FOLDER, TESTS_QUICK: '1', FORCE_COLOR: '0' }
   const child = spawn(process.execPath, command, { cwd: COPY, env, stdio: ['ignore', 'pipe', 'pipe'] })
-  running.add(child)
   let output = ''
   for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text) => (output += text))
   const code = await new Promise((resolve) => child.once('close', resolve))
-  running.delete(child)
   const count = (name: string) => Number(new RegExp(`^ℹ ${name} (\\d+)$`, 'm').exec(output)?.[1] ?? 0)
   for (const name of COUNTS) totals.set(name, (totals.get(name) ?? 0) + count(name))
   console.log(`${code === 0 ? '✔' : '✖'} ${nameOf(file)}: ${count('pass')} of ${count('tests')} in ${seconds(began)} s`)
@@ -128,10 +125,9 @@ async function runFile(file: string): Promise<void> {
   console.log(failures.at(-1))
 }
 
-/** Ends all that runs, and its servers with it. */
+/** All that runs does so below the folder, and ends with it. */
 function interrupted(): void {
   say('Interrupted: ending the servers of the tests.')
-  for (const child of running) child.kill('SIGKILL')
   process.exit(130)
 }
 

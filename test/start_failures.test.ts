@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
 import { appendFileSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { after, before, describe, test } from 'node:test'
+import { after, describe, test } from 'node:test'
 import { BAR, CATCHALL } from '../scripts/lib/accounts/accounts.ts'
 import { usageOf } from '../scripts/lib/server/mailboxes.ts'
 import type { Settings } from '../scripts/lib/settings.ts'
@@ -10,16 +10,12 @@ import { send, smtpClient } from './deliveries.ts'
 import { Project, processesOf, type Result, until } from './harness.ts'
 import { runIn } from './here.ts'
 
-const host = '127.0.0.1'
 const [ENV, CONFIG] = ['development-mail-server.env', 'docker-data/mail-server/config']
 /** What the Dovecot of this machine reads. */
 const DOVECOT = spawnSync('dovecot', ['--version']).stdout?.includes('2.3.') ? 'dovecot.cf' : 'dovecot-2.4.cf'
 
-let project: Project
-before(async () => {
-  project = await Project.create()
-})
-after(() => project?.remove())
+const project = await Project.create()
+after(() => project.remove())
 
 const start = (env: Record<string, string> = {}) => runIn(project, { env }, 'start')
 
@@ -42,26 +38,24 @@ function assertRefused({ code, stdout, stderr }: Result, said: RegExp): void {
 }
 
 describe('a wrong setting', () => {
+  mkdirSync(project.path('private'), { mode: 0o700 })
   for (const [name, value, said] of [
     ['SMTP_PORT', 'abc', /SMTP_PORT=abc: a port is a number/],
     ['POP3S_PORT', '70000', /POP3S_PORT=70000/],
     ['IMAP_PORT', '-1', /IMAP_PORT=-1/],
-    ['SUBMISSION_PORT', () => `${project.ports.smtp}`, /SUBMISSION_PORT=\d+: SMTP_PORT has this port already/],
+    ['SUBMISSION_PORT', `${project.ports.smtp}`, /SUBMISSION_PORT=\d+: SMTP_PORT has this port already/],
     ['MAIL_SERVER_ENGINE', 'podman', /MAIL_SERVER_ENGINE=podman: no such engine/],
     ['BIND_ADDRESS', 'localhost:25', /BIND_ADDRESS=localhost:25/],
     ['BIND_ADDRESS', '192.0.2.1', /BIND_ADDRESS=192\.0\.2\.1: this machine has no such address/],
     ['MAIL_SERVER_STATE_DIR', `/tmp/${'long/'.repeat(20)}`, /too long for Unix sockets/],
     ['MAIL_SERVER_STATE_DIR', '/tmp/with space', /spaces/],
     ['MAIL_SERVER_STATE_DIR', 'state', /MAIL_SERVER_STATE_DIR=state: not an absolute path/],
-    ['MAIL_SERVER_STATE_DIR', () => project.path('package.json/state'), /package\.json is no folder/],
+    ['MAIL_SERVER_STATE_DIR', project.path('package.json/state'), /package\.json is no folder/],
     ['MAIL_SERVER_STATE_DIR', '/proc/mail', /\/proc\/mail.*\. Set MAIL_SERVER_STATE_DIR/],
-    ['MAIL_SERVER_STATE_DIR', () => project.path('scripts'), /it is not the mail server's own folder/],
-    ['MAIL_SERVER_STATE_DIR', () => project.path('private/state'), /private: only its owner can enter/],
+    ['MAIL_SERVER_STATE_DIR', project.path('scripts'), /it is not the mail server's own folder/],
+    ['MAIL_SERVER_STATE_DIR', project.path('private/state'), /private: only its owner can enter/],
   ] as const) {
-    test(`${name}: ${said.source}`, async () => {
-      mkdirSync(project.path('private'), { recursive: true, mode: 0o700 })
-      assertRefused(await start({ [name]: typeof value === 'string' ? value : value() }), said)
-    })
+    test(`${name}: ${said.source}`, async () => assertRefused(await start({ [name]: value }), said))
   }
 
   test('a real environment variable wins over .env', async () => {
@@ -119,9 +113,8 @@ test('no TLS, no POP3, another host name, and limits: all honoured, and what is 
   assert.equal(code, 0, stderr)
   assert.match(stdout, /read back over IMAP and deleted/)
   assert.match(stdout, /Port .*Protocol +TLS\n(\S+ +SMTP.* none\n){3}\S+ +IMAP +none\n\n/)
-  const where = { host, ports: project.ports }
-  await assert.rejects(smtpClient(where, project.ports.pop3))
-  const connection = await smtpClient(where)
+  await assert.rejects(smtpClient(project, project.ports.pop3))
+  const connection = await smtpClient(project)
   assert.match(connection.lastServerResponse || '', /mx\.tests\.example/)
   connection.quit()
   // The catchall's domain stays what it is, and it has no limit.
@@ -131,7 +124,7 @@ test('no TLS, no POP3, another host name, and limits: all honoured, and what is 
     assert.equal(await send(project.ports, to, 'large', large), null)
   // Beside a notice to the postmaster of the tests before.
   const holds = async (account: string, messages: number, bytes: number) => {
-    const usage = await usageOf(where as Settings, account)
+    const usage = await usageOf(project as unknown as Settings, account)
     return usage.inbox >= messages && usage.bytes > bytes
   }
   await until('all of them', async () => (await holds(CATCHALL, 4, 2 * large.length)) && holds(BAR, 1, large.length))

@@ -3,8 +3,9 @@
  * "dns" leads to the trap's DNS server, which the server's resolv.conf names. "world" is the default route of the
  * server, and whatever it sends there, to whatever address, the trap answers.
  */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { existsSync, mkdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { createInterface, type Interface } from 'node:readline'
 import { FOLDER, programOf } from './harness.ts'
@@ -33,8 +34,6 @@ let count = 0
 
 /** What this machine does not allow of all this, in a sentence; undefined where nothing is in the way. */
 export function obstacle(): string | undefined {
-  if (process.platform !== 'linux') return 'network namespaces are Linux only'
-  if (process.getuid?.() !== 0) return 'network namespaces need root'
   const name = nextName()
   try {
     ip('netns', 'add', name)
@@ -54,6 +53,7 @@ export class World {
   readonly #trap = nextName()
   #program: ChildProcess | undefined
   #lines: Interface | undefined
+  #counts: Counts = { packets: 0, dnsPackets: 0, questions: [], connections: {}, messages: [] }
 
   /** Makes namespaces and cables and starts the trap. */
   static async create(): Promise<World> {
@@ -73,20 +73,27 @@ export class World {
     return ['ip', 'netns', 'exec', this.#server]
   }
 
-  /** What has reached the trap until now. */
-  async counts(): Promise<Counts> {
+  /** What has reached the trap since this was last asked. */
+  async news(): Promise<Counts> {
+    const before = this.#counts
     this.#program?.stdin?.write('\n')
-    return JSON.parse(await this.#line())
+    const now: Counts = JSON.parse(await this.#line())
+    this.#counts = now
+    const connections = Object.entries(now.connections)
+    return {
+      packets: now.packets - before.packets,
+      dnsPackets: now.dnsPackets - before.dnsPackets,
+      questions: now.questions.slice(before.questions.length),
+      connections: Object.fromEntries(
+        connections.map(([port, count]) => [port, count - (before.connections[Number(port)] ?? 0)]),
+      ),
+      messages: now.messages.slice(before.messages.length),
+    }
   }
 
   /** Ends the trap and removes everything. */
   async remove(): Promise<void> {
-    const program = this.#program
-    if (program && program.exitCode === null) {
-      const gone = new Promise((resolve) => program.once('close', resolve))
-      program.kill('SIGKILL')
-      await gone
-    }
+    if (this.#program?.kill('SIGKILL')) await once(this.#program, 'close')
     for (const name of [this.#server, this.#trap]) remove(name)
   }
 
@@ -132,17 +139,11 @@ export class World {
   /** The next line of the trap. */
   async #line(): Promise<string> {
     const lines = this.#lines as Interface
-    let timer: NodeJS.Timeout | undefined
-    try {
-      return await new Promise((resolve, reject) => {
-        const fail = (what: string) => reject(new Error(`the trap ${what}`))
-        timer = setTimeout(fail, PATIENCE, `says nothing within ${PATIENCE} ms`)
-        lines.once('line', resolve).once('close', () => fail('has ended'))
-      })
-    } finally {
-      clearTimeout(timer)
-      lines.removeAllListeners()
-    }
+    const signal = AbortSignal.timeout(PATIENCE)
+    const [line] = await Promise.race(['line', 'close'].map((event) => once(lines, event, { signal })))
+    lines.removeAllListeners()
+    if (line === undefined) throw new Error('the trap has ended')
+    return line
   }
 }
 
@@ -163,15 +164,8 @@ function configure(name: string, ...commands: string[]): void {
 
 /** Removes a namespace with its interfaces and files, as far as they exist. */
 function remove(name: string): void {
-  try {
-    ip('netns', 'delete', name)
-  } catch {
-    // It was never made.
-  }
+  spawnSync('ip', ['netns', 'delete', name])
   rmSync(join(NAMESPACE_FILES, name), { recursive: true, force: true })
-  try {
-    rmdirSync(NAMESPACE_FILES)
-  } catch {
-    // Not there, or somebody else's files are in it.
-  }
+  // Stays where somebody else's files are in it.
+  spawnSync('rmdir', [NAMESPACE_FILES])
 }
