@@ -13,7 +13,7 @@ const mailboxes = await load(() => import('./lib/server/mailboxes.ts'))
 const { becomeRoot } = await load(() => import('./lib/server/root.ts'))
 const { readServerEnvironment, readSettings } = await load(() => import('./lib/settings.ts'))
 
-const { acceptsRecipient, accountRows, assertAnswers, bringIntoEffect, canLogIn } = mailboxes
+const { acceptsRecipient, accountRows, assertTakesChanges, bringIntoEffect, canLogIn } = mailboxes
 const { emptyMailbox, hasQuota, parseQuota, serverOf, usageOf } = mailboxes
 
 const HELP = `Usage: npm run add-account -- ADDRESS [PASSWORD] [options]
@@ -101,6 +101,8 @@ async function store(address: string, given: string | undefined, now: Configurat
   const edit = values.update || keepsPassword ? changes.updateAccount : changes.addAccount
   // What the files refuse, they refuse before a password is asked for.
   edit(now, { address, quota, aliases })
+  const server = await serverOf(settings)
+  await assertTakesChanges(settings, server, given)
   const password = keepsPassword ? undefined : await passwordOf(address, given, fromStdin, io)
   const hash = password === undefined ? undefined : hashPassword(password)
 
@@ -109,7 +111,7 @@ async function store(address: string, given: string | undefined, now: Configurat
   const domains = changes.newDomains(before, after)
   // Mail to a new domain is accepted before and after, first for the catchall; only the refusal shows the change.
   const refused = domains.map(anyAt).filter((nobody) => !changes.isCaught(after, nobody))
-  const seconds = await bringIntoEffect(settings, await serverOf(settings), address, [
+  const seconds = await bringIntoEffect(settings, server, address, [
     ...[address, ...aliases].map((recipient) => () => acceptsRecipient(settings, recipient)),
     ...refused.map((nobody) => async () => !(await acceptsRecipient(settings, nobody))),
     async () => password === undefined || canLogIn(settings, { user: address, password }),
@@ -134,7 +136,7 @@ async function remove(address: string, now: Configuration, values: Values, io: I
   const edit = (configuration: Configuration) => changes.deleteAccount(configuration, address, values.force ?? false)
   edit(now)
   const server = await serverOf(settings)
-  await assertAnswers(settings, server, 'Nothing was changed.')
+  await assertTakesChanges(settings, server)
   const { engine, running } = server
   const keeps = values['keep-mail'] === true
   if (!keeps && !running && !engine) {
