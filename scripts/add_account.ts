@@ -101,8 +101,7 @@ async function store(address: string, given: string | undefined, now: Configurat
   const edit = values.update || keepsPassword ? changes.updateAccount : changes.addAccount
   // What the files refuse, they refuse before a password is asked for.
   edit(now, { address, quota, aliases })
-  const server = await serverOf(settings)
-  await assertTakesChanges(settings, server, given)
+  await assertTakesChanges(settings, await serverOf(settings), given)
   const password = keepsPassword ? undefined : await passwordOf(address, given, fromStdin, io)
   const hash = password === undefined ? undefined : hashPassword(password)
 
@@ -111,7 +110,7 @@ async function store(address: string, given: string | undefined, now: Configurat
   const domains = changes.newDomains(before, after)
   // Mail to a new domain is accepted before and after, first for the catchall; only the refusal shows the change.
   const refused = domains.map(anyAt).filter((nobody) => !changes.isCaught(after, nobody))
-  const seconds = await bringIntoEffect(settings, server, address, [
+  const seconds = await bringIntoEffect(settings, await serverOf(settings), address, [
     ...[address, ...aliases].map((recipient) => () => acceptsRecipient(settings, recipient)),
     ...refused.map((nobody) => async () => !(await acceptsRecipient(settings, nobody))),
     async () => password === undefined || canLogIn(settings, { user: address, password }),
