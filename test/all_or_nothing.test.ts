@@ -101,7 +101,7 @@ test('another user sees as much as that may be, and is told what wants root', as
 test('a server whose processes are all stopped is told, and can be stopped', async () => {
   for (const pid of pidsOf(project)) process.kill(pid, 'SIGSTOP')
   const accounts = readFileSync(project.config('postfix-accounts.cf'))
-  const commands = [['status'], ['add_account', 'nora@development-virtual.example.com', 'x']]
+  const commands = [['status'], ['reset', '--yes'], ['add_account', 'nora@development-virtual.example.com', 'x']]
   await Promise.all(
     [...commands, ['add_account', '--delete', BAR, '--yes']].map(async ([script = '', ...args]) => {
       const { code, stderr } = await run(script, ...args)
