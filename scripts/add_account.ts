@@ -13,7 +13,7 @@ const mailboxes = await load(() => import('./lib/server/mailboxes.ts'))
 const { becomeRoot } = await load(() => import('./lib/server/root.ts'))
 const { readServerEnvironment, readSettings } = await load(() => import('./lib/settings.ts'))
 
-const { acceptsRecipient, accountRows, assertAnswers, bringIntoEffect, canLogIn } = mailboxes
+const { acceptsRecipient, accountRows, assertTakesChanges, bringIntoEffect, canLogIn } = mailboxes
 const { emptyMailbox, hasQuota, parseQuota, serverOf, usageOf } = mailboxes
 
 const HELP = `Usage: npm run add-account -- ADDRESS [PASSWORD] [options]
@@ -101,6 +101,7 @@ async function store(address: string, given: string | undefined, now: Configurat
   const edit = values.update || keepsPassword ? changes.updateAccount : changes.addAccount
   // What the files refuse, they refuse before a password is asked for.
   edit(now, { address, quota, aliases })
+  await assertTakesChanges(settings, await serverOf(settings), given)
   const password = keepsPassword ? undefined : await passwordOf(address, given, fromStdin, io)
   const hash = password === undefined ? undefined : hashPassword(password)
 
@@ -134,7 +135,7 @@ async function remove(address: string, now: Configuration, values: Values, io: I
   const edit = (configuration: Configuration) => changes.deleteAccount(configuration, address, values.force ?? false)
   edit(now)
   const server = await serverOf(settings)
-  await assertAnswers(settings, server, 'Nothing was changed.')
+  await assertTakesChanges(settings, server)
   const { engine, running } = server
   const keeps = values['keep-mail'] === true
   if (!keeps && !running && !engine) {

@@ -16,7 +16,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const { chooseEngine, whyNotRunning } = await import('./lib/server/choose.ts')
   const { isSmtpOnly, readSettings } = await import('./lib/settings.ts')
   const { readAccounts } = await import('./lib/accounts/accounts.ts')
-  const { emptyMailbox } = await import('./lib/server/mailboxes.ts')
+  const { assertTakesChanges, emptyMailbox } = await import('./lib/server/mailboxes.ts')
   const { ask } = await import('./lib/accounts/prompts.ts')
 
   const settings = readSettings()
@@ -24,6 +24,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const down = await whyNotRunning(engine)
   if (down) throw new Failure('failed', down.fact)
   if (engine.name === 'native') await (await import('./lib/server/root.ts')).becomeRoot()
+  await assertTakesChanges(settings, { engine, running: true })
   const accounts = isSmtpOnly() ? [] : readAccounts()
   if (!values.yes) {
     const question = `Delete all mail of ${accounts.length} accounts and the queue? [y/N] `

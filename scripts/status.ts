@@ -1,5 +1,5 @@
 /** npm run status: the engine, versions, ports, certificate, accounts with their messages, the queue. */
-import { type ExitName, explainExitCodes, Failure, type Io, parse, run, table } from './lib/cli.ts'
+import { type ExitName, explainExitCodes, Failure, type Io, messageOf, parse, run, table } from './lib/cli.ts'
 
 const HELP = `Usage: npm run status [-- --json]
 
@@ -24,6 +24,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   const { chooseEngine, whyNotRunning } = await import('./lib/server/choose.ts')
   const { enabledProtocols, isSmtpOnly, portRows, readSettings } = await import('./lib/settings.ts')
   const { readAccounts } = await import('./lib/accounts/accounts.ts')
+  const { isRoot } = await import('./lib/server/root.ts')
   const { usageOf } = await import('./lib/server/mailboxes.ts')
   const { runningInbox } = await import('./lib/inbox/service.ts')
   const { silentProtocols } = await import('./lib/server/proof.ts')
@@ -43,8 +44,14 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
     throw new Failure('connection', `${fact}. See: npm run doctor. Start it anew: npm stop && npm start`)
   }
   const { pop3, imap } = enabledProtocols()
+  let exit: ExitName = 'ok'
   const countOf = async (address: string) => {
-    const usage = pop3 || imap ? await usageOf(settings, address, PATIENCE) : undefined
+    const asked = pop3 || imap ? usageOf(settings, address, PATIENCE) : undefined
+    // One that the server does not know yet, for instance, keeps nobody from the rest.
+    const usage = await asked?.catch((error) => {
+      io.say(messageOf(error))
+      exit = 'connection'
+    })
     return { address, inbox: usage?.inbox ?? null, otherFolders: usage?.otherFolders ?? null }
   }
   const ask = async (...command: string[]) => {
@@ -64,7 +71,7 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   if (values.json) {
     const server = { running: true, engine: engine.name, versions, bindAddress, ports, inbox, certificate }
     io.print(JSON.stringify({ ...server, accounts, queue: queued }))
-    return
+    return exit
   }
   io.print(
     `The mail server runs (engine: ${engine.name}, Postfix ${postfix ?? '?'}, Dovecot ${versions.dovecot ?? '?'}).\n`,
@@ -80,8 +87,9 @@ export async function main(args: string[], io: Io): Promise<ExitName | undefined
   if (isSmtpOnly()) io.print('No mailboxes and no logins: SMTP_ONLY=1 in development-mail-server.env')
   if (certificate) io.print(`Certificate to trust: ${certificate}`)
   const messages = queued === 0 ? 'empty' : `${queued} message${queued === 1 ? '' : 's'}`
-  io.print(`Queue: ${queued === null ? 'unknown; only root may look into it' : messages}`)
-  return
+  const unknown = isRoot ? 'Postfix does not say' : 'only root may look into it'
+  io.print(`Queue: ${queued === null ? `unknown; ${unknown}` : messages}`)
+  return exit
 }
 
 await run(import.meta.url, main)

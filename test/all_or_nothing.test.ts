@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
 import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs'
+import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { BAR } from '../scripts/lib/accounts/accounts.ts'
@@ -45,6 +46,8 @@ test('what a killed start left is ended by the next, without /usr/sbin and with 
   mkdirSync(bin)
   symlinkSync(process.execPath, join(bin, 'node'))
   writeFileSync(join(bin, '.bashrc'), 'echo noise; exit 7\n')
+  // Dovecot's own, of a living process: it would wait for that, and its clients would find nobody.
+  writeFileSync(join(project.stateDir, 'state/instances.lock'), `${process.pid}:${hostname()}`)
   const noise = { HOME: bin, BASH_ENV: join(bin, '.bashrc'), ENV: join(bin, '.bashrc'), SHLVL: undefined }
   const { code, stderr } = await project.runWith({ env: { ...noise, PATH: `${bin}:/usr/bin:/bin` } }, 'start')
   assert.equal(code, 0, stderr)
@@ -80,12 +83,13 @@ test('another user sees as much as that may be, and is told what wants root', as
     project.run('status', '--json'),
     project.run('stop'),
     project.run('reset', '--yes'),
+    project.run('add_account', '--update', BAR, 'geheim'),
   ])
   project.runner = []
   assert.equal(status.code, 0, status.stderr)
   const { running, accounts, queue } = JSON.parse(status.stdout)
   assert.deepEqual([running, accounts.length, queue], [true, 4, null])
-  for (const [index, command] of ['stop', 'reset.ts --yes'].entries()) {
+  for (const [index, command] of ['stop', 'reset.ts --yes', `--update ${BAR}\n`].entries()) {
     const { code, stderr = '' } = others[index] ?? {}
     assert.deepEqual([code, /needs root/.test(stderr), stderr.includes(command)], [1, true, true], stderr)
   }
@@ -94,7 +98,7 @@ test('another user sees as much as that may be, and is told what wants root', as
 test('a server whose processes are all stopped is told, and can be stopped', async () => {
   for (const pid of pidsOf(project)) process.kill(pid, 'SIGSTOP')
   const accounts = readFileSync(project.config('postfix-accounts.cf'))
-  const commands = [['status'], ['add_account', 'nora@development-virtual.example.com', 'x']]
+  const commands = [['status'], ['reset', '--yes'], ['add_account', 'nora@development-virtual.example.com', 'x']]
   await Promise.all(
     [...commands, ['add_account', '--delete', BAR, '--yes']].map(async ([script = '', ...args]) => {
       const { code, stderr } = await run(script, ...args)

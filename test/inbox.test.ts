@@ -139,7 +139,12 @@ test('search knows the words of Mailpit', async () => {
     ...['Reply-To: noreply@shop.example', 'Subject: Monthly report for March', 'Message-ID: <unique-77@shop.example>'],
     ...['MIME-Version: 1.0', 'Content-Type: multipart/mixed; boundary=x', ''],
     ...['--x', 'Content-Type: text/plain; charset=utf-8', 'Content-Transfer-Encoding: base64', '', text],
-    ...['--x', 'Content-Type: application/pdf', 'Content-Disposition: attachment; filename="report.pdf"', ''],
+    ...[
+      '--x',
+      'Content-Type: application/pdf',
+      'Content-Disposition: attachment; filename="=?utf-8?Q?t=C3=A9.pdf?="',
+      '',
+    ],
     ...['x'.repeat(3000), '--x--'],
   ])
   await world.wait(`to:${to}`)
@@ -150,9 +155,9 @@ test('search knows the words of Mailpit', async () => {
     addressed:boss@shop.example | addressed:${to} | subject:"report for" | subject:REPORT -subject:april
     message-id:unique-77 | message-id:<unique-77@shop.example> | tag:invoice | is:tagged is:read | has:attachment
     has:attachments -has:inline | larger:2k smaller:1M | after:${day(-1)} before:${day(1)} | hundred | März umsatz
-    "hundred thousand" | "hundred\tthousand" | -nowhere-to-be-found | after:${day(-1)}&tz=Asia/Tokyo`
+    "hundred thousand" | "hundred\tthousand" | té.pdf | -nowhere-to-be-found | after:${day(-1)}&tz=Asia/Tokyo`
   const misses = `to:${to.slice(1)} | to:boss@shop.example | from:nn@shop.example | subject:"for report" | tag:inv
-    !subject:report | is:unread | larger:1M | before:${day(-1)} | "thousand hundred" | -hundred | constructor:x
+    !subject:report | is:unread | larger:1M | before:${day(-1)} | "thousand hundred" | -hundred | constructor:x | delivered
     monthly nowhere-to-be-found | http://nowhere.example:80/`
   for (const [queries, isFound] of [[finds, true] as const, [misses, false] as const]) {
     for (const query of queries.split(/\s*[|\n]\s*/)) {

@@ -79,6 +79,8 @@ test('another port takes effect; a taken one, one that is off and an open one ar
     return service.startInbox({ ...settings, inboxPort }, 'native')
   }
   assert.deepEqual(await start(), { url, isNew: true })
+  process.kill(pid() ?? 0, 'SIGSTOP')
+  assert.deepEqual(await start(), { url, isNew: true })
   const other = project.inboxPort + 1
   assert.deepEqual(await start(other), { url: urlAt(other), isNew: true })
   assert.deepEqual([await isUp(), await isUp(urlAt(other))], [false, true])

@@ -60,10 +60,15 @@ test('the first start proves itself by a mail, shows ports, accounts, passwords 
 test('status shows engine, versions, messages and queue; logs the last lines', async () => {
   await send(project.ports, BAR, 'counted')
   await until('one message', async () => (await status()).accounts[2].inbox === 1)
-  assert.match(
-    await done('status'),
-    /engine: native, Postfix 3\.\d+\.\d+, Dovecot 2\.\d+\.[\s\S]*bar@\S+ +1 +0\n[\s\S]*Queue: empty/,
-  )
+  const shown = /engine: native, Postfix 3\.\d+\.\d+, Dovecot 2\.\d+\.[\s\S]*bar@\S+ +1 +0\n[\s\S]*Queue: empty/
+  assert.match(await done('status'), shown)
+  // One more in the file, which no start has told the server of.
+  const accounts = readFileSync(project.config('postfix-accounts.cf'))
+  appendFileSync(project.config('postfix-accounts.cf'), `early@later.example|{PLAIN}x\n`)
+  const early = await run('status', '--json')
+  writeFileSync(project.config('postfix-accounts.cf'), accounts)
+  const counts = JSON.parse(early.stdout).accounts.map(({ inbox }: { inbox: number | null }) => inbox)
+  assert.deepEqual([early.code, counts], [3, [0, 0, 1, 0, null]], early.stderr)
   const logs = await project.run('logs', '--lines', '5')
   assert.deepEqual([logs.code, logs.stdout.trim().split('\n').length], [0, 5])
   assert.equal((await run('logs', '--lines', 'many')).code, 2)

@@ -22,6 +22,7 @@ test('address lists are read as people and header fields write them', () => {
     'friends: a@b, "x; y" <c@d>;, e@f': '|a@b  x; y|c@d  |e@f',
     'undisclosed-recipients:;': '',
     root: '|root',
+    ' <root> ': '|root',
     'user@[1.2.3.4], user@[IPv6:::1]': '|user@[1.2.3.4]  |user@[IPv6:::1]',
     '"a b"@c, a..b.@docomo.ne.jp': '|"a b"@c  |a..b.@docomo.ne.jp',
     'J <a@b>, CORP\\jd <c@d>': 'J|a@b  CORP\\jd|c@d',
@@ -36,7 +37,9 @@ test('what is no address is refused with its own words; a name with a comma want
   const lists = 'a b@c;a@b@c;<a@b;a@b>;<>;名前;a@;@b;a@b:c;a@b c;a@b> RCPT TO:<c@d;"<"@x;Doe, J <a@b>;a@b, foo'.split(
     ';',
   )
-  for (const list of lists) assert.throws(() => parseAddressList(list), /^Error: "/, list)
+  for (const list of [...lists, '"root"', '<root>, a@b']) {
+    assert.throws(() => parseAddressList(list), /^Error: "[^"]/, list)
+  }
   // However it is typed, nobody is left out in silence.
   for (const list of [
     'foo,Bar <a@b>',

@@ -103,8 +103,9 @@ export function readText(path: string, advice: string): string {
     if (text.includes('\0')) throw new Error('it is UTF-16 or binary; save it as UTF-8')
     return text.replace(/^\ufeff/, '')
   } catch (error) {
-    const fact = UNREADABLE[(error as NodeJS.ErrnoException).code ?? ''] ?? messageOf(error)
-    throw new Failure('usage', `${relative(process.cwd(), path)}: ${fact}. ${advice}`)
+    const { code = '' } = error as NodeJS.ErrnoException
+    const next = code === 'EACCES' ? `See who may: ls -l ${path}` : advice
+    throw new Failure('usage', `${relative(process.cwd(), path)}: ${UNREADABLE[code] ?? messageOf(error)}. ${next}`)
   }
 }
 

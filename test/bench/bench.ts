@@ -7,7 +7,7 @@ import { cpus, totalmem } from 'node:os'
 import { BAR, CATCHALL, FOO } from '../../scripts/lib/accounts/accounts.ts'
 import { EXIT, type ExitName, parse, print, run } from '../../scripts/lib/cli.ts'
 import { Project } from '../harness.ts'
-import { measureInbox } from './inbox.ts'
+import { measureInbox, measureMailDevsInbox } from './inbox.ts'
 import { measureMailDev, measureReading, measureSending } from './load.ts'
 import {
   countOf,
@@ -17,7 +17,9 @@ import {
   fill,
   HOST,
   inTurns,
+  memoryOf,
   post,
+  quantile,
   readable,
   runOf,
   scriptOf,
@@ -77,6 +79,7 @@ async function main(args: string[]): Promise<ExitName | undefined> {
     }
     figures.group = 'The inbox'
     await measureInbox(project, figures, quick ? [1, 1_000] : [1, 1_000, 10_000])
+    if (peers) await measureMailDevsInbox(project, figures, [1, 1_000])
   } catch (error) {
     // Ctrl-C ends the program as well that is being measured.
     if (!isInterrupted) throw error
@@ -91,12 +94,16 @@ async function main(args: string[]): Promise<ExitName | undefined> {
 
 async function measureStart(project: Project, figures: Figures, rounds: number): Promise<void> {
   const healthy: number[] = []
+  const whole: number[] = []
   for (let n = 0; n < rounds; n++) {
     await project.run('stop')
-    const { stdout } = await project.run('start')
+    const [seconds, { stdout }] = await timed(() => project.run('start'))
     healthy.push(Number(/up after ([\d.]+) s/.exec(stdout)?.[1]))
+    whole.push(seconds)
   }
   figures.add('start to healthy, native engine', 's', ...healthy)
+  figures.add('the whole npm start', 's', ...whole)
+  figures.add('memory of all processes, idle', 'MB', memoryOf(project))
 }
 
 async function measureDelivery(project: Project, figures: Figures, samples: number): Promise<void> {
@@ -104,8 +111,10 @@ async function measureDelivery(project: Project, figures: Figures, samples: numb
     [BAR, BAR],
     ['someone@gmail.com', CATCHALL],
   ] as const) {
+    const milliseconds = await deliveryTimes(project, to, mailbox, samples)
     const what = `one mail from sending to readable, ${mailbox === BAR ? 'a virtual mailbox' : 'the catchall'}`
-    figures.add(what, 'ms', ...(await deliveryTimes(project, to, mailbox, samples)))
+    figures.add(what, 'ms', ...milliseconds)
+    figures.add(`${what}, 95 of 100`, 'ms', quantile(milliseconds, 0.95))
   }
 }
 
@@ -124,13 +133,21 @@ async function deliveryTimes(project: Project, to: string, mailbox: string, samp
 }
 
 async function measureOneRun(project: Project, figures: Figures, rounds: number): Promise<void> {
+  const smtp = `${project.ports.smtp}`
+  const python = `import smtplib; smtplib.SMTP('${HOST}', ${smtp}).sendmail('${FOO}', ['${BAR}'], 'Subject: one')`
+  const scripts = [['send_email', '--help'], ['send_email'], ['pop_email', '--last', '1']]
   const programs: Record<string, string[]> = {
-    'swaks, one mail': ['swaks', '--server', HOST, '--port', `${project.ports.smtp}`, '--from', FOO, '--to', BAR],
-  }
-  for (const form of FORMS) {
-    for (const [name, ...args] of [['send_email', '--help'], ['send_email'], ['pop_email', '--last', '1']]) {
-      programs[[...form, name, ...args].join(' ')] = [...form, `scripts/${name}.ts`, ...args]
-    }
+    ...Object.fromEntries(
+      FORMS.flatMap((form) =>
+        scripts.map(([name, ...args]) => [
+          [...form, name, ...args].join(' '),
+          [...form, `scripts/${name}.ts`, ...args],
+        ]),
+      ),
+    ),
+    [`${FORMS[0]?.join(' ')} status`]: scriptOf('status'),
+    'swaks, one mail': ['swaks', '--server', HOST, '--port', smtp, '--from', FOO, '--to', BAR],
+    "Python's smtplib, one mail": ['python3', '-c', python],
   }
   figures.addSeconds(await inTurns(project, rounds, programs))
 }
@@ -157,9 +174,17 @@ async function measureLarge(project: Project, figures: Figures, rounds: number):
 async function measureCatchall(project: Project, figures: Figures, mails: number, rounds: number): Promise<void> {
   await fill(project, mails)
   const look = (...args: string[]) => scriptOf('pop_email', '--account', 'catchall', ...args)
+  // Exit code 11 says that no such mail is there.
+  const inVain = `${look('--to', 'nobody@bench.example', '--wait', '0').join(' ')} || test $? -eq 11`
   const programs = {
     'pop_email --last 1': look('--last', '1'),
-    'pop_email --to ADDRESS --wait, for the newest': look('--to', `number-${mails - 1}@bench.example`, '--wait'),
+    'pop_email --to ADDRESS --wait 10, for the newest': look(
+      '--to',
+      `number-${mails - 1}@bench.example`,
+      '--wait',
+      '10',
+    ),
+    'pop_email --to ADDRESS --wait 0, in vain': ['sh', '-c', inVain],
   }
   figures.addSeconds(await inTurns(project, rounds, programs))
   const milliseconds = await deliveryTimes(project, 'someone@gmail.com', CATCHALL, 3 * rounds)

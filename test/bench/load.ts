@@ -106,11 +106,20 @@ export async function measureReading(project: Project, figures: Figures, mails: 
   figures.addSeconds(await inTurns(project, rounds, programs), mails)
 }
 
-/** The same loads on MailDev. */
+/** The same loads on MailDev, and its list of mails, asked over a connection that is kept and over new ones. */
 export function measureMailDev(project: Project, figures: Figures, mails: number, rounds: number): Promise<void> {
-  return withMailDev(project, async (port) => {
+  return withMailDev(project, async ({ smtp: port, web }) => {
     const load = { port, mails, size: USUAL, to: 'someone@gmail.com' }
     const names = Object.entries(SENDERS).map(([name, command]) => [`MailDev, by ${name}: accepted`, command(load)])
     figures.addSeconds(await inTurns(project, rounds, Object.fromEntries(names)), mails)
+    for (const [how, connection] of [
+      ['connections kept', 'keep-alive'],
+      ['a connection for each question', 'close'],
+    ] as const) {
+      const list = async () => (await fetch(`http://${HOST}:${web}/email`, { headers: { connection } })).text()
+      const seconds: number[] = []
+      for (let round = 0; round < rounds; round++) seconds.push((await timed(list))[0])
+      figures.addSeconds({ [`MailDev's API, its list of mails, ${how}`]: seconds })
+    }
   })
 }

@@ -1,9 +1,9 @@
 /** What the parts of the benchmark share: figures, clocks, programs that are run, and a look at the server from outside. */
-import { execFile, spawn, spawnSync } from 'node:child_process'
-import { chownSync, mkdirSync, writeFileSync } from 'node:fs'
+import { execFileSync, spawn } from 'node:child_process'
+import { chownSync, mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { promisify } from 'node:util'
 import { BAR, CATCHALL, FOO, masterLogin } from '../../scripts/lib/accounts/accounts.ts'
 import { say } from '../../scripts/lib/cli.ts'
 import { Pop3Session } from '../../scripts/lib/mail/pop3.ts'
@@ -31,9 +31,9 @@ export class Figures {
   /** Takes down the repetitions of one figure; of what was measured once, that. */
   add(what: string, unit: string, ...values: number[]): void {
     const round = (value: number) => Number(value.toPrecision(3))
-    const [middle = 0, least = 0, most = 0] = [median(values), Math.min(...values), Math.max(...values)].map(round)
-    this.all.push({ group: this.group, what, unit, median: middle, least, most })
-    say(`${this.group}: ${what}: ${middle} ${unit}${values.length > 1 ? ` (${least} to ${most})` : ''}`)
+    const [median = 0, least = 0, most = 0] = [quantile(values), Math.min(...values), Math.max(...values)].map(round)
+    this.all.push({ group: this.group, what, unit, median, least, most })
+    say(`${this.group}: ${what}: ${median} ${unit}${values.length > 1 ? ` (${least} to ${most})` : ''}`)
   }
 
   /** Seconds by what they were measured of, as milliseconds, or as a rate where it is told of how many mails. */
@@ -67,9 +67,10 @@ export async function timed<T>(work: () => Promise<T>): Promise<[number, T]> {
   return [(performance.now() - begin) / 1000, result]
 }
 
-function median(numbers: number[]): number {
+/** The number that `part` of the numbers are below; the median unless told. */
+export function quantile(numbers: number[], part = 0.5): number {
   const sorted = numbers.toSorted((a, b) => a - b)
-  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * part))] ?? Number.NaN
 }
 
 /** What a user types before the path of a script; plain `node` where it strips types itself, from Node 22.18 on. */
@@ -88,7 +89,10 @@ export function scriptOf(name: string, ...args: string[]): string[] {
 export async function runOf(project: Project, [program = '', ...args]: string[]): Promise<[number, string]> {
   const env = { ...project.env, PATH: `${dirname(process.execPath)}:${project.env.PATH}` }
   return timed(async () => {
-    const { stdout } = await promisify(execFile)(program, args, { cwd: project.dir, env, maxBuffer: 1e9 })
+    const child = spawn(program, args, { cwd: project.dir, env, stdio: ['ignore', 'pipe', 'pipe'] })
+    const ended = new Promise<number | null>((resolve, reject) => child.once('error', reject).once('close', resolve))
+    const [code, stdout, stderr] = await Promise.all([ended, text(child.stdout), text(child.stderr)])
+    if (code !== 0) throw new Error(`${program} ${args.slice(0, 3).join(' ')} ended with ${code}: ${stderr}`)
     return stdout
   })
 }
@@ -108,10 +112,14 @@ const missing = new Set<string>()
 
 /** Whether a program is on this machine; says once where it is not. */
 export function isInstalled(program: string): boolean {
-  const isHere = spawnSync('sh', ['-c', `command -v ${program}`]).status === 0
-  if (!isHere && !missing.has(program)) say(`${program} is not on this machine, and left out.`)
-  if (!isHere) missing.add(program)
-  return isHere
+  try {
+    execFileSync('sh', ['-c', `command -v ${program}`], { stdio: 'ignore' })
+    return true
+  } catch {
+    if (!missing.has(program)) say(`${program} is not on this machine, and left out.`)
+    missing.add(program)
+    return false
+  }
 }
 
 /**
@@ -191,7 +199,7 @@ function queueId(n: number): string {
 }
 
 /** Does something while MailDev from the npm registry runs. It keeps mail in memory and on the disk. */
-export async function withMailDev(project: Project, work: (smtp: number) => Promise<void>) {
+export async function withMailDev(project: Project, work: (ports: { smtp: number; web: number }) => Promise<void>) {
   const smtp = project.inboxPort
   const web = smtp + 1
   const options = ['--ip', HOST, '--smtp', `${smtp}`, '--web', `${web}`, '--mail-directory', project.path('maildev')]
@@ -200,9 +208,23 @@ export async function withMailDev(project: Project, work: (smtp: number) => Prom
   try {
     const answers = () => fetch(`http://${HOST}:${web}/healthz`, { signal: AbortSignal.timeout(1_000) }).catch(() => {})
     await until('MailDev answers (npx fetches it from the registry)', answers, 180_000)
-    await work(smtp)
+    await work({ smtp, web })
   } finally {
     if (child.pid) process.kill(-child.pid, 'SIGTERM')
     await until('MailDev has ended', () => child.exitCode !== null || child.signalCode !== null)
   }
+}
+
+/** Memory of all processes of the server in MB; what several share is counted once (PSS of proc(5)). */
+export function memoryOf(project: Project): number {
+  let kilobytes = 0
+  for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
+    try {
+      if (!readlinkSync(`/proc/${pid}/cwd`).startsWith(project.stateDir)) continue
+      kilobytes += Number(/^Pss: +(\d+)/m.exec(readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8'))?.[1] ?? 0)
+    } catch {
+      // Gone meanwhile.
+    }
+  }
+  return kilobytes / 1024
 }

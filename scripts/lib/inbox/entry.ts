@@ -14,7 +14,7 @@ export interface Entry extends Pick<Headers, 'from' | 'to' | 'cc' | 'bcc' | 'rep
   size: number
   attachments: number
   inline: number
-  /** In lower case all names and addresses, those of the envelope as well, and the subject: what most mails are not found by. */
+  /** In lower case all names and addresses, those of the envelope as well, subject, files: what most mails are not found by. */
   words: string
   /** The first words, once somebody wanted them. */
   snippet?: string
@@ -33,12 +33,13 @@ export function readCopy(
   const { queueId, isAlone } = traceOf(headers)
   const time = timeOf(queueId)
   const people = [from, to, cc, bcc, replyTo].flat().map(({ name, address }) => `${name} <${address}>`)
+  const { names, ...counts } = partsOf(bodyStructure)
   const entry: Entry = {
     // Short queue ids, Postfix's own default, come back with other mail.
     id: time ? queueId : box.key + uid.toString(36),
-    ...{ copies: [], created: time ?? Number(internalDate), size, ...countsOf(bodyStructure) },
+    ...{ copies: [], created: time ?? Number(internalDate), size, ...counts },
     ...{ from, to, cc, bcc, replyTo, subject, messageId: messageId.replace(/^<|>$/g, '') },
-    ...{ words: fold([...people, subject, messageId].join('\n')), arrival: 0 },
+    ...{ words: fold([...people, subject, messageId, ...names].join('\n')), arrival: 0 },
   }
   return { entry, recipient: envelopeRecipient || box.address, isAlone: isAlone || !time }
 }
@@ -90,14 +91,16 @@ function timeOf(queueId: string): number | undefined {
   return numberOf(seconds) * 1_000 + Math.floor(numberOf(micros) / 1_000)
 }
 
-/** How many attachments a mail has, and how many parts that belong into its text, as `readMail` counts them. */
-function countsOf(root: MessageStructureObject | undefined): { attachments: number; inline: number } {
-  const counts = { attachments: 0, inline: 0 }
+/** How many attachments a mail has, and how many parts that belong into its text, as `readMail` counts them; their names. */
+function partsOf(root: MessageStructureObject | undefined) {
+  const counts = { attachments: 0, inline: 0, names: [] as string[] }
   const walk = (part: MessageStructureObject) => {
     const { type = '', id, disposition, dispositionParameters, parameters, childNodes } = part
     if (childNodes && !type.startsWith('message/')) return childNodes.forEach(walk)
-    const isNamed = Boolean(dispositionParameters?.filename ?? parameters?.name) && disposition !== 'inline'
+    const name = dispositionParameters?.filename ?? parameters?.name ?? ''
+    const isNamed = name !== '' && disposition !== 'inline'
     if (/^text\/(plain|html)$/.test(type) && disposition !== 'attachment' && !isNamed) return
+    counts.names.push(name)
     counts[disposition === 'inline' || (disposition !== 'attachment' && id) ? 'inline' : 'attachments']++
   }
   if (root) walk(root)

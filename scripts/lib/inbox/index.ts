@@ -126,11 +126,11 @@ export class Index extends EventEmitter<{ change: [Change] }> implements Listene
     })
   }
 
-  /** Which of the messages have a text anywhere in them; Dovecot reads them. */
+  /** Which of the messages have a text in their bodies, as Dovecot reads them. In every header stands "delivered". */
   async containing(entries: Entry[], text: string): Promise<Set<Entry | undefined>> {
     const found = new Set<Entry | undefined>()
     await eachBox(firstsOf(entries), async (client, uid, box) => {
-      for (const hit of (await client.search({ uid, text }, BY_UID)) || []) found.add(this.#entryAt(box, hit))
+      for (const hit of (await client.search({ uid, body: text }, BY_UID)) || []) found.add(this.#entryAt(box, hit))
     })
     return found
   }

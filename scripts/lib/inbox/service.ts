@@ -13,8 +13,8 @@ import { enabledProtocols, hostOf, ROOT, type Settings } from '../settings.ts'
 
 const LAUNCH = join(dirname(dirname(fileURLToPath(import.meta.url))), 'launch.mjs')
 const [RECORD, LOG] = ['inbox.json', 'inbox.log']
-/** Milliseconds until it answers, and until it has ended. */
-const PATIENCE = { start: 20_000, stop: 5_000 }
+/** Milliseconds until it answers when it begins, and when it runs, and until it has ended. */
+const PATIENCE = { start: 20_000, run: 3_000, stop: 5_000 }
 
 interface Record {
   url: string
@@ -68,7 +68,8 @@ export async function startInbox(
   const running = runningInbox(settings)
   const { imap } = enabledProtocols()
   const text = JSON.stringify(settings)
-  if (running?.settings === text && imap) return { url: running.url }
+  // One that hangs is of no use.
+  if (running?.settings === text && imap && (await answers(running.url, PATIENCE.run))) return { url: running.url }
   await stopInbox(settings)
   if (settings.inboxPort === 0) return {}
   if (!imap) return { problem: 'There is no inbox, because IMAP is off in development-mail-server.env.' }
@@ -86,19 +87,25 @@ export async function startInbox(
   const record: Record = { url, pid, startTime: startOf(pid), settings: text }
   writeFileSync(join(folder, RECORD), JSON.stringify(record), { mode: 0o644 })
   for (const end = Date.now() + PATIENCE.start; child.exitCode === null && Date.now() < end; await sleep(20)) {
-    const answer = await fetch(`${url}api/v1/info`, { signal: AbortSignal.timeout(1_000) }).catch(() => undefined)
-    if (answer?.ok) return { url, isNew: true }
+    if (await answers(url, 1_000)) return { url, isNew: true }
   }
   await stopInbox(settings)
   const words = readFileSync(join(folder, LOG), 'utf8').trim().split('\n').at(-1)
   return without(words || 'It does not answer. Try: npm run inbox')
 }
 
+/** Whether an inbox answers within `patience` milliseconds. */
+async function answers(url: string, patience: number): Promise<boolean> {
+  const answer = await fetch(`${url}api/v1/info`, { signal: AbortSignal.timeout(patience) }).catch(() => undefined)
+  return answer?.ok ?? false
+}
+
 /** Ends the inbox. False where none was running. */
 export async function stopInbox(settings: Settings): Promise<boolean> {
   const running = runningInbox(settings)
   if (!running) return false
-  process.kill(running.pid, 'SIGTERM')
+  // A stopped one (SIGSTOP) has to go on for its end.
+  for (const signal of ['SIGCONT', 'SIGTERM']) process.kill(running.pid, signal)
   for (const end = Date.now() + PATIENCE.stop; runningInbox(settings); await sleep(10)) {
     // It may be gone since the last look.
     if (Date.now() > end && startOf(running.pid) === running.startTime) process.kill(running.pid, 'SIGKILL')

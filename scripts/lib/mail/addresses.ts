@@ -21,14 +21,15 @@ export function parseAddressList(list: string): Address[] {
   // nodemailer writes the comma of a name as ", ", however it was typed.
   const squeezed = (text: string) => text.replace(/[\s,]+/g, '')
   const words = squeezed(plain)
+  const alone = list.trim().replace(/^<(.*)>$/, '$1')
   return addressParser(list, { flatten: true }).map(({ name, address }) => {
-    if (name === list.trim() && BARE_USER.test(name)) return { name: '', address: name }
+    if (name === alone && BARE_USER.test(name)) return { name: '', address: name }
     // nodemailer finds an address in "a b@c" as well, and in `Doe, J <a@b>` one of many who meant two.
     const isBare =
       name !== '' &&
       (name.includes(',') ? words.includes(squeezed(name)) : !plain.includes('<') && plain.includes(name))
     const problem = isBare || !areBracketsWhole ? NO_ADDRESS : problemOfAddress(address)
-    const typed = isBare || !areBracketsWhole ? list.trim().slice(0, 200) : address
+    const typed = isBare || !areBracketsWhole || !address ? list.trim().slice(0, 200) : address
     if (problem) throw new Error(`${JSON.stringify(typed)}: ${problem}`)
     return { name, address }
   })
@@ -38,7 +39,7 @@ const LOCAL_PART = String.raw`"(?:[^"\\<>\x00-\x1f\x7f]|\\[^<>\x00-\x1f\x7f])*"|
 const DOMAIN = String.raw`\[[^\s[\]\\<>\x00-\x1f\x7f]+\]|[^\s"(),:;<>@[\\\]\x00-\x1f\x7f]+`
 const ADDRESS = new RegExp(`^(?:${LOCAL_PART})@(?:${DOMAIN})$`)
 const NO_ADDRESS =
-  'not an address. Write user@domain or "Name" <user@domain>; a name with a comma goes in double quotes'
+  'not an address. Write user@domain, "Name" <user@domain> or a user alone; a name with a comma goes in double quotes'
 /** The name of a user of the server, without a domain; it has to stand alone. */
 const BARE_USER = /^[\w.!#$%&'*+/=?^`{|}~-]+$/
 

@@ -14,6 +14,7 @@ import { enabledProtocols, type Settings } from '../settings.ts'
 import { chooseEngine } from './choose.ts'
 import type { Engine } from './engine.ts'
 import { isAnswering, silentProtocols } from './proof.ts'
+import { assertRootInReach } from './root.ts'
 
 /** Milliseconds that the server may stay silent. */
 const TIMEOUT = 30_000
@@ -130,7 +131,7 @@ export async function overImap<T>(
   } catch (error) {
     const { responseText } = error as { responseText?: string }
     const fact = `IMAP on ${host}:${ports.imap} for ${user}: ${responseText ?? messageOf(error)}`
-    throw new Failure('connection', `${fact}. Is the server up? npm run status`)
+    throw new Failure('connection', `${fact}. See: npm run doctor`)
   } finally {
     client.close()
   }
@@ -152,8 +153,14 @@ export async function serverOf(settings: Settings): Promise<Server> {
   return { engine, running: (await engine?.isRunning()) || (await isAnswering(settings)) }
 }
 
+/** Throws a Failure, before anything is changed, where a running server could not take a change. `secret` is not shown. */
+export async function assertTakesChanges(settings: Settings, server: Server, secret?: string): Promise<void> {
+  await assertAnswers(settings, server, 'Nothing was changed.')
+  if (server.running && server.engine?.name === 'native') await assertRootInReach(secret)
+}
+
 /** Throws a Failure where a native server runs and does not answer; a container may be restarting itself. */
-export async function assertAnswers(settings: Settings, { engine, running }: Server, state: string): Promise<void> {
+async function assertAnswers(settings: Settings, { engine, running }: Server, state: string): Promise<void> {
   if (!running || engine?.name !== 'native') return
   const silent = await silentProtocols(settings)
   if (silent.length === 0) return

@@ -105,8 +105,8 @@ export class NativeEngine implements Engine {
   }
 
   async #launch(): Promise<void> {
-    // Sockets of an earlier start, for which Dovecot would wait.
-    await $`find ${this.#path('run')} -mindepth 1 -delete`
+    // What a killed start has left: sockets, and the lock of Dovecot's list of instances; Dovecot would wait for them.
+    await $`find ${this.#path('run')} ${this.#path('state')} -mindepth 1 -delete`
     // Locks that killed processes left in the mailboxes: Dovecot honours one for two minutes when the pid in it is
     // another process's by now. A Maildir's messages lie in the folders that are left out, many of them and no lock.
     const skipped = ['cur', 'new', 'tmp'].flatMap((name) => ['-name', name, '-prune', '-o'])

@@ -108,7 +108,7 @@ export class MailLog {
   async show({ lines, follow }: { lines: number; follow: boolean }): Promise<void> {
     if (!fs.existsSync(this.file))
       throw new Failure('failed', `${this.file}: no mail log yet. Start the server: npm start`)
-    const words = ['-n', String(lines), ...(follow ? ['-F'] : []), this.file]
+    const words = ['-n', String(lines), ...(follow ? ['-F', `--pid=${process.pid}`] : []), this.file]
     await foreground('tail', words, { stdio: ['ignore', 'inherit', 'ignore'] })
   }
 

@@ -3,7 +3,7 @@ import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Failure } from '../cli.ts'
 import { NAMES, ROOT } from '../settings.ts'
-import { $, foreground } from './shell.ts'
+import { $, foreground, quote } from './shell.ts'
 
 /** Beside the settings, variables that a run by sudo has to keep. */
 const KEPT = ['PATH', 'CI', 'NO_COLOR', 'TERM', 'COLUMNS', 'INIT_CWD']
@@ -17,11 +17,16 @@ export const isRoot = process.getuid?.() === 0
  */
 export async function becomeRoot(): Promise<void> {
   if (isRoot) return
-  const name = relative(join(ROOT, 'scripts'), process.argv[1] ?? '').replace(/\.[jt]s$/, '')
-  const command = await bySudo(name, process.argv.slice(2))
+  const command = await bySudo(ownName(), process.argv.slice(2))
   // Ctrl-C reaches sudo's script as well; this one waits for its end. A signal to this process alone is handed on by sudo.
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {})
   process.exit(await foreground('sudo', command))
+}
+
+/** Throws a Failure, with what to type and without `secret`, where `startAsRoot` could not do its work. */
+export async function assertRootInReach(secret?: string): Promise<void> {
+  const args = process.argv.slice(2).filter((arg) => arg !== secret)
+  if (!isRoot) await bySudo(ownName(), args)
 }
 
 /** Has `npm start`, which brings a changed configuration into effect, do so as root. Throws a Failure where it cannot. */
@@ -29,6 +34,8 @@ export async function startAsRoot(): Promise<void> {
   const { exitCode, stderr } = await $({ timeout: 120_000 })`sudo ${await bySudo('start', [])}`
   if (exitCode !== 0) throw new Failure('failed', stderr.trim())
 }
+
+const ownName = () => relative(join(ROOT, 'scripts'), process.argv[1] ?? '').replace(/\.[jt]s$/, '')
 
 /**
  * sudo's arguments for a script of this project, with this user's settings. Throws a Failure, with what to type instead,
@@ -39,7 +46,8 @@ async function bySudo(name: string, args: string[]): Promise<string[]> {
     names.filter((variable) => process.env[variable]).map((variable) => `${variable}=${process.env[variable]}`)
   const { exitCode, stderr } = await $({ timeout: 10_000 })`sudo -n true`
   if (exitCode === 0) return ['-n', 'env', ...assignments([...NAMES, ...KEPT]), process.execPath, LAUNCH, name, ...args]
-  const typed = ['env', 'PATH="$PATH"', ...assignments(NAMES), 'npx', 'tsx', `scripts/${name}.ts`, ...args]
+  const words = [...assignments(NAMES), 'npx', 'tsx', `scripts/${name}.ts`, ...args]
+  const typed = ['env', 'PATH="$PATH"', ...words.map(quote)]
   const command = typed.join(' ')
   const isMissing = /not found/.test(stderr)
   const way = isMissing

@@ -10,7 +10,7 @@ if (process.platform === 'win32') usePowerShell()
 else Object.assign(zx, { shell: '/bin/sh', prefix: 'exec ', postfix: '', quote })
 
 /** A word for a POSIX shell; zx's own quoting is bash's. */
-function quote(word: string): string {
+export function quote(word: string): string {
   return /^[\w/.:=@%+-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`
 }
 
