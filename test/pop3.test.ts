@@ -158,7 +158,7 @@ test('nobody listens, no DNS knows the name, TLS meets none or the other way abo
   const cases: [Parameters<typeof Pop3Session.open>[0], RegExp, RegExp][] = [
     ...MODES.map((tls): (typeof cases)[0] => [{ ...closed.at(), tls }, /^connection$/, /REFUSED.*npm run status/]),
     [{ host: 'no-such-host.invalid', port: 110, tls: 'none', timeout: 5_000 }, /^(connection|timeout)$/, /invalid/],
-    [{ ...plain.at(), tls: 'implicit' }, /^tls$/, /\d: [a-z ]+\.$/],
+    [{ ...plain.at(), tls: 'implicit' }, /^tls$/, /\d: TLS \(implicit\) failed: [a-z ]+\.$/],
     [{ ...secure.at(300), tls: 'none' }, /^(timeout|connection)$/, /./],
   ]
   for (const [server, exit, message] of cases) {

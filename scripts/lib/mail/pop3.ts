@@ -236,7 +236,9 @@ export class Pop3Session extends Pop3Command {
     socket.removeAllListeners('data').on('data', (chunk: Buffer) => this.#take(chunk))
     // OpenSSL's own words are in `reason`.
     socket.on('error', ({ message, reason = message }: Error & { reason?: string }) =>
-      this.#lose(/SSL|TLS/.test(message) ? 'tls' : 'connection', reason),
+      /SSL|TLS/.test(message)
+        ? this.#lose('tls', `TLS (${this.#server.tls}) failed: ${reason}`)
+        : this.#lose('connection', reason),
     )
     // node-pop3 forgets its socket at either, and knows only "no-socket" afterwards.
     for (const end of ['end', 'close'])
