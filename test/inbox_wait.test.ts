@@ -153,12 +153,14 @@ test('while the server is away the answer is 503; when it is back all is there a
       assert.match(body.Error, /away.*npm start/)
     }
     assert.equal((await world.ask('DELETE /api/v1/messages')).status, 503)
-    assert.equal((await world.ask('GET /api/v1/info')).status, 200)
+    assert.equal((await world.ask('GET /readyz')).status, 503)
+    for (const path of ['livez', 'api/v1/info']) assert.equal((await world.ask(`GET /${path}`)).status, 200, path)
     const { code, stderr } = await runIn(world.project, {}, 'start')
     assert.equal(code, 0, stderr)
     await until('it is back', () => page.events.findLast(({ Type }) => Type === 'server')?.Data.up)
     const id = await world.post(to, ['Subject: After', '', 'text'])
     assert.equal((await answer).body.ID, id)
+    assert.equal((await world.ask('GET /readyz')).text, 'ok')
     assert.equal((await world.ask(`GET /api/v1/message/${before}`)).body.Subject, 'Before')
   } finally {
     page.close()

@@ -119,6 +119,8 @@ export function routesOf(settings: Settings, index: Index): Routes {
     'GET /api/v1/webui': () => WEBUI,
     'GET /api/v1/chaos': chaos,
     'PUT /api/v1/chaos': chaos,
+    'GET /livez': () => 'ok',
+    'GET /readyz': () => current(0),
     'GET /view/{ID}.html': async (call) => {
       const { mail } = await opened(call)
       const html = htmlOf(mail.html ?? refuse(404, 'This message has no HTML'), mail, call.params.get('embed') === '1')
