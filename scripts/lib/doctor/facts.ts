@@ -49,6 +49,8 @@ export class Facts {
   #scratch: string | undefined
   /** Whether the native engine is the one to be used; known when `choice` was asked. */
   isNative = false
+  /** The checks that a failure of another one explains, as far as is known: there is nothing to wait for. */
+  readonly explained = new Set<string>()
 
   /** A file's text by its path from the project's root, less what "line-ends" reports; empty where it cannot be read. */
   read(name: string): string {
@@ -150,6 +152,13 @@ export class Facts {
     return engine
   }
 
+  /** What the daemons have logged since this was asked first: older troubles may be over. */
+  async logged(): Promise<string[]> {
+    const lines = await (await this.server()).logged()
+    const last = this.once('logged', () => lines.at(-1))
+    return lines.slice(lines.lastIndexOf(last ?? '') + 1)
+  }
+
   /** What a program of the running server prints. */
   ask(...command: string[]): Promise<ExecResult> {
     return this.once(`ask ${command.join(' ')}`, async () => (await this.server()).exec(command, { timeout: ANSWER }))
@@ -161,10 +170,10 @@ export class Facts {
     return engine?.name === 'docker' && (await this.server()) === engine
   }
 
-  /** What Postfix answers for keys in each of the project's PCRE tables, and what it says against the tables. */
-  async lookUp(names: string[], keys: string[]): Promise<{ answers: Map<string, string>[]; said: string }> {
+  /** What Postfix answers for keys in each of these tables, as `pcre:file`, and what it says against the tables. */
+  async lookUp(tables: string[], keys: string[]): Promise<{ answers: Map<string, string>[]; said: string }> {
     const asked = { ...input(`${keys.join('\n')}\n`), timeout: ANSWER }
-    const tablesIn = (folder: string) => names.map((name) => `pcre:${name.replace(CONFIG, folder)}`)
+    const tablesIn = (folder: string) => tables.map((table) => table.replace(CONFIG, folder))
     const { stdout, stderr } = (await this.isInContainer())
       ? await (await this.engine()).exec(['sh', '-c', LOOK_UP, '', ...tablesIn(IN_CONTAINER)], asked)
       : await $(asked)`sh -c ${LOOK_UP} ${`-c ${this.postfix('empty', '')}`} ${tablesIn(join(ROOT, CONFIG))}`

@@ -2,6 +2,10 @@
  * What replies of the server and lines of its log mean. They name the cause of a trouble that the doctor has seen itself: a
  * line whose trouble is over says nothing about today. To add a rule, add a row.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { deleteLine, type Finding, failure, placeOf, writeLine } from './check.ts'
+import { CONFIG, type Facts, IN_CONTAINER, inConfig, MAIN_CF, MASTER_CF } from './facts.ts'
+import { broken, POSTFIX_RULES } from './rules.ts'
 
 // biome-ignore format: one rule a line
 const MEANINGS: [pattern: RegExp, meaning: string][] = [
@@ -29,8 +33,12 @@ const MEANINGS: [pattern: RegExp, meaning: string][] = [
   [/User (doesn't exist|unknown)|unknown user/i, 'nobody has that address'],
   [/no SASL authentication mechanisms|SASL: Connect to .* failed/, 'Postfix cannot ask Dovecot about passwords'],
   [/key values mismatch|cannot load (RSA )?certificate|Can't load (SSL certificate|private key)|cannot get RSA private key|error loading .*key/i, 'key and certificate do not belong together, or cannot be read'],
-  [/bad (command startup|numerical|string|boolean)|unknown smtpd restriction|fatal:|panic:/i, 'a daemon gave up'],
+  [/unknown smtpd restriction|(fatal|panic|error):/i, 'a daemon gave up'],
+  [/bad command startup/, 'a daemon gave up'],
 ]
+
+/** What stands in front of a daemon's words in the log. */
+const HEAD = /^(\w{3} +\d+ [\d:]+|\d{4}-\d\d-\d\dT\S+) \S+ /
 
 /** What a reply or a line of the log means, with what it says; the text alone where nothing is known about it. */
 export function explained(text: string): string {
@@ -38,12 +46,53 @@ export function explained(text: string): string {
   return meaning && !text.startsWith(meaning) ? `${meaning}: ${text}` : text
 }
 
-/** The last line that says why, among those logged since the last start; undefined where none is known. */
+/** The lines in which a daemon complains. The doctor's own question about an unknown user is refused as it should be. */
+const complaintsIn = (lines: readonly string[]) =>
+  lines.filter((line) => /\b(fatal|panic|error|warning):/i.test(line) && !/\breject: /.test(line))
+
+/** The last line that says why; undefined where none is known. */
 export function causeIn(lines: readonly string[]): string | undefined {
-  // The doctor's own question about an unknown user is refused as it should be.
   const foreign = lines.filter((line) => !/\bto=<nobody-[\da-f]{8}@/.test(line))
   const bad = foreign.filter((line) => /\b(fatal|panic|error|warning|status=(deferred|bounced)|reject)/i.test(line))
   // What stands further up in the table says it better than "fatal:".
   const line = MEANINGS.map(([pattern]) => bad.findLast((text) => pattern.test(text))).find((found) => found)
-  return line && explained(line)
+  return line && explained(line.replace(HEAD, ''))
+}
+
+/** Where settings stand. */
+const FILES = [inConfig('dovecot-2.4.cf'), inConfig('dovecot.cf'), MASTER_CF, MAIN_CF]
+/** Where words end: a socket's kind is none of its path. */
+const BETWEEN = /[^\w/.:-]+|(?<=\b(?:unix|inet):)/
+/** The line of the settings that a daemon's complaint names: by its place, its parameter, or a path or the like in its value. */
+export function blamed(facts: Facts, complaint: string): Finding | undefined {
+  const text = complaint.replace(HEAD, '')
+  const words = text.split(BETWEEN).map((word) => word.replace(/[:.]+$/, ''))
+  // A path or a port speaks for itself, another word where it is quoted.
+  const isTelling = (part: string) => /\/|:\d/.test(part) || text.includes(`'${part}'`)
+  const [, where, line] = /(docker-data\/[^\s,]+),? line (\d+)/.exec(text) ?? []
+  const found = FILES.flatMap((file) => facts.assignments(file, !/dovecot/.test(file)).map((one) => ({ ...one, file })))
+  const hits = found.map(({ name, value, at, file }) => {
+    const parts = value.replaceAll(IN_CONTAINER, CONFIG).split(BETWEEN)
+    const plain = name.replace(/^.*\/|^default_/g, '')
+    const isNamed = plain.includes('_') && words.some((word) => word === plain || word === name)
+    const isPart = parts.some((part) => part !== '' && (isNamed || isTelling(part)) && words.includes(part))
+    return file === where && at.lines.includes(Number(line)) ? 9 : Number(isNamed) * 2 + Number(isPart)
+  })
+  const best = Math.max(...hits)
+  const one = best > 0 ? found[hits.lastIndexOf(best)] : undefined
+  if (!one) return undefined
+  const { file, at, name } = one
+  const right = file === MAIN_CF ? broken(POSTFIX_RULES, name, undefined, facts)?.write : undefined
+  const fix = typeof right === 'string' ? writeLine(file, at, `${name} = ${right}`) : deleteLine(file, at)
+  return failure(`${placeOf(file, at)}: ${text}`, fix)
+}
+
+/** Milliseconds for what a daemon logs to stand in the log. */
+const LOGGED = 500
+
+/** What a daemon complains about since the doctor has begun, where its words name a line of the settings. */
+export async function complaint(facts: Facts): Promise<Finding | undefined> {
+  await sleep(LOGGED)
+  const found = complaintsIn(await facts.logged()).map((line) => blamed(facts, line))
+  return found.find((finding) => finding !== undefined)
 }

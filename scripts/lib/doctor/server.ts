@@ -4,41 +4,46 @@ import { lstatSync } from 'node:fs'
 import { join } from 'node:path'
 import { CATCHALL, parseAccounts } from '../accounts/accounts.ts'
 import { messageOf } from '../cli.ts'
+import { runningInbox } from '../inbox/service.ts'
 import type { Engine } from '../server/engine.ts'
 import { namesBelow, VMAIL_ID } from '../server/native_configuration.ts'
 import { holdersOf, isFree } from '../server/ports.ts'
 import { readOr } from '../server/processes.ts'
 import { isRoot } from '../server/root.ts'
 import { CONTAINER, enabledServices, SERVICES } from '../settings.ts'
-import { addLine, deleteLine, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
+import { addLine, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
 import { ACCOUNTS, ANSWER, CONFIG, type Facts, MAIN_CF, QUOTAS } from './facts.ts'
-import { causeIn, explained } from './log.ts'
+import { blamed, causeIn, explained } from './log.ts'
 import { folders, processes } from './machine.ts'
 
 export async function ports(facts: Facts): Promise<Finding[]> {
-  const { bindAddress, ports: taken, stateDir } = facts.settings()
+  const settings = facts.settings()
+  const { bindAddress, ports: taken, stateDir, inboxPort } = settings
   const { engine } = await facts.choice()
   const isUp = engine ? await facts.isRunning() : false
   if (!isUp && (await engine?.half())) throw new Skipped('half of the server runs, see "running"')
   const services = enabledServices(facts.environment())
+  const hasInbox = inboxPort === 0 || runningInbox(settings)
   // What it was started with it holds as long as it runs; to look at all processes of the machine takes long.
   const started = isUp && facts.isNative ? readOr(`${stateDir}/started.json`) : ''
-  if (started.includes(JSON.stringify(JSON.stringify({ bindAddress, ports: taken, services }))))
+  if (hasInbox && started.includes(JSON.stringify(JSON.stringify({ bindAddress, ports: taken, services }))))
     return [ok('held by the server since its start')]
-  const holders = holdersOf(services.map((name) => taken[name]))
+  const inbox = { port: inboxPort, variable: 'INBOX_PORT', protocol: 'inbox', find: warning }
+  const own = services.map((name) => ({ ...SERVICES[name], port: taken[name], find: failure }))
+  const all = [...own, ...(hasInbox ? [] : [inbox])]
+  const holders = holdersOf(all.map(({ port }) => port))
   const problems: Finding[] = []
   const closed: string[] = []
-  for (const name of services) {
-    const [port, { variable, protocol }] = [taken[name], SERVICES[name]]
+  for (const { port, variable, protocol, find } of all) {
     const [holder, isClosed] = [holders.get(port), await isFree(bindAddress, port)]
-    if (isClosed && isUp) closed.push(`${port} (${protocol})`)
+    if (isClosed && isUp && port !== inboxPort) closed.push(`${port} (${protocol})`)
     if (isClosed || (isUp && (!holder || engine?.owns(holder) || !isRoot))) continue
     let free = 10_000 + (port % 10_000)
     while (Object.values(taken).includes(free) || !(await isFree(bindAddress, free))) free++
     // What the environment says wins over .env.
     const fix = process.env[variable] ? `export ${variable}=${free}` : addLine('.env', `${variable}=${free}`)
     const who = holder ? `${holder.name} (pid ${holder.pid})` : 'another process'
-    problems.push(failure(`port ${port} (${protocol}) on ${bindAddress} is in use by ${who}`, fix))
+    problems.push(find(`port ${port} (${protocol}) on ${bindAddress} is in use by ${who}`, fix))
   }
   const other = `nothing listens on ${closed.join(', ')}: the server was started with other ports`
   if (closed.length > 0) problems.push(failure(other, 'npm start'))
@@ -48,9 +53,9 @@ export async function ports(facts: Facts): Promise<Finding[]> {
 export async function start(facts: Facts): Promise<Finding[]> {
   facts.environment()
   const refusal = await facts.refusal()
-  const [, file = '', line] = /(\S+) line (\d+): Unknown setting/.exec(refusal ?? '') ?? []
-  const fix = line && deleteLine(file, { lines: [Number(line)] })
-  return verdict(refusal ? [failure(refusal, fix)] : [], 'tried: Postfix and Dovecot read them')
+  if (!refusal) return [ok('tried: Postfix and Dovecot read them')]
+  const line = blamed(facts, refusal)
+  return [line && !/docker-data\S+ line \d+:/.test(refusal) ? line : failure(refusal, line?.fix)]
 }
 
 export async function running(facts: Facts): Promise<Finding[]> {
@@ -69,9 +74,11 @@ export async function running(facts: Facts): Promise<Finding[]> {
 export async function answering(facts: Facts): Promise<Engine> {
   const engine = await facts.server()
   for (const [name, check] of Object.entries({ processes, ports, folders })) {
-    const findings = await facts.once(`check ${name}`, () => check(facts)).catch((): Finding[] => [])
+    const isSkipped = (error: unknown): Finding[] => (error instanceof Skipped ? [] : [failure(messageOf(error))])
+    const findings = await facts.once(`check ${name}`, () => check(facts)).catch(isSkipped)
     if (findings.some(({ level }) => level === 'failure')) throw new Skipped(`it could only wait, see "${name}"`)
   }
+  await facts.logged()
   return engine
 }
 
@@ -167,6 +174,7 @@ export async function mailboxes(facts: Facts): Promise<Finding[]> {
     return verdict(path ? [failure(evidence, `docker exec ${CONTAINER} ${chown} ${path}`)] : [], '/var/mail')
   }
   const folder = join(facts.settings().stateDir, 'mail')
+  if (!lstatSync(folder, { throwIfNoEntry: false })) return [failure(`${folder} is not there`, 'npm start')]
   const names = ['', ...namesBelow(folder).filter((name) => name.split('/').length <= 3)]
   for (const path of names.map((name) => join(folder, name))) {
     // What goes away meanwhile is left out.

@@ -56,8 +56,8 @@ export function isOwn(target: string, facts: Facts): boolean {
   return domainsOf(facts).includes(domainOf(target).toLowerCase())
 }
 
-/** Addresses that no mailbox can have here: mail to them goes to another (recipient_delimiter, mydestination). */
-export const UNREACHED = /\+.*@|@localhost(\.|$)/i
+/** Addresses that no mailbox can have here: mail to them goes elsewhere, or Dovecot lets no such name in (auth_username_chars). */
+export const UNREACHED = /[^\w.@-]|@localhost(\.|$)/i
 
 /** The addresses of the accounts, in lower case. A line that is none may be a password, and is the matter of "accounts". */
 export function addressesOf(facts: Facts): string[] {
@@ -88,10 +88,20 @@ export function missingCertificate(type: string, facts: Facts): string | undefin
   return missing(PATHS, paths[type] ?? '', facts)
 }
 
+/** Whether a socket is one more that dovecot.cf has Dovecot listen at. */
+export function isListener(value: string, facts: Facts): boolean {
+  const [, name] = /^lmtp:unix:.*\/(\S+)$/.exec(value) ?? []
+  return name !== undefined && new RegExp(`unix_listener .*/${name} `).test(facts.read(inConfig('dovecot.cf')))
+}
+
+/** Words of restrictions that are right, if not here (rules.ts). */
+const ASKING = /^(reject_(unknown|rh?s?bl|unverified)_|permit_(dnswl|rhswl|mx)_|check_\w+_(mx|ns|a)_access$)/
+
 /** A word of restrictions that Postfix does not know. Names with other letters in it are tables, hosts and numbers. */
 export function oddWord(value: string, facts: Facts): string | undefined {
   const classes = facts.mainCf().get('smtpd_restriction_classes')?.value ?? ''
-  const isKnown = (word: string) => [...RESTRICTIONS, ...classes.split(/[\s,]+/)].includes(word.toLowerCase())
+  const isKnown = (word: string) =>
+    ASKING.test(word) || [...RESTRICTIONS, ...classes.split(/[\s,]+/)].includes(word.toLowerCase())
   const all = value.replace(/\{.*\}/g, '').split(/[\s,]+/)
   return all.find((word) => /^[a-z_]+$/i.test(word) && !isKnown(word))
 }
