@@ -74,9 +74,6 @@ export function accounts(facts: Facts): Finding[] {
   return verdict(problems, `${all.length} accounts`)
 }
 
-const bytesOf = (size: string) =>
-  Number.parseInt(size, 10) * 1024 ** Math.max(0, 'bkmgt'.indexOf(size.at(-1)?.toLowerCase() ?? ''))
-
 type Quota = Entry & { address: string; size: string }
 // biome-ignore format: one rule a line
 const QUOTA_ROWS: Row<Quota>[] = [
@@ -84,7 +81,7 @@ const QUOTA_ROWS: Row<Quota>[] = [
   { wrong: (entry, all) => all.some((other) => isBefore(other, entry) && other.address === entry.address) && `${entry.address} has a quota above, which counts`, find: warning },
   { wrong: ({ size }) => !/^\d+[bkmgt]?$/i.test(size) && `"${size}" is no size like 10M` },
   { wrong: ({ address, size }) => address === CATCHALL && !/^0/.test(size) && 'the catchall has a limit, and what is beyond it has no other place', find: warning, fix: (entry) => writeLine(QUOTAS, entry, `${CATCHALL}:0`) },
-  { wrong: ({ size }) => bytesOf(size) > 0 && bytesOf(size) < 10_000 && `${size} is full after a mail or two`, find: warning, fix: null },
+  { wrong: ({ size }) => /^[1-9](\d{0,3}b?|k)$/i.test(size) && `${size} is full after a mail or two`, find: warning, fix: null },
 ]
 
 export function quotas(facts: Facts): Finding[] {
@@ -106,14 +103,14 @@ export function aliases(facts: Facts): Finding[] {
   /** Where Postfix sends an address on: by its own alias, by that without its extension, by its domain's. */
   const next = (address: string): string[] => {
     const keys = [address, address.replace(/\+[^@]*@/, '@'), address.replace(/.*@/, '@')]
-    return keys.map((key) => all.find(({ from }) => from === key)).find((alias) => alias)?.to ?? []
+    const targets = keys.map((key) => all.find(({ from }) => from === key)).find((alias) => alias)?.to ?? []
+    // An alias that has itself among its targets keeps that one (virtual(5)).
+    return targets.filter((target) => target !== address)
   }
-  /** The way back to an address; an alias that has itself among its targets keeps that one (virtual(5)), and ends there. */
-  const loop = (from: string, at = from, way: string[] = []): string[] | undefined => {
-    if (from.startsWith('@')) return undefined
-    const onward = next(at).filter((target) => target !== at && !way.includes(target))
-    if (way.length > 0 && onward.includes(from)) return way
-    return onward.map((target) => loop(from, target, [...way, target])).find((found) => found)
+  const reach = (from: string) => {
+    const found = new Set(next(from))
+    for (const target of found) for (const one of next(target)) found.add(one)
+    return found
   }
   const loses = ({ from, to }: Alias) =>
     own.find(
@@ -129,10 +126,9 @@ export function aliases(facts: Facts): Finding[] {
     { wrong: ({ to }) => { const target = to.find((one) => one.includes('@') && lookalike(one)); return target && `${target} is one letter or two from a domain with accounts, and is caught; a slip?` }, find: warning, fix: null },
     { wrong: ({ from, to }) => to.length === 0 && `${from} has no target, and Postfix skips the line` },
     { wrong: (alias) => all.some((other) => isBefore(other, alias) && other.from === alias.from) && `${alias.from} stands twice; only one of the lines counts`, find: warning },
-    { wrong: (alias) => { const way = loop(alias.from); return way && !all.some((other) => isBefore(other, alias) && way.includes(other.from)) && `${alias.from} leads back to itself by ${way.join(', ')}` }, fix: null },
+    { wrong: (alias) => { const way = reach(alias.from); return !alias.from.startsWith('@') && way.has(alias.from) && !all.some((other) => isBefore(other, alias) && way.has(other.from)) && `${alias.from} leads back to itself by way of others` }, fix: null },
     { wrong: ({ from, to }) => own.includes(from) && !to.includes(from) && `${from} is an account, and this alias takes all its mail away, to ${to.join(', ')}` },
     { wrong: (alias) => alias.from.startsWith('@') && loses(alias) && `${alias.from} takes the mail of the account ${loses(alias)} away as well` },
-    { wrong: ({ to }) => to.some((target) => /[|"]|^\/|:include:/.test(target)) && 'Postfix takes no program or file here' },
   ]
   return verdict(judge(VIRTUAL, all, rows), `${all.length} aliases`)
 }
@@ -164,15 +160,14 @@ function waysOut(facts: Facts): (Entry & { result: string })[] {
 export async function tables(facts: Facts): Promise<Finding[]> {
   facts.needs(CAUGHT, MAP)
   const set = [...facts.mainCf().values()].flatMap(({ value }) => [...value.matchAll(OWN_TABLE)])
-  const others = new Set(set.map(([, type = '', name = '']) => type + inConfig(name)))
+  const others = set.map(([, type = '', name = '']) => type + inConfig(name))
   const [own, domains] = [addressesOf(facts), domainsOf(facts)]
   const alike = domains.flatMap((domain) => {
     const [noDot, noLastDot] = [domain.replace('.', 'x'), domain.replace(/\.(?=[^.]*$)/, '-')]
     return [`x@sub.${domain}`, `x@not${domain}`, `x@${domain}.example`, `x@${noDot}`, `x@${noLastDot}`]
   })
   const foreign = [...FOREIGN, ...alike].filter((address) => !domains.includes(domainOf(address)))
-  for (const name of [CAUGHT, MAP]) others.delete(`pcre:${name}`)
-  const names = [`pcre:${CAUGHT}`, `pcre:${MAP}`, ...others]
+  const names = [...new Set([`pcre:${CAUGHT}`, `pcre:${MAP}`, ...others])]
   const { answers, said } = await facts.lookUp(names, [...own, ...domains.map(anyAt), ...foreign])
   const caught = (address: string) => answers[0]?.get(address)
   const goes = (address: string) => answers[1]?.get(address) ?? 'default_transport'
@@ -180,8 +175,8 @@ export async function tables(facts: Facts): Promise<Finding[]> {
   const problems = [...skipped].map(([, file = '', line, text]) =>
     warning(`${inConfig(file)} line ${line}: Postfix skips it: ${text}`),
   )
-  for (const [index, name] of [...others].entries()) {
-    const answerTo = (address: string) => answers[index + 2]?.get(address) ?? ''
+  for (const [index, name] of names.entries()) {
+    const answerTo = (address: string) => (index > 1 && answers[index]?.get(address)) || ''
     const hit = [...own, 'someone@foreign.example'].find((address) => REFUSAL.test(answerTo(address)))
     if (hit) problems.push(failure(`${name.replace(/^\w+:/, '')}: ${hit} gets "${answerTo(hit)}"`))
   }

@@ -23,8 +23,6 @@ const NAMES = `postfix-accounts.cf postfix-virtual.cf postfix-regexp.cf postfix-
   dovecot-master-users user-patches.sh`
 export const OWN_FILES = NAMES.split(/\s+/).map(inConfig)
 export const [ACCOUNTS = '', VIRTUAL = '', CAUGHT = '', MAP = '', MAIN_CF = '', MASTER_CF = '', QUOTAS = ''] = OWN_FILES
-/** Debian's own master.cf. */
-const MASTER_DIST = '/usr/share/postfix/master.cf.dist'
 
 /** Looks the keys of stdin up in one table after the other; the options stand in the place of the name. */
 const LOOK_UP = 'keys=$(cat); for table; do printf "%s\\n" "$keys" | postmap $0 -q - "$table"; echo =; done'
@@ -182,13 +180,14 @@ export class Facts {
     return { answers: stdout.split(/^=\n/m).map(answersOf), said: stderr }
   }
 
-  /** A configuration folder of Postfix with this main.cf and Debian's own master.cf, for its programs that want one. */
+  /** A configuration folder of Postfix with this main.cf, for its programs that want one. */
   postfix(name: string, main: string): string {
     return this.once(`postfix ${name}`, () => {
       const folder = join(this.#scratchFolder(), name)
       fs.mkdirSync(folder)
       fs.writeFileSync(join(folder, 'main.cf'), main)
-      if (fs.existsSync(MASTER_DIST)) fs.cpSync(MASTER_DIST, join(folder, 'master.cf'))
+      // Some parameters are those of a service.
+      fs.writeFileSync(join(folder, 'master.cf'), this.raw('docker-data/native/master.cf'))
       // Programs wait until main.cf is two seconds old, lest they read half a file.
       fs.utimesSync(join(folder, 'main.cf'), 0, Date.now() / 1000 - 10)
       return folder

@@ -1,11 +1,10 @@
 /** What this machine has to have: settings, an engine, root, and daemons that can work. */
-import { statSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, messageOf } from '../cli.ts'
 import { checkStateDir } from '../server/native_files.ts'
 import { isFree } from '../server/ports.ts'
-import { processIds, programOf, readOr, stateOf } from '../server/processes.ts'
+import { processIds, programOf, stateOf } from '../server/processes.ts'
 import { isRoot } from '../server/root.ts'
 import { $ } from '../server/shell.ts'
 import { CONTAINER, readSettings } from '../settings.ts'
@@ -84,20 +83,18 @@ export async function processes(facts: Facts): Promise<Finding[]> {
 }
 
 /** Postfix's own part of the state folder: of another owner, as a copy may be, nothing is taken or delivered. */
-const OWN = 'data active bounce defer deferred hold incoming maildrop private public'
-  .replace(/ /g, ' queue/')
-  .split(' ')
+const QUEUES = ['active', 'bounce', 'defer', 'deferred', 'hold', 'incoming', 'maildrop', 'private', 'public']
 
 export async function folders(facts: Facts): Promise<Finding[]> {
   if ((await facts.engine()).name === 'docker') throw new Skipped('in the container all can')
   const { stateDir } = facts.settings()
   try {
     checkStateDir(stateDir)
-    const uid = /^postfix:[^:]*:(\d+)/m.exec(readOr('/etc/passwd'))?.[1]
-    const isOther = (path: string) => `${statSync(path, { throwIfNoEntry: false })?.uid ?? uid}` !== uid
-    const other = OWN.map((name) => join(stateDir, name)).filter(isOther)
-    const evidence = `not Postfix's own any more: ${other.join(', ')}`
-    return verdict(other.length > 0 ? [failure(evidence, `chown -R postfix ${other.join(' ')}`)] : [], stateDir)
+    const paths = [join(stateDir, 'data'), ...QUEUES.map((name) => join(stateDir, 'queue', name))]
+    const { stdout } = await $({ timeout: ANSWER })`find ${paths} -maxdepth 0 ! -user postfix`
+    const other = stdout.trim().replaceAll('\n', ' ')
+    const problem = failure(`not Postfix's own any more: ${other}`, `chown -R postfix ${other}`)
+    return verdict(other ? [problem] : [], stateDir)
   } catch (error) {
     const [, folder] = /(\/\S+): only its owner can enter it/.exec(messageOf(error)) ?? []
     if (error instanceof Failure) return [failure(error.message, folder && `chmod o+x ${folder}`)]

@@ -10,7 +10,7 @@ import { SmtpSession } from '../mail/smtp.ts'
 import { enabledProtocols, enabledServices, SERVICES, type ServiceName } from '../settings.ts'
 import { type Finding, failure, ok, Skipped, warning } from './check.ts'
 import { ANSWER, type Facts, MAIN_CF, VIRTUAL } from './facts.ts'
-import { causeIn, complaint, explained } from './log.ts'
+import { causeIn, complaint, explained, told } from './log.ts'
 import { answering, queueOf } from './server.ts'
 import { addressesOf, domainsOf } from './values.ts'
 
@@ -182,13 +182,7 @@ async function flow(
     }
   } catch (error) {
     if (error instanceof TypeError) throw error
-    const words = wordsOf(error)
-    found = await complaint(facts)
-    // The log names the table that refuses a text.
-    const isWhy = (line: string) =>
-      /: reject: (header|body|mime)/.test(line) && words.includes(line.split(': ').at(-1) ?? '')
-    const line = (await facts.logged()).findLast(isWhy)
-    found ??= failure(explained(line ? `${words} (${line.replace(/^.*: (?=reject: )/, '')})` : words))
+    found = await told(facts, wordsOf(error))
   } finally {
     // Lest it arrives later, or stays.
     if (mail && found?.level !== 'ok') {
@@ -239,11 +233,9 @@ export async function mailUnknown(facts: Facts): Promise<Finding[]> {
     const reply = await session.replyTo(recipient)
     await session.close()
     if (reply.startsWith('550')) return [ok(`${reply.slice(0, 9)} for ${recipient}`)]
-    const line = await complaint(facts)
-    if (line) return [line]
-    const where = `see smtpd_recipient_restrictions and virtual_alias_domains in ${MAIN_CF}`
-    return [failure(`RCPT TO:<${recipient}> got "${reply}", not 550: ${/^2/.test(reply) ? where : explained(reply)}`)]
+    const where = `: see smtpd_recipient_restrictions and virtual_alias_domains in ${MAIN_CF}`
+    return [await told(facts, `RCPT TO:<${recipient}> got "${reply}", not 550${/^2/.test(reply) ? where : ''}`)]
   } catch (error) {
-    return [(await complaint(facts)) ?? failure(explained(wordsOf(error)))]
+    return [await told(facts, wordsOf(error))]
   }
 }

@@ -1,10 +1,10 @@
 /** The running server: that it may start, runs, holds its ports, is what the files describe, and has room for mail. */
-import { createPrivateKey, X509Certificate } from 'node:crypto'
-import { lstatSync } from 'node:fs'
+import { X509Certificate } from 'node:crypto'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import { createSecureContext } from 'node:tls'
 import { CATCHALL, parseAccounts } from '../accounts/accounts.ts'
 import { messageOf } from '../cli.ts'
-import { runningInbox } from '../inbox/service.ts'
 import type { Engine } from '../server/engine.ts'
 import { namesBelow, VMAIL_ID } from '../server/native_configuration.ts'
 import { holdersOf, isFree } from '../server/ports.ts'
@@ -17,33 +17,29 @@ import { blamed, causeIn, explained } from './log.ts'
 import { folders, processes } from './machine.ts'
 
 export async function ports(facts: Facts): Promise<Finding[]> {
-  const settings = facts.settings()
-  const { bindAddress, ports: taken, stateDir, inboxPort } = settings
+  const { bindAddress, ports: taken, stateDir } = facts.settings()
   const { engine } = await facts.choice()
   const isUp = engine ? await facts.isRunning() : false
   if (!isUp && (await engine?.half())) throw new Skipped('half of the server runs, see "running"')
   const services = enabledServices(facts.environment())
-  const hasInbox = inboxPort === 0 || runningInbox(settings)
   // What it was started with it holds as long as it runs; to look at all processes of the machine takes long.
   const started = isUp && facts.isNative ? readOr(`${stateDir}/started.json`) : ''
-  if (hasInbox && started.includes(JSON.stringify(JSON.stringify({ bindAddress, ports: taken, services }))))
+  if (started.includes(JSON.stringify(JSON.stringify({ bindAddress, ports: taken, services }))))
     return [ok('held by the server since its start')]
-  const inbox = { port: inboxPort, variable: 'INBOX_PORT', protocol: 'inbox', find: warning }
-  const own = services.map((name) => ({ ...SERVICES[name], port: taken[name], find: failure }))
-  const all = [...own, ...(hasInbox ? [] : [inbox])]
-  const holders = holdersOf(all.map(({ port }) => port))
+  const holders = holdersOf(services.map((name) => taken[name]))
   const problems: Finding[] = []
   const closed: string[] = []
-  for (const { port, variable, protocol, find } of all) {
+  for (const name of services) {
+    const [port, { variable, protocol }] = [taken[name], SERVICES[name]]
     const [holder, isClosed] = [holders.get(port), await isFree(bindAddress, port)]
-    if (isClosed && isUp && port !== inboxPort) closed.push(`${port} (${protocol})`)
+    if (isClosed && isUp) closed.push(`${port} (${protocol})`)
     if (isClosed || (isUp && (!holder || engine?.owns(holder) || !isRoot))) continue
     let free = 10_000 + (port % 10_000)
     while (Object.values(taken).includes(free) || !(await isFree(bindAddress, free))) free++
     // What the environment says wins over .env.
     const fix = process.env[variable] ? `export ${variable}=${free}` : addLine('.env', `${variable}=${free}`)
     const who = holder ? `${holder.name} (pid ${holder.pid})` : 'another process'
-    problems.push(find(`port ${port} (${protocol}) on ${bindAddress} is in use by ${who}`, fix))
+    problems.push(failure(`port ${port} (${protocol}) on ${bindAddress} is in use by ${who}`, fix))
   }
   const other = `nothing listens on ${closed.join(', ')}: the server was started with other ports`
   if (closed.length > 0) problems.push(failure(other, 'npm start'))
@@ -64,9 +60,8 @@ export async function running(facts: Facts): Promise<Finding[]> {
   const half = await engine.half()
   const evidence = half ?? 'the server is not running'
   if (isRoot && (await facts.refusal())) return [failure(`${evidence}; npm start refuses the files`)]
-  // A mail that was refused says nothing about a server that does not run, nor does a warning about a daemon that ended.
-  const says = (line: string) => (half ? /\b(fatal|panic):/i.test(line) : !/\breject: |\bstatus=/.test(line))
-  const cause = causeIn((await engine.logged()).filter(says))
+  // A mail that was refused says nothing about a server that does not run, nor does a warning.
+  const cause = causeIn((await engine.logged()).filter((line) => /\b(fatal|panic):/i.test(line)))
   return [failure(cause ? `${evidence}; the log of its last start: ${cause}` : evidence, 'npm start')]
 }
 
@@ -146,16 +141,13 @@ export async function certificate(facts: Facts): Promise<Finding[]> {
   const values = stdout.match(/^smtpd_tls_(chain_files|key_file|cert_file) = .*$/gm) ?? []
   const paths = [...new Set(values.flatMap((line) => line.split(/[\s,]+/)).filter((path) => path.startsWith('/')))]
   const made = `${facts.settings().stateDir}/tls/`
-  const fix = paths.some((path) => path.startsWith(made)) && `rm ${made}*.pem && npm stop && npm start`
+  const fix = paths.every((path) => path.startsWith(made)) && `rm ${made}*.pem && npm stop && npm start`
   const files = await Promise.all(paths.map((path) => engine.exec(['cat', '--', path])))
-  const missing = paths.find((_, index) => files[index]?.exitCode !== 0)
-  if (missing) return [failure(`${missing} is not there, and TLS needs it`, fix)]
   const text = files.map(({ stdout }) => stdout).join('\n')
   try {
-    const [key = ''] = /-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]+-----END [A-Z ]*PRIVATE KEY-----/.exec(text) ?? []
+    // Throws where the key is that of another certificate.
+    createSecureContext({ key: text, cert: text })
     const found = new X509Certificate(text.slice(text.indexOf('-----BEGIN CERTIFICATE')))
-    if (!found.checkPrivateKey(createPrivateKey(key)))
-      return [failure(`the key of ${paths.join(' and ')} is that of another certificate`, fix)]
     const left = Date.parse(found.validTo) - Date.now()
     const find = left < 0 ? failure : left < EXPIRES_SOON ? warning : ok
     return [find(`the certificate ends on ${found.validTo}`, left < EXPIRES_SOON && fix)]
@@ -164,29 +156,20 @@ export async function certificate(facts: Facts): Promise<Finding[]> {
   }
 }
 
-/** The first of a domain, a mailbox in it, and what lies there, that Dovecot cannot use: what is wrong with it, and what rights it. */
+/** What of a domain, a mailbox in it, and what lies there, Dovecot cannot use. It makes files that nobody may write. */
+const UNUSABLE = `! -uid ${VMAIL_ID} -o -type d ! -perm -700 -o -type f ! -perm -400`
+
 export async function mailboxes(facts: Facts): Promise<Finding[]> {
-  const chown = `chown -R ${VMAIL_ID}:${VMAIL_ID}`
-  if ((await facts.server()).name === 'docker') {
-    const find = `find /var/mail -maxdepth 3 ! -uid ${VMAIL_ID} -print -quit`.split(' ')
-    const path = (await facts.ask(...find)).stdout.trim()
-    const evidence = `${path} belongs to another user than Dovecot's`
-    return verdict(path ? [failure(evidence, `docker exec ${CONTAINER} ${chown} ${path}`)] : [], '/var/mail')
-  }
-  const folder = join(facts.settings().stateDir, 'mail')
-  if (!lstatSync(folder, { throwIfNoEntry: false })) return [failure(`${folder} is not there`, 'npm start')]
-  const names = ['', ...namesBelow(folder).filter((name) => name.split('/').length <= 3)]
-  for (const path of names.map((name) => join(folder, name))) {
-    // What goes away meanwhile is left out.
-    const found = lstatSync(path, { throwIfNoEntry: false })
-    const is = `${path} belongs to user ${found?.uid}, and Dovecot writes as ${VMAIL_ID}`
-    if (found && found.uid !== VMAIL_ID) return [failure(is, `${chown} ${path}`)]
-    // Dovecot makes files that nobody may write.
-    const [needed, right, verb] = found?.isDirectory() ? [0o700, 'u+rwx', 'enter'] : [0o400, 'u+r', 'read']
-    if (found && (found.mode & needed) !== needed)
-      return [failure(`${path}: its owner may not ${verb} it`, `chmod ${right} ${path}`)]
-  }
-  return [ok(`${names.length} files and folders belong to Dovecot`)]
+  const isNative = (await facts.server()).name === 'native'
+  const folder = isNative ? join(facts.settings().stateDir, 'mail') : '/var/mail'
+  const about = '%p: it belongs to user %U and has mode %m'
+  if (isNative && !existsSync(folder)) return [failure(`${folder} is not there`, 'npm start')]
+  const which = ['-maxdepth', '3', '(', ...UNUSABLE.split(' '), ')', '-printf', about, '-quit']
+  const { stdout } = await facts.ask('find', folder, ...which)
+  const path = stdout.replace(/: it belongs.*/s, '')
+  const commands = `chown -R ${VMAIL_ID}:${VMAIL_ID} ${path} && chmod -R u+rwX ${path}`
+  const fix = isNative ? commands : `docker exec ${CONTAINER} sh -c '${commands}'`
+  return verdict(path ? [failure(`${stdout}, and Dovecot works as ${VMAIL_ID}`, fix)] : [], folder)
 }
 
 export async function mailboxQuotas(facts: Facts): Promise<Finding[]> {

@@ -1,15 +1,13 @@
 /** What the rules ask about a value: of the files that it names, of the accounts, of Postfix's own words. */
 import { existsSync, readFileSync } from 'node:fs'
-import { BlockList, isIP } from 'node:net'
 import { CATCHALL } from '../accounts/accounts.ts'
 import { domainOf } from '../accounts/changes.ts'
-import { nearestOf } from '../cli.ts'
 import { mapPaths } from '../server/native_configuration.ts'
 import { HOSTNAME } from '../settings.ts'
 import { ACCOUNTS, CONFIG, type Facts, IN_CONTAINER, inConfig, OWN_FILES } from './facts.ts'
 
-const [, ...LISTS] = readFileSync(new URL('./names.txt', import.meta.url), 'utf8').split(/^\[.*\]$/m)
-const [RESTRICTIONS = [], OF_10 = [], OF_15 = [], OF_BOTH = []] = LISTS.map((names) => names.trim().split(/\s+/))
+const NAMES = readFileSync(new URL('./names.txt', import.meta.url), 'utf8').split(/^\[.*\]$/m)
+const [, OF_10 = [], OF_15 = [], OF_BOTH = []] = NAMES.map((names) => names.trim().split(/\s+/))
 /** docker-mailserver's variables, by the releases that have them. */
 export const VARIABLES = { '10': OF_10, '15': OF_15, both: OF_BOTH }
 
@@ -86,46 +84,4 @@ export function missingCertificate(type: string, facts: Facts): string | undefin
     'self-signed': `${own}-cert.pem ${own}-key.pem`,
   }
   return missing(PATHS, paths[type] ?? '', facts)
-}
-
-/** Whether a socket is one more that dovecot.cf has Dovecot listen at. */
-export function isListener(value: string, facts: Facts): boolean {
-  const [, name] = /^lmtp:unix:.*\/(\S+)$/.exec(value) ?? []
-  return name !== undefined && new RegExp(`unix_listener .*/${name} `).test(facts.read(inConfig('dovecot.cf')))
-}
-
-/** Words of restrictions that are right, if not here (rules.ts). */
-const ASKING = /^(reject_(unknown|rh?s?bl|unverified)_|permit_(dnswl|rhswl|mx)_|check_\w+_(mx|ns|a)_access$)/
-
-/** A word of restrictions that Postfix does not know. Names with other letters in it are tables, hosts and numbers. */
-export function oddWord(value: string, facts: Facts): string | undefined {
-  const classes = facts.mainCf().get('smtpd_restriction_classes')?.value ?? ''
-  const isKnown = (word: string) =>
-    ASKING.test(word) || [...RESTRICTIONS, ...classes.split(/[\s,]+/)].includes(word.toLowerCase())
-  const all = value.replace(/\{.*\}/g, '').split(/[\s,]+/)
-  return all.find((word) => /^[a-z_]+$/i.test(word) && !isKnown(word))
-}
-
-export function respelt(value: string, facts: Facts): string {
-  const odd = oddWord(value, facts) ?? ''
-  return value.replace(odd, nearestOf(odd, RESTRICTIONS) ?? '').replace(/^[\s,]+|,(?=\s*(,|$))/g, '')
-}
-
-/** Whether mynetworks has this address: the first entry that matches decides (postconf(5)). */
-export function trusts(value: string, host: string): boolean {
-  // Tables and $names are the running server's to judge.
-  if (/[:$](?!:|\d)/.test(value.replace(/\[[^\]]*\]/g, ''))) return true
-  for (const word of value.split(/[\s,]+/)) {
-    const [, not, address = '', bits] = /^(!?)\[?([^\]/]+)\]?(?:\/(\d+))?$/.exec(word) ?? []
-    const family = isIP(address) === 6 ? 'ipv6' : 'ipv4'
-    const list = new BlockList()
-    if (isIP(address)) list.addSubnet(address, Number(bits ?? (family === 'ipv6' ? 128 : 32)), family)
-    if (list.check(host, isIP(host) === 6 ? 'ipv6' : 'ipv4')) return !not
-  }
-  return false
-}
-
-export function messageLimit(facts: Facts): number {
-  const { value } = facts.mainCf().get('message_size_limit') ?? {}
-  return Number(value ?? facts.environment().POSTFIX_MESSAGE_SIZE_LIMIT ?? 0)
 }
