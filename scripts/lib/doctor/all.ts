@@ -83,6 +83,8 @@ export async function runChecks(checks: readonly Check[], limit = LIMIT): Promis
     const about = { check: check.name, title: check.title, milliseconds: Math.round(performance.now() - begin) }
     return shorten(findings).map((finding) => ({ ...about, ...finding }))
   }
+  // Many a rule asks which engine it is.
+  await facts.choice().catch(() => {})
   try {
     return settle((await Promise.all(checks.map(runOne))).flat())
   } finally {

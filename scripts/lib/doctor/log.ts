@@ -48,6 +48,7 @@ export function causeIn(lines: readonly string[]): string | undefined {
 const FILES = [inConfig('dovecot-2.4.cf'), inConfig('dovecot.cf'), MASTER_CF, MAIN_CF]
 /** Where words end: a socket's kind is none of its path. */
 const BETWEEN = /[^\w/.:-]+|(?<=\b(?:unix|inet):)/
+
 /** The line of the settings that a daemon's complaint names: by its place, its parameter, or a path or the like in its value. */
 export function blamed(facts: Facts, complaint: string): Finding | undefined {
   const text = complaint.replace(HEAD, '')
@@ -72,12 +73,10 @@ export function blamed(facts: Facts, complaint: string): Finding | undefined {
   return failure(`${placeOf(file, at)}: ${text}`, fix)
 }
 
-/** Milliseconds for what a daemon logs to stand in the log. */
-const LOGGED = 500
-
 /** What a daemon complains about since the doctor has begun, where its words name a line of the settings. */
 export async function complaint(facts: Facts): Promise<Finding | undefined> {
-  await sleep(LOGGED)
+  // What a daemon logs stands in the log a moment later.
+  await sleep(500)
   const lines = (await facts.logged()).filter((line) => /\b(fatal|panic|error|warning):/i.test(line))
   return lines.map((line) => blamed(facts, line)).find((finding) => finding !== undefined)
 }

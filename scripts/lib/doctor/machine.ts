@@ -93,8 +93,7 @@ export async function folders(facts: Facts): Promise<Finding[]> {
     const paths = [join(stateDir, 'data'), ...QUEUES.map((name) => join(stateDir, 'queue', name))]
     const { stdout } = await $({ timeout: ANSWER })`find ${paths} -maxdepth 0 ! -user postfix`
     const other = stdout.trim().replaceAll('\n', ' ')
-    const problem = failure(`not Postfix's own any more: ${other}`, `chown -R postfix ${other}`)
-    return verdict(other ? [problem] : [], stateDir)
+    return verdict(other ? [failure(`not Postfix's own: ${other}`, `chown -R postfix ${other}`)] : [], stateDir)
   } catch (error) {
     const [, folder] = /(\/\S+): only its owner can enter it/.exec(messageOf(error)) ?? []
     if (error instanceof Failure) return [failure(error.message, folder && `chmod o+x ${folder}`)]

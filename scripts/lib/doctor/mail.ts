@@ -66,12 +66,9 @@ export async function logins(facts: Facts): Promise<Finding[]> {
     if (name === 'pop3' || name === 'pop3s') return (await Pop3Session.open(server, login)).quit()
     return (await openSmtp(facts, SMTP_ONLY === '1' ? undefined : login, server)).close()
   }
-  const look = async ({ name, address }: { name: ServiceName; address: string }) => {
-    const error: unknown = await open(name, masterLogin(address)).then(
-      () => undefined,
-      (error) => error,
-    )
-    return { name, address, error }
+  const look = async (one: { name: ServiceName; address: string }) => {
+    const outcome: unknown = await open(one.name, masterLogin(one.address)).catch((error: unknown) => error)
+    return { ...one, error: outcome instanceof Error ? outcome : undefined }
   }
   const more = services.includes('pop3') ? others.map((address) => ({ name: 'pop3' as const, address })) : []
   const all = await Promise.all([...services.map((name) => ({ name, address: first })), ...more].map(look))

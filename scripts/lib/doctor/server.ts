@@ -131,9 +131,6 @@ async function liveDocker(facts: Facts): Promise<Finding[]> {
   return verdict(problems, 'its parameters, accounts and environment are those of the files')
 }
 
-/** Milliseconds before its end that a certificate is warned about: 14 days. */
-const EXPIRES_SOON = 14 * 86_400_000
-
 export async function certificate(facts: Facts): Promise<Finding[]> {
   const engine = await facts.server()
   if (!facts.environment().SSL_TYPE) return [ok('TLS is off (SSL_TYPE is empty)')]
@@ -148,9 +145,9 @@ export async function certificate(facts: Facts): Promise<Finding[]> {
     // Throws where the key is that of another certificate.
     createSecureContext({ key: text, cert: text })
     const found = new X509Certificate(text.slice(text.indexOf('-----BEGIN CERTIFICATE')))
-    const left = Date.parse(found.validTo) - Date.now()
-    const find = left < 0 ? failure : left < EXPIRES_SOON ? warning : ok
-    return [find(`the certificate ends on ${found.validTo}`, left < EXPIRES_SOON && fix)]
+    const days = (Date.parse(found.validTo) - Date.now()) / 86_400_000
+    const find = days < 0 ? failure : days < 14 ? warning : ok
+    return [find(`the certificate ends on ${found.validTo}`, days < 14 && fix)]
   } catch (error) {
     return [failure(`${paths.join(', ')}: this is no key with its certificate: ${messageOf(error)}`, fix)]
   }

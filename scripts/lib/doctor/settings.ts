@@ -42,7 +42,6 @@ function isOfRelease(facts: Facts, name: string): boolean {
 }
 
 export async function environment(facts: Facts): Promise<Finding[]> {
-  await facts.choice().catch(() => {})
   const own = rules.ENVIRONMENT_RULES.filter(({ names }) => names.split('|').some((name) => isOfRelease(facts, name)))
   return verdict(judge(facts, ENV_FILE, own, variablesOf(facts), '='), `${own.length} rules`)
 }
@@ -80,7 +79,6 @@ function parseMaster({ text }: { text: string }) {
 
 export async function mainCf(facts: Facts): Promise<Finding[]> {
   facts.needs(MAIN_CF)
-  await facts.choice().catch(() => {})
   const set = [...facts.mainCf().values()]
   const problems = judge(facts, MAIN_CF, rules.POSTFIX_RULES, set)
   for (const at of facts.entries(MAIN_CF).filter(({ text }) => !ASSIGNMENT.test(text)))
