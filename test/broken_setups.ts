@@ -196,6 +196,7 @@ export const BROKEN_FILES: Broken[] = [
   ['a milter elsewhere', add(MAIN, 'smtpd_milters = inet:milter.example:8891'), 'main-cf', 'failure', /another machine/],
   ['a parameter behind a space', change(MAIN, /^(luser_relay)/m, ' $1'), 'glued-lines', 'failure', /begins with a space/],
   ['a line that is no parameter', add(MAIN, 'this is no parameter'), 'main-cf', 'failure', /not "parameter = value"/],
+  ["another program's transport", add(MAIN, 'virtual_transport = dovecot'), 'main-cf', 'failure', /not go to Dovecot/],
   ['a misspelt parameter', add(MAIN, 'smtpd_clinet_restrictions = permit'), 'main-cf-names', 'warning', /smtpd_client_restrictions/],
   ['a misspelt parameter that is needed', change(MAIN, 'smtpd_recipient_restrictions', 'smtpd_recepient_restrictions'), 'main-cf-names', 'failure', /smtpd_recepient_restrictions/],
   ['a setting of one service', add(MASTER, 'smtp/inet/content_filter=smtp:[filter.example]'), 'main-cf', 'failure', /content_filter/],
@@ -296,6 +297,7 @@ export const BROKEN_SERVER: Broken[] = [
   ['a Dovecot that was killed', (project) => kill(`${project.stateDir}/run/master.pid`), 'running', 'failure', /without Dovecot/],
   ['a Postfix that was killed', (project) => kill(`${project.stateDir}/queue/pid/master.pid`), 'running', 'failure', /without Postfix/],
   ['no key', (project) => rmSync(`${project.stateDir}/tls/key.pem`), 'certificate', 'failure', /key\.pem.* no key with its certificate/],
+  ['a certificate that is not there', add(READ, `${READ === DOVECOT ? 'ssl_cert = <' : 'ssl_server_cert_file = '}/etc/letsencrypt/live/mail/fullchain.pem`), 'start', 'failure', /dovecot.*\.cf line \d+: ssl_/],
   // The running server is older than the files
   ['files changed by hand, and one that is gone', both(change(ACCOUNTS, /(bar@[^|]*\|).*/, `$1${HASH}`), add(MAIN, 'smtpd_timeout = 200s'), add(VIRTUAL, `${user('sales')} ${BAR}`), (project) => rmSync(`${project.stateDir}/config/postfix-regexp.cf`)), 'live', 'failure', /^(?=.*accounts\.cf)(?=.*main\.cf)(?=.*virtual\.cf)(?=.*regexp\.cf).*: changed since/],
   ['an environment that is not live, and a way out past the files', both(change(ENV, /MESSAGE_SIZE_LIMIT=.*/, 'MESSAGE_SIZE_LIMIT=20480000'), postconf('-e', 'default_transport=smtp'), postconf('-M', 'smtp/unix=smtp unix - - n - - smtp')), 'live', 'failure', /^(?=.*master\.cf)(?=.*message_size_limit).*default_transport = smtp/],

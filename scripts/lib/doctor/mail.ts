@@ -89,7 +89,7 @@ export async function logins(facts: Facts): Promise<Finding[]> {
       const says = cause && !/ECONNREFUSED/.test(wordsOf(one.error)) ? `; the log says ${cause}` : ''
       // Where others get in, the account is at fault.
       const fix = bad.length === 1 && kind === 'login' && `npm run add-account -- --update ${one.address}`
-      return failure(`${labelOf(one.name)} for ${one.address}: ${wordsOf(one.error)}${also}${says}`, fix)
+      return failure(`${labelOf(one.name)} for ${one.address}: ${wordsOf(one.error)}${says}${also}`, fix)
     })
     if (problems.length > 0) return problems
   }

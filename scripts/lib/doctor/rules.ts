@@ -108,7 +108,7 @@ export const POSTFIX_RULES: Rule[] = [
   need(fail('transport_maps', (value) => value.includes(TABLE), 'no table keeps foreign mail here', TABLE)),
   need(fail('default_transport|relay_transport', /^(local|error|retry|discard)(:\S*)?$/, 'mail that no table keeps here would leave', 'local')),
   fail('local_transport', /^local(:\S*)?$/, 'mail for this server leaves it'),
-  fail('virtual_transport', (value, facts) => /^lmtp:unix:\S*\/lmtp$/.test(value) || facts.read(inConfig('dovecot.cf')).includes(value.replace(/^lmtp:unix:.*(?=\/)/, '')), 'mail for the mailboxes does not go to Dovecot'),
+  fail('virtual_transport', (value, facts) => /^lmtp:unix:\S*\/lmtp$/.test(value) || (value.startsWith('lmtp:unix:') && facts.read(inConfig('dovecot.cf')).includes(value.replace(/.*\//, '/'))), 'mail for the mailboxes does not go to Dovecot'),
   fail('relayhost|sender_dependent_\\w+|\\w*fallback_relay|mailbox_command\\w*|mailbox_transport\\w*|fallback_transport\\w*', EMPTY, 'it leads mail out of this machine'),
   fail('content_filter|smtpd_proxy_filter|(non_)?smtpd_milters|milter_\\w+_milters', LOOPBACK, 'it hands mail to another machine'),
   fail('always_bcc|\\w+_bcc_maps', (value, facts) => values.resultsOf(value, facts).every((target) => isOwn(target, facts)), 'it copies mail to an address outside'),
