@@ -141,7 +141,7 @@ const [OURS, STAYS] = [/^(:|lmtp:)/, /^(:|local:|error:|retry:|lmtp:unix:)/]
 
 /** A pattern table of the configuration folder in a value, and answers of one by which mail does not arrive. */
 const OWN_TABLE = /\b((?:pcre|regexp):)\/tmp\/docker-mailserver\/([^\s,}]+)/g
-const REFUSAL = /^(REJECT|DEFER|HOLD|DISCARD|REDIRECT|FILTER|[45]\d\d)\b/i
+const REFUSAL = /^(REJECT|DEFER|[45]\d\d)\b/i
 
 /** Lines of the transport map that lead out: those above the one that catches everything, outside every "if". */
 function waysOut(facts: Facts): (Entry & { result: string })[] {

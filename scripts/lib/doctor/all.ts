@@ -56,7 +56,7 @@ export const CHECKS: readonly Check[] = ([
   ['folders', 'The daemons may walk to their folders', machine.folders, ['mailboxes', 'running', ...ANSWERS]],
   ['live', 'The running server is the one that the files describe', server.live, ['way-out', 'certificate', ...ANSWERS]],
   ['way-out', 'The running Postfix has no SMTP client, and nothing that leads out', settings.wayOut, MAIL],
-  ['certificate', 'Key and certificate belong together', server.certificate, ANSWERS],
+  ['certificate', 'Key and certificate belong together', server.certificate, ['logins', ...MAIL]],
   ['mailboxes', 'Dovecot may enter and write every mailbox', server.mailboxes, ['logins', ...MAIL]],
   ['mailbox-quotas', 'No mailbox is full', server.mailboxQuotas, MAIL],
   ['leftovers', 'No dead process left a lock or a half-written file', files.leftovers, []],
