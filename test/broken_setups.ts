@@ -30,6 +30,9 @@ const VIRTUAL = inConfig('postfix-virtual.cf')
 const QUOTAS = inConfig('dovecot-quotas.cf')
 const DOVECOT = inConfig('dovecot.cf')
 const DOVECOT_24 = inConfig('dovecot-2.4.cf')
+/** The one that this machine's Dovecot reads. */
+const READ = execFileSync('dovecot', ['--version'], { encoding: 'utf8' }).startsWith('2.3') ? DOVECOT : DOVECOT_24
+const FAILURES = inConfig('postfix-failures.pcre')
 const MASTER_USERS = inConfig('dovecot-master-users')
 const TEXTS = [ENV, MASTER, DOVECOT, ACCOUNTS, VIRTUAL, CAUGHT, MAP, QUOTAS, MAIN, COMPOSE]
 
@@ -94,7 +97,8 @@ export const BROKEN_FILES: Broken[] = [
   ['POP3 off', change(ENV, 'ENABLE_POP3=1', 'ENABLE_POP3=0'), 'environment', 'warning', /POP3 is off/],
   ['another way to the mailboxes', change(ENV, /POSTFIX_DAGENT=.*/, 'POSTFIX_DAGENT=lmtp:unix:/var/run/dovecot/lmpt'), 'environment', 'failure', /not go to Dovecot/],
   ['a limit that is no number', change(ENV, /MESSAGE_SIZE_LIMIT=.*/, 'MESSAGE_SIZE_LIMIT=10M'), 'environment', 'failure', /no number of bytes/],
-  ['DKIM on', change(ENV, 'ENABLE_OPENDKIM=0', 'ENABLE_OPENDKIM=1'), 'environment', 'warning', /DKIM asks the DNS/],
+  ['a limit beyond the disk', change(ENV, /MESSAGE_SIZE_LIMIT=.*/, 'MESSAGE_SIZE_LIMIT=99999999999'), 'environment', 'failure', /more than a disk/],
+  ['DKIM on', change(ENV, 'ENABLE_OPENDKIM=0', 'ENABLE_OPENDKIM=1'), 'environment', 'warning', /OPENDKIM=1: it asks the DNS/],
   ['greylisting', change(ENV, 'ENABLE_POSTGREY=0', 'ENABLE_POSTGREY=1'), 'environment', 'warning', /five minutes/],
   ['a switch that is a word', add(ENV, 'ENABLE_MANAGESIEVE=yes'), 'environment', 'warning', /neither 0 nor 1/],
   ['the name of a virtual domain', add(ENV, 'OVERRIDE_HOSTNAME=development-virtual.example.com'), 'environment', 'failure', /is a virtual mailbox domain/],
@@ -114,6 +118,9 @@ export const BROKEN_FILES: Broken[] = [
   ['a capital letter', add(ACCOUNTS, `${user('Alice')}|${HASH}`), 'accounts', 'failure', /Alice@.*capital letter/],
   ['an address with a +', add(ACCOUNTS, `${user('a+b')}|${HASH}`), 'accounts', 'failure', /a\+b@.* never gets there/],
   ['a hash cut off', add(ACCOUNTS, `${user('alice')}|${HASH.slice(0, -3)}`), 'accounts', 'failure', /no whole \{SHA512-CRYPT\} hash/],
+  ['an MD5 hash cut off', add(ACCOUNTS, `${user('alice')}|{MD5-CRYPT}$1$abc`), 'accounts', 'failure', /no whole \{MD5-CRYPT\} hash/],
+  ['a comment behind an account', add(ACCOUNTS, `${user('alice')}|${HASH} # my-secret`), 'accounts', 'failure', /password of alice@.* is no hash/],
+  ['a name that Dovecot lets nobody log in with', add(ACCOUNTS, `${user('sales/jp')}|${HASH}`), 'accounts', 'failure', /sales\/jp@.* nobody can log in/],
   ['no catchall account', change(ACCOUNTS, /catchall@.*\n/, ''), 'accounts', 'failure', /no account catchall@/],
   ['a quota for nobody', add(QUOTAS, `${user('nobody')}:10M`), 'remains', 'warning', /nobody@.* has a quota and is no account/],
   ['a catchall with a limit', change(QUOTAS, `${CATCHALL}:0`, `${CATCHALL}:10M`), 'quotas', 'warning', /catchall has a limit/],
@@ -122,6 +129,10 @@ export const BROKEN_FILES: Broken[] = [
   // Aliases
   ['an alias to nobody', add(VIRTUAL, `${user('sales')} ${user('nobody')}`), 'remains', 'failure', /nobody@.*, which is no account/],
   ['an alias without a target', add(VIRTUAL, user('sales')), 'aliases', 'failure', /no target/],
+  ['a comment behind an alias', add(VIRTUAL, `${user('info')} ${BAR} # the boss`), 'aliases', 'failure', /"#" is no address/],
+  ['an alias to a name without a domain', add(VIRTUAL, `${user('info')} bar`), 'aliases', 'failure', /"bar" is no address/],
+  ['semicolons between targets', add(VIRTUAL, `${user('team')} ${FOO}; ${BAR}`), 'aliases', 'failure', /foo@.*;" is no address/],
+  ['a pattern among the aliases', add(VIRTUAL, `/^sales-/ ${BAR}`), 'aliases', 'failure', /is a pattern/],
   ['an alias of two steps in a circle', add(VIRTUAL, `${user('a')} ${user('b')}\n${user('b')} ${user('a')}`), 'aliases', 'failure', /leads back to itself/],
   ['an alias that takes an account', add(VIRTUAL, `${BAR} ${FOO}`), 'aliases', 'failure', /bar@.* is an account/],
   ['an alias that takes a domain', add(VIRTUAL, `@development-virtual.example.com ${CATCHALL}`), 'aliases', 'failure', /takes the mail of the account foo@/],
@@ -137,6 +148,10 @@ export const BROKEN_FILES: Broken[] = [
   ['no catch-all line', change(MAP, /\n\/\^\/ +local:\n/, '\n'), 'tables', 'failure', /no line keeps mail/],
   ['a dot that is any letter', change(CAUGHT, '\\.example\\.com', '.example.com'), 'tables', 'warning', /is not caught/],
   ['caught mail for somebody else', change(CAUGHT, /\/\^\/ +catchall.*/, `/^/ ${BAR}`), 'tables', 'failure', /goes to bar@/],
+  ['a bad pattern in another table', both(add(MAIN, 'header_checks = regexp:/tmp/docker-mailserver/headers'), write(inConfig('headers'), '/^Subject: (x/ WARN\n')), 'tables', 'warning', /headers line 1: Postfix skips it/],
+  ['a bad pattern among the failures on demand', addFirst(FAILURES, '/\\+fail-(550@/ 550 no'), 'tables', 'warning', /failures\.pcre line 1: Postfix skips it/],
+  ['failures for everybody', addFirst(FAILURES, '/./ REJECT closed'), 'tables', 'failure', /failures\.pcre: catchall@.* gets "REJECT closed"/],
+  ['accounts behind the catch-all line', both(change(MAP, /\n\/\^\/ +local:\n/, '\n'), addFirst(MAP, '/^/ local:')), 'tables', 'failure', /catchall@.* goes to local:.*\(likewise foo@/],
   ['a rule behind a space', change(MAP, /^(\/@development-mail)/m, ' $1'), 'glued-lines', 'failure', /begins with a space/],
 
   // postfix-main.cf and postfix-master.cf
@@ -153,10 +168,20 @@ export const BROKEN_FILES: Broken[] = [
   ['everybody refused', add(MAIN, 'smtpd_client_restrictions = reject'), 'main-cf', 'failure', /refuses everybody/],
   ['everybody refused by a table', change(MAIN, /smtpd_sender_restrictions =.*/, 'smtpd_sender_restrictions = check_sender_access static:REJECT'), 'main-cf', 'failure', /refuses everybody/],
   ['this machine taken out', add(MAIN, 'mynetworks = !127.0.0.1, 127.0.0.0/8'), 'main-cf', 'failure', /have to log in/],
-  ['a misspelt restriction', add(MAIN, 'smtpd_client_restrictions = permit_mynetwork, reject'), 'main-cf', 'failure', /no restriction permit_mynetwork/],
   ['no passwords as they are', add(MAIN, 'smtpd_sasl_security_options = noanonymous, noplaintext'), 'main-cf', 'failure', /passwords as they are/],
   ['the host name of a virtual domain', add(MAIN, 'myhostname = development-virtual.example.com'), 'main-cf', 'failure', /is a virtual mailbox domain/],
   ['a name that nothing sets', add(MAIN, 'smtpd_timeout = $smtpd_timout'), 'main-cf-names', 'warning', /nothing sets \$smtpd_timout.*smtpd_timeout/],
+  ['HELO names that are looked at', change(MAIN, 'smtpd_helo_restrictions = ', 'smtpd_helo_restrictions = reject_non_fqdn_helo_hostname, '), 'main-cf', 'failure', /reject_non_fqdn_helo_hostname refuses/],
+  ['senders other than the login', change(MAIN, /smtpd_sender_restrictions =.*/, 'smtpd_sender_restrictions = reject_sender_login_mismatch'), 'main-cf', 'failure', /login_mismatch refuses/],
+  ['one error is too many', add(MAIN, 'smtpd_hard_error_limit = 1'), 'main-cf', 'warning', /too small/],
+  ['a proxy in front', add(MAIN, 'smtpd_upstream_proxy_protocol = haproxy'), 'main-cf', 'failure', /only a proxy/],
+  ['headers cut off', add(MAIN, 'header_size_limit = 100'), 'main-cf', 'warning', /cut off/],
+  ['mail without its Message-ID', add(MAIN, 'message_drop_headers = bcc, Message-ID'), 'main-cf', 'failure', /are dropped/],
+  ["Postfix's programs elsewhere", add(MAIN, 'daemon_directory = /usr/libexec/postfix'), 'main-cf', 'failure', /programs are not there/],
+  ['a template that is not there', add(MAIN, 'bounce_template_file = /tmp/docker-mailserver/bounce'), 'main-cf', 'failure', /bounce: there is no such file/],
+  ['messages beyond the disk', add(MAIN, 'message_size_limit = 99999999999'), 'main-cf', 'failure', /more free space/],
+  ['port 465 without TLS', add(MASTER, 'submissions/inet/smtpd_tls_wrappermode=no'), 'main-cf', 'failure', /TLS at once/],
+  ['port 587 for nobody', add(MASTER, 'submission/inet/smtpd_relay_restrictions=reject'), 'main-cf', 'failure', /refuses everybody/],
   ['nobody may log in', change(MAIN, 'smtpd_sasl_auth_enable = yes', 'smtpd_sasl_auth_enable = no'), 'main-cf', 'failure', /nobody can log in/],
   ['TLS for everybody', add(MAIN, 'smtpd_tls_security_level = encrypt'), 'main-cf', 'failure', /clients without TLS/],
   ['mail that waits for ever', add(MAIN, 'defer_transports = lmtp'), 'main-cf', 'failure', /waits in the queue/],
@@ -168,6 +193,7 @@ export const BROKEN_FILES: Broken[] = [
   ['a milter elsewhere', add(MAIN, 'smtpd_milters = inet:milter.example:8891'), 'main-cf', 'failure', /another machine/],
   ['a parameter behind a space', change(MAIN, /^(luser_relay)/m, ' $1'), 'glued-lines', 'failure', /begins with a space/],
   ['a line that is no parameter', add(MAIN, 'this is no parameter'), 'main-cf', 'failure', /not "parameter = value"/],
+  ["another program's transport", add(MAIN, 'virtual_transport = dovecot'), 'main-cf', 'failure', /not go to Dovecot/],
   ['a misspelt parameter', add(MAIN, 'smtpd_clinet_restrictions = permit'), 'main-cf-names', 'warning', /smtpd_client_restrictions/],
   ['a misspelt parameter that is needed', change(MAIN, 'smtpd_recipient_restrictions', 'smtpd_recepient_restrictions'), 'main-cf-names', 'failure', /smtpd_recepient_restrictions/],
   ['a setting of one service', add(MASTER, 'smtp/inet/content_filter=smtp:[filter.example]'), 'main-cf', 'failure', /content_filter/],
@@ -179,6 +205,15 @@ export const BROKEN_FILES: Broken[] = [
   ['plain passwords not mentioned', change(DOVECOT, 'disable_plaintext_auth = no\n', ''), 'dovecot', 'failure', /disable_plaintext_auth is not set/],
   ['no plain passwords on 2.4', change(DOVECOT_24, 'auth_allow_cleartext = yes', 'auth_allow_cleartext = no'), 'dovecot', 'failure', /logins without TLS/],
   ['an unknown setting', both(add(DOVECOT, 'nonsense = yes'), add(DOVECOT_24, 'nonsense = yes')), 'start', 'failure', /nonsense/],
+  ['accounts by a part of their address', add(DOVECOT, 'auth_username_format = %n'), 'dovecot', 'failure', /no account is found/],
+  ['clients with certificates alone', add(DOVECOT, 'auth_ssl_require_client_cert = yes'), 'dovecot', 'failure', /without a certificate/],
+  ['too little memory', add(DOVECOT, 'default_vsz_limit = 10M'), 'dovecot', 'failure', /too little memory/],
+  ['another delimiter', add(DOVECOT, 'recipient_delimiter = .'), 'dovecot', 'warning', /cut at another letter/],
+  ['another log', add(DOVECOT, 'log_path = /dev/null'), 'dovecot', 'warning', /look elsewhere/],
+  ['a missing brace', add(READ, 'service auth {'), 'start', 'failure', /Missing '\}'|end of file|EOF/],
+  ['a user that is not there', add(READ, 'default_internal_user = dovecott'), 'start', 'failure', /dovecot.*\.cf line \d+: .*dovecott/],
+  ['a group that is not there', add(MAIN, 'setgid_group = mailgroup'), 'start', 'failure', /main\.cf line 107: .*mailgroup/],
+  ['no unit of time', change(READ, 'auth_failure_delay = 0', 'auth_failure_delay = 30'), 'start', 'failure', /missing units/],
   ['a Dovecot that sends by itself', add(DOVECOT, 'submission_host = smtp.example.net:587'), 'dovecot', 'failure', /submission_host/],
 ]
 
@@ -209,7 +244,7 @@ const openssl = (command: string): Break => {
 /** Each alone in the state folder's tls/: what is wrong with a key and its certificate. */
 // biome-ignore format: one set-up a line
 export const BROKEN_TLS: Broken[] = [
-  ['the key of another certificate', openssl('genpkey -algorithm EC -pkeyopt ec_paramgen_curve:prime256v1 -out key.pem'), 'certificate', 'failure', /that of another certificate/],
+  ['the key of another certificate', openssl('genpkey -algorithm EC -pkeyopt ec_paramgen_curve:prime256v1 -out key.pem'), 'certificate', 'failure', /key values mismatch/],
   ['a certificate that ends soon', openssl('req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=x -keyout key.pem -out certificate.pem'), 'certificate', 'warning', /ends on/],
 ]
 
@@ -247,14 +282,17 @@ function stop(project: Project, name: string, signal: NodeJS.Signals = 'SIGSTOP'
 export const BROKEN_SERVER: Broken[] = [
   // Symptoms and their causes
   ['held mail', hold, 'queue', 'failure', /on hold/],
-  ['Maildir of another owner', (project) => chownSync(`${project.stateDir}/mail/development-virtual.example.com/bar`, 0, 0), 'mailboxes', 'failure', /bar belongs to user 0/],
-  ['a mail folder without rights', (project) => chmodSync(`${project.stateDir}/mail/development-mail-server.example.com`, 0), 'mailboxes', 'failure', /may not enter/],
+  ['Maildir of another owner', (project) => chownSync(`${project.stateDir}/mail/development-virtual.example.com/bar`, 0, 0), 'mailboxes', 'failure', /bar: it belongs to user 0/],
+  ['a mail folder without rights', (project) => chmodSync(`${project.stateDir}/mail/development-mail-server.example.com`, 0), 'mailboxes', 'failure', /has mode 0,/],
   ['a folder above that others cannot enter', (project) => chmodSync(project.dir, 0o700), 'folders', 'failure', /only its owner can enter/],
+  ['a folder of the queue of another owner', (project) => chownSync(`${project.stateDir}/queue/incoming`, 0, 0), 'folders', 'failure', /not Postfix's own.*incoming/],
+  ['no mail folder', (project) => rmSync(`${project.stateDir}/mail`, { recursive: true }), 'mailboxes', 'failure', /mail is not there/],
   ['a stopped queue manager', (project) => stop(project, 'qmgr'), 'processes', 'failure', /stopped by a signal.*qmgr/],
   ['all daemons stopped', (project) => stop(project, ''), 'processes', 'failure', /master.*dovecot|dovecot.*master/],
   ['a Dovecot that was killed', (project) => kill(`${project.stateDir}/run/master.pid`), 'running', 'failure', /without Dovecot/],
   ['a Postfix that was killed', (project) => kill(`${project.stateDir}/queue/pid/master.pid`), 'running', 'failure', /without Postfix/],
-  ['no key', (project) => rmSync(`${project.stateDir}/tls/key.pem`), 'certificate', 'failure', /key\.pem is not there/],
+  ['no key', (project) => rmSync(`${project.stateDir}/tls/key.pem`), 'certificate', 'failure', /key\.pem.* no key with its certificate/],
+  ['a certificate that is not there', add(READ, `${READ === DOVECOT ? 'ssl_cert = <' : 'ssl_server_cert_file = '}/etc/letsencrypt/live/mail/fullchain.pem`), 'start', 'failure', /dovecot.*\.cf line \d+: ssl_/],
   // The running server is older than the files
   ['files changed by hand, and one that is gone', both(change(ACCOUNTS, /(bar@[^|]*\|).*/, `$1${HASH}`), add(MAIN, 'smtpd_timeout = 200s'), add(VIRTUAL, `${user('sales')} ${BAR}`), (project) => rmSync(`${project.stateDir}/config/postfix-regexp.cf`)), 'live', 'failure', /^(?=.*accounts\.cf)(?=.*main\.cf)(?=.*virtual\.cf)(?=.*regexp\.cf).*: changed since/],
   ['an environment that is not live, and a way out past the files', both(change(ENV, /MESSAGE_SIZE_LIMIT=.*/, 'MESSAGE_SIZE_LIMIT=20480000'), postconf('-e', 'default_transport=smtp'), postconf('-M', 'smtp/unix=smtp unix - - n - - smtp')), 'live', 'failure', /^(?=.*master\.cf)(?=.*message_size_limit).*default_transport = smtp/],
@@ -264,7 +302,7 @@ export const BROKEN_SERVER: Broken[] = [
 // biome-ignore format: one set-up a line
 export const BROKEN_LIVE: Broken[][] = [
   [
-    ['mail is held up', add(MAIN, 'content_filter = smtp:[127.0.0.1]:10024\nsmtpd_milters = inet:127.0.0.1:8891\ndefer_transports = lmtp'), 'main-cf', 'failure', [/no SMTP client/, /nothing answers at 127\.0\.0\.1:8891/, /waits in the queue/]],
+    ['mail is held up', add(MAIN, 'content_filter = smtp:[127.0.0.1]:10024\ndefer_transports = lmtp'), 'main-cf', 'failure', [/no SMTP client/, /waits in the queue/]],
     ['another way to the mailboxes', change(ENV, /POSTFIX_DAGENT=.*/, 'POSTFIX_DAGENT=lmtp:unix:/var/run/dovecot/lmpt'), 'environment', 'failure', /not go to Dovecot/],
     ['an alias that takes bar', add(VIRTUAL, `${BAR} ${FOO}`), 'aliases', 'failure', /is an account/],
   ],
@@ -273,13 +311,20 @@ export const BROKEN_LIVE: Broken[][] = [
     ['mail goes astray', both(change(MAIN, /reject_unlisted_recipient, /, ''), add(MAIN, 'enable_original_recipient = no')), 'main-cf', 'failure', [/get no 550/, /envelope recipient is lost/]],
     ['TLS for every login', change(DOVECOT, 'ssl = yes', 'ssl = required'), 'dovecot', 'failure', /logins without TLS/],
   ],
-  // Causes that stand in no file of the project; and two broken logins, each one finding however many accounts there are
+  // Causes that a daemon names in its log, each told at its line
+  [['a milter that does not answer', add(MAIN, 'smtpd_milters = inet:127.0.0.1:8891'), 'logins', 'failure', /main\.cf line 107: .*Milter service inet:127\.0\.0\.1:8891/]],
+  [['a policy service that is not there', change(MAIN, 'smtpd_recipient_restrictions = ', 'smtpd_recipient_restrictions = check_policy_service unix:private/policy, '), 'mail-virtual', 'failure', /main\.cf line 42: .*private\/policy/]],
+  [['a table that postmap did not make', add(MAIN, 'virtual_alias_maps = hash:/tmp/docker-mailserver/postfix-virtual.cf pcre:/tmp/docker-mailserver/postfix-regexp.cf'), 'mail-virtual', 'failure', /main\.cf line 107: .*hash:docker-data/]],
+  [['a value that a daemon does not know', add(MAIN, 'lmtp_host_lookup = nis'), 'mail-virtual', 'failure', /main\.cf line 107: .*unknown lmtp_host_lookup/]],
+  [['users that may not read their mail', add(READ, 'first_valid_uid = 10000'), 'logins', 'failure', /dovecot.*\.cf line \d+: .*first_valid_uid/]],
+  [['a misspelt restriction', add(MAIN, 'smtpd_client_restrictions = permit_mynetwork, reject'), 'mail-virtual', 'failure', /main\.cf line 107: .*unknown smtpd restriction: "permit_mynetwork"/]],
+  [['a plugin that is not there', add(READ, 'protocol pop3 {\n  mail_plugins = nonsense\n}'), 'logins', 'failure', /dovecot.*\.cf line \d+: .*'nonsense'/]],
+  // What stands in a file keeps nobody waiting
+  [['all mail past Dovecot', addFirst(MAP, '/./ virtual:'), 'tables', 'failure', /sends mail to virtual:/]],
+  // Causes that stand in no file of the project, and ports as one finding, however many there are
   [['a text that a table elsewhere throws away', (project) => { writeFileSync(project.path('table'), '/deleted as soon/ DISCARD\n'); add(MAIN, `body_checks = pcre:${project.path('table')}`)(project) }, 'mail-virtual', 'failure', /body_checks throw it away/]],
   [['a subject that a table elsewhere refuses', (project) => { writeFileSync(project.path('table'), '/^Subject: Test/ REJECT go away\n'); add(MAIN, `header_checks = regexp:${project.path('table')}`)(project) }, 'mail-virtual', 'failure', /header_checks or body_checks refuse it.*go away/]],
-  [
-    ['a port that Dovecot does not open', add(DOVECOT, 'service imap-login {\n  inet_listener imaps {\n    port = 0\n  }\n}'), 'logins', 'failure', /IMAP on port \d+ for \S+: connect ECONNREFUSED/],
-    ['POP3 for no account', add(DOVECOT, 'protocol pop3 {\n  mail_plugins = nonsense\n}'), 'logins', 'failure', /POP3 on port \d+ for .*; likewise .*port \d+.*bar@/],
-  ],
+  [['ports that Dovecot does not open', add(READ, ['imap', 'pop3'].map((name) => `service ${name}-login {\n  inet_listener ${name}s {\n    port = 0\n  }\n}`).join('\n')), 'logins', 'failure', /POP3 on port \d+ for .* connect ECONNREFUSED.*; likewise IMAP on port \d+$/]],
 ]
 /** Only its own check is asked. */
 export const FULL: Broken = [
@@ -319,6 +364,13 @@ export const FINE: [what: string, breaks: Break][] = [
   ['a class of restrictions', add(MAIN, 'smtpd_restriction_classes = greylisted, flaky, by_chance, mine\nmine = permit_mynetworks\nsmtpd_client_restrictions = mine, check_client_access static:OK, sleep 1, permit')],
   ['a table of refusals behind those who may', add(MAIN, 'smtpd_client_restrictions = permit_mynetworks, permit_sasl_authenticated, check_client_access static:REJECT')],
   ['one address that is not trusted', add(MAIN, 'mynetworks = !127.0.0.5, 127.0.0.0/8, [::1]/128')],
+  ['a restriction behind those who may', change(MAIN, /smtpd_sender_restrictions =.*/, 'smtpd_sender_restrictions = permit_mynetworks, reject_non_fqdn_sender, reject_unknown_sender_domain')],
+  ["another socket of Dovecot's", both(add(DOVECOT, 'service lmtp {\n  unix_listener /var/spool/postfix/private/dovecot-lmtp {\n    mode = 0600\n  }\n}'), add(MAIN, 'virtual_transport = lmtp:unix:private/dovecot-lmtp'))],
+  ["another domain's addresses", both(add(VIRTUAL, '@shop.example @development-virtual.example.com'), addFirst(MAP, '/@shop\\.example$/ :'), addFirst(CAUGHT, 'if !/@shop\\.example$/'), add(CAUGHT, 'endif'))],
+  ['a foreign address for bar', addFirst(CAUGHT, `/^boss@corp\\.example$/ ${BAR}`)],
+  ["the accounts' transport in so many words", change(MAP, /(development-virtual.*) :$/m, '$1 lmtp:unix:/var/run/dovecot/lmtp')],
+  ['whole hashes of other schemes', add(ACCOUNTS, `${user('a')}|{BLF-CRYPT}$2y$05$1WVWmWi9d.cl2ne2cCCFq.dEWVcVOG8CIKS6eyOBTp/VCx1zBGhRu\n${user('b')}|{MD5-CRYPT}$1$saltsalt$qjXMvbEw8oaL.CzflDugZ/`)],
+  ['headers that go', both(add(MAIN, 'header_checks = regexp:/tmp/docker-mailserver/h'), write(inConfig('h'), '/^X-Mailer:/ IGNORE\n'))],
   ["the server's own name", both(add(MAIN, 'myhostname = development-mail-server.example.com'), add(ENV, 'OVERRIDE_HOSTNAME=development-mail-server.example.com'))],
   ['another name', add(ENV, 'OVERRIDE_HOSTNAME=mail.shop.example')],
   ["Debian's aliases", add(MAIN, 'alias_maps = hash:/etc/aliases\nsmtpd_sasl_security_options = noanonymous')],

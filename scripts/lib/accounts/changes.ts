@@ -149,7 +149,9 @@ export function remainsOf(configuration: Configuration): Remain[] {
   for (const { alias, recipients, lines } of aliases) {
     const dead = recipients.filter((recipient) => {
       const plain = recipient.replace(/\+[^@]*@/, '@')
-      const isAlias = alias !== recipient && (keys.has(plain) || keys.has(`@${domainOf(plain)}`))
+      // "@domain" as a recipient is the same name there (virtual(5)).
+      const isDomain = plain.startsWith('@') && live.has(domainOf(plain))
+      const isAlias = isDomain || (alias !== recipient && (keys.has(plain) || keys.has(`@${domainOf(plain)}`)))
       const isKnown = isAlias || live.has(plain) || !domains.has(domainOf(plain))
       return !isKnown && lookUp(configuration[PATTERNS], plain) === undefined
     })

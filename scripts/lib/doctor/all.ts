@@ -28,11 +28,11 @@ export interface Check {
 /** Mail is refused or does not arrive; nobody answers, or not as he should; npm start refuses the files, and nothing of them is live. */
 const MAIL = ['mail-virtual', 'mail-foreign', 'mail-unknown', 'queue']
 const ANSWERS = ['logins', 'live', ...MAIL]
-const START = ['start', ...ANSWERS]
+const START = ['start', 'certificate', ...ANSWERS]
 
 // biome-ignore format: one check a line
 export const CHECKS: readonly Check[] = ([
-  ['settings', 'The settings of .env and the environment are valid, and open no port to others', machine.settings, ['compose', 'engine']],
+  ['settings', 'The settings of .env and the environment are valid, and open no port to others', machine.settings, ['compose', 'engine', 'ports']],
   ['engine', 'There is an engine to run the server, and it answers', machine.engine, []],
   ['root', 'The native engine may become root', machine.root, ['main-cf-names', 'start']],
   ['compose', 'Compose publishes the ports on loopback alone, and keeps mail and state on volumes', compose, ['start']],
@@ -54,15 +54,15 @@ export const CHECKS: readonly Check[] = ([
   ['running', 'The server is running', server.running, ['live', 'ports']],
   ['processes', 'No daemon of the server is stopped', machine.processes, ANSWERS],
   ['folders', 'The daemons may walk to their folders', machine.folders, ['mailboxes', 'running', ...ANSWERS]],
-  ['live', 'The running server is the one that the files describe', server.live, ['way-out', ...ANSWERS]],
+  ['live', 'The running server is the one that the files describe', server.live, ['way-out', 'certificate', ...ANSWERS]],
   ['way-out', 'The running Postfix has no SMTP client, and nothing that leads out', settings.wayOut, MAIL],
-  ['certificate', 'Key and certificate belong together', server.certificate, ANSWERS],
+  ['certificate', 'Key and certificate belong together', server.certificate, ['logins', ...MAIL]],
   ['mailboxes', 'Dovecot may enter and write every mailbox', server.mailboxes, ['logins', ...MAIL]],
   ['mailbox-quotas', 'No mailbox is full', server.mailboxQuotas, MAIL],
   ['leftovers', 'No dead process left a lock or a half-written file', files.leftovers, []],
   ['logins', 'Every port lets an account log in, with TLS where it should, and POP3 all of them', mail.logins, MAIL],
-  // What stops a mail from foo to bar stops the other one as well.
-  ['mail-virtual', 'A mail from foo to bar arrives and is read over POP3 and IMAP', mail.mailVirtual, ['mail-foreign', 'queue']],
+  // What stops a mail from foo to bar stops the others as well.
+  ['mail-virtual', 'A mail from foo to bar arrives and is read over POP3 and IMAP', mail.mailVirtual, ['mail-foreign', 'mail-unknown', 'queue']],
   ['mail-foreign', 'A mail to a foreign address, without a login, ends in catchall with its envelope recipient', mail.mailForeign, ['queue']],
   ['mail-unknown', 'An unknown user of a virtual mailbox domain gets 550', mail.mailUnknown, []],
   ['queue', 'No mail is stuck in the queue', server.queue, []],
@@ -79,9 +79,12 @@ export async function runChecks(checks: readonly Check[], limit = LIMIT): Promis
     const begin = performance.now()
     const late = sleep(limit, [warning(said)], { ref: false })
     const findings = await Promise.race([attempt(check, facts), late])
+    if (findings.some(({ level }) => level === 'failure')) for (const name of check.explains) facts.explained.add(name)
     const about = { check: check.name, title: check.title, milliseconds: Math.round(performance.now() - begin) }
     return shorten(findings).map((finding) => ({ ...about, ...finding }))
   }
+  // Many a rule asks which engine it is.
+  await facts.choice().catch(() => {})
   try {
     return settle((await Promise.all(checks.map(runOne))).flat())
   } finally {
@@ -102,15 +105,19 @@ async function attempt(check: Check, facts: Facts): Promise<Finding[]> {
 
 const explains = (name: string) => CHECKS.find((check) => check.name === name)?.explains ?? []
 
-/** Symptoms step back behind the failure that explains them, and what several checks say in the same words is said once. */
+/** What a finding is about: the line of a file, else all that it says. */
+const aboutOf = ({ evidence }: Result) => /^\S+ line \d+(?=:)/.exec(evidence)?.[0] ?? evidence
+
+/** Symptoms step back behind the failure that explains them, and what several checks say about the same is said once. */
 function settle(results: Result[]): Result[] {
   const causes = [...new Set(results.filter(({ level }) => level === 'failure').map(({ check }) => check))]
   return results.map((result) => {
     const { check, level, evidence, fix: _, mend: __, ...about } = result
-    const twin = level === 'failure' && results.find((other) => other.evidence === evidence)?.check
+    const twin = results.find((other) => other.level === 'failure' && aboutOf(other) === aboutOf(result))?.check
     const cause = causes.find((other) => explains(other).includes(check) || (other === twin && other !== check))
     // Two causes that explain each other both stay: neither is the other's symptom.
-    const isSymptom = cause && !explains(check).includes(cause) && (level === 'failure' || level === 'warning')
+    const isOwn = explains(check).includes(cause ?? '') && (level === 'failure' || cause !== twin)
+    const isSymptom = cause && !isOwn && (level === 'failure' || level === 'warning')
     if (!isSymptom) return result
     return { check, ...about, level: 'skipped', evidence: `follows from "${cause}": ${evidence}` }
   })

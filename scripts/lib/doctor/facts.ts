@@ -23,8 +23,6 @@ const NAMES = `postfix-accounts.cf postfix-virtual.cf postfix-regexp.cf postfix-
   dovecot-master-users user-patches.sh`
 export const OWN_FILES = NAMES.split(/\s+/).map(inConfig)
 export const [ACCOUNTS = '', VIRTUAL = '', CAUGHT = '', MAP = '', MAIN_CF = '', MASTER_CF = '', QUOTAS = ''] = OWN_FILES
-/** Debian's own master.cf. */
-const MASTER_DIST = '/usr/share/postfix/master.cf.dist'
 
 /** Looks the keys of stdin up in one table after the other; the options stand in the place of the name. */
 const LOOK_UP = 'keys=$(cat); for table; do printf "%s\\n" "$keys" | postmap $0 -q - "$table"; echo =; done'
@@ -49,6 +47,8 @@ export class Facts {
   #scratch: string | undefined
   /** Whether the native engine is the one to be used; known when `choice` was asked. */
   isNative = false
+  /** The checks that a failure of another one explains, as far as is known: there is nothing to wait for. */
+  readonly explained = new Set<string>()
 
   /** A file's text by its path from the project's root, less what "line-ends" reports; empty where it cannot be read. */
   read(name: string): string {
@@ -150,6 +150,13 @@ export class Facts {
     return engine
   }
 
+  /** What the daemons have logged since this was asked first: older troubles may be over. */
+  async logged(): Promise<string[]> {
+    const lines = await (await this.server()).logged()
+    const last = this.once('logged', () => lines.at(-1))
+    return lines.slice(lines.lastIndexOf(last ?? '') + 1)
+  }
+
   /** What a program of the running server prints. */
   ask(...command: string[]): Promise<ExecResult> {
     return this.once(`ask ${command.join(' ')}`, async () => (await this.server()).exec(command, { timeout: ANSWER }))
@@ -161,10 +168,10 @@ export class Facts {
     return engine?.name === 'docker' && (await this.server()) === engine
   }
 
-  /** What Postfix answers for keys in each of the project's PCRE tables, and what it says against the tables. */
-  async lookUp(names: string[], keys: string[]): Promise<{ answers: Map<string, string>[]; said: string }> {
+  /** What Postfix answers for keys in each of these tables, as `pcre:file`, and what it says against the tables. */
+  async lookUp(tables: string[], keys: string[]): Promise<{ answers: Map<string, string>[]; said: string }> {
     const asked = { ...input(`${keys.join('\n')}\n`), timeout: ANSWER }
-    const tablesIn = (folder: string) => names.map((name) => `pcre:${name.replace(CONFIG, folder)}`)
+    const tablesIn = (folder: string) => tables.map((table) => table.replace(CONFIG, folder))
     const { stdout, stderr } = (await this.isInContainer())
       ? await (await this.engine()).exec(['sh', '-c', LOOK_UP, '', ...tablesIn(IN_CONTAINER)], asked)
       : await $(asked)`sh -c ${LOOK_UP} ${`-c ${this.postfix('empty', '')}`} ${tablesIn(join(ROOT, CONFIG))}`
@@ -173,13 +180,14 @@ export class Facts {
     return { answers: stdout.split(/^=\n/m).map(answersOf), said: stderr }
   }
 
-  /** A configuration folder of Postfix with this main.cf and Debian's own master.cf, for its programs that want one. */
+  /** A configuration folder of Postfix with this main.cf, for its programs that want one. */
   postfix(name: string, main: string): string {
     return this.once(`postfix ${name}`, () => {
       const folder = join(this.#scratchFolder(), name)
       fs.mkdirSync(folder)
       fs.writeFileSync(join(folder, 'main.cf'), main)
-      if (fs.existsSync(MASTER_DIST)) fs.cpSync(MASTER_DIST, join(folder, 'master.cf'))
+      // Some parameters are those of a service.
+      fs.writeFileSync(join(folder, 'master.cf'), this.raw('docker-data/native/master.cf'))
       // Programs wait until main.cf is two seconds old, lest they read half a file.
       fs.utimesSync(join(folder, 'main.cf'), 0, Date.now() / 1000 - 10)
       return folder

@@ -22,7 +22,6 @@ export async function files(facts: facts.Facts): Promise<Finding[]> {
   const back = (name: string) => `git checkout -- ${name}`
   if (!found?.isDirectory())
     return [failure(`${CONFIG}: ${found ? 'it is a file and not a folder' : 'there is no such folder'}`, back(CONFIG))]
-  await facts.choice().catch(() => {})
   const own = OWN_FILES.filter((name) => !OPTIONAL.test(name) || existsSync(join(ROOT, name)))
   const wanted = [ENV_FILE, COMPOSE_FILE, ...own, ...(facts.isNative ? NATIVE : [])]
   const problems = wanted.flatMap((name) => {

@@ -1,7 +1,9 @@
 /** What this machine has to have: settings, an engine, root, and daemons that can work. */
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, messageOf } from '../cli.ts'
 import { checkStateDir } from '../server/native_files.ts'
+import { isFree } from '../server/ports.ts'
 import { processIds, programOf, stateOf } from '../server/processes.ts'
 import { isRoot } from '../server/root.ts'
 import { $ } from '../server/shell.ts'
@@ -9,8 +11,10 @@ import { CONTAINER, readSettings } from '../settings.ts'
 import { addLine, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
 import { ANSWER, DOCKER, type Facts, STANDSTILL, STATUS } from './facts.ts'
 
-export function settings(facts: Facts): Finding[] {
+export async function settings(facts: Facts): Promise<Finding[]> {
   const { bindAddress, ports } = readSettings()
+  // Throws where this machine has no such address.
+  await isFree(bindAddress, 0)
   const is = `${bindAddress}, SMTP on ${ports.smtp}, POP3 on ${ports.pop3}, IMAP on ${ports.imap}`
   if (/^(127\.|::1$)/.test(bindAddress)) return [ok(is)]
   const trusted = facts.environment().PERMIT_DOCKER || 'none'
@@ -78,12 +82,18 @@ export async function processes(facts: Facts): Promise<Finding[]> {
   return verdict(stopped.length > 0 ? [problem] : [], 'all of them run')
 }
 
+/** Postfix's own part of the state folder: of another owner, as a copy may be, nothing is taken or delivered. */
+const QUEUES = ['active', 'bounce', 'defer', 'deferred', 'hold', 'incoming', 'maildrop', 'private', 'public']
+
 export async function folders(facts: Facts): Promise<Finding[]> {
   if ((await facts.engine()).name === 'docker') throw new Skipped('in the container all can')
   const { stateDir } = facts.settings()
   try {
     checkStateDir(stateDir)
-    return [ok(stateDir)]
+    const paths = [join(stateDir, 'data'), ...QUEUES.map((name) => join(stateDir, 'queue', name))]
+    const { stdout } = await $({ timeout: ANSWER })`find ${paths} -maxdepth 0 ! -user postfix`
+    const other = stdout.trim().replaceAll('\n', ' ')
+    return verdict(other ? [failure(`not Postfix's own: ${other}`, `chown -R postfix ${other}`)] : [], stateDir)
   } catch (error) {
     const [, folder] = /(\/\S+): only its owner can enter it/.exec(messageOf(error)) ?? []
     if (error instanceof Failure) return [failure(error.message, folder && `chmod o+x ${folder}`)]

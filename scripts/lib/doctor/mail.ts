@@ -10,7 +10,7 @@ import { SmtpSession } from '../mail/smtp.ts'
 import { enabledProtocols, enabledServices, SERVICES, type ServiceName } from '../settings.ts'
 import { type Finding, failure, ok, Skipped, warning } from './check.ts'
 import { ANSWER, type Facts, MAIN_CF, VIRTUAL } from './facts.ts'
-import { causeIn, explained } from './log.ts'
+import { causeIn, complaint, explained, told } from './log.ts'
 import { answering, queueOf } from './server.ts'
 import { addressesOf, domainsOf } from './values.ts'
 
@@ -20,8 +20,6 @@ const MOST = 40
 const DELIVERY = 20_000
 /** Milliseconds until the queue and the log are asked where the mail is, and for one that was delivered to be seen. */
 const [IMPATIENCE, SEEN] = [1_000, 3_000]
-/** Milliseconds for what a daemon logs to stand in the log. */
-const LOGGED = 500
 /** How many of the newest messages are looked at for the test mail. */
 const NEWEST = 50
 
@@ -55,7 +53,7 @@ async function sayByImap(facts: Facts, name: 'imap' | 'imaps', { user, password 
 
 /** Logs in on each port with the first account, and over POP3 with all of them, by the master user; at SMTP alone without. */
 export async function logins(facts: Facts): Promise<Finding[]> {
-  const engine = await answering(facts)
+  await answering(facts)
   const { SSL_TYPE, SMTP_ONLY } = facts.environment()
   const services = enabledServices(facts.environment())
   const [first = '', ...others] = addressesOf(facts).slice(0, MOST)
@@ -68,31 +66,27 @@ export async function logins(facts: Facts): Promise<Finding[]> {
     if (name === 'pop3' || name === 'pop3s') return (await Pop3Session.open(server, login)).quit()
     return (await openSmtp(facts, SMTP_ONLY === '1' ? undefined : login, server)).close()
   }
-  const look = async ({ name, address }: { name: ServiceName; address: string }) => {
-    const error: unknown = await open(name, masterLogin(address)).then(
-      () => undefined,
-      (error) => error,
-    )
-    return { name, address, error }
+  const look = async (one: { name: ServiceName; address: string }) => {
+    const outcome: unknown = await open(one.name, masterLogin(one.address)).catch((error: unknown) => error)
+    return { ...one, error: outcome instanceof Error ? outcome : undefined }
   }
   const more = services.includes('pop3') ? others.map((address) => ({ name: 'pop3' as const, address })) : []
   const all = await Promise.all([...services.map((name) => ({ name, address: first })), ...more].map(look))
   const labelOf = (name: ServiceName) => `${SERVICES[name].protocol} on port ${facts.settings().ports[name]}`
   let bad = all.filter(({ error }) => error)
   if (bad.length > 0) {
-    // What the log says while it fails once more is about that, and not about what is over.
-    const before = await engine.logged()
-    bad = (await Promise.all(bad.map(look))).filter(({ error }) => error)
-    await sleep(LOGGED)
-    const logged = await engine.logged()
-    const cause = causeIn(logged.slice(logged.lastIndexOf(before.at(-1) ?? '') + 1))
+    const line = await complaint(facts)
+    if (line) return [line]
+    // Once more, lest it was a moment's trouble.
+    if (!facts.explained.has('logins')) bad = (await Promise.all(bad.map(look))).filter(({ error }) => error)
+    const cause = causeIn(await facts.logged())
     // One broken port or setting refuses many logins in the same way: that is one finding.
     const kindOf = ({ error }: (typeof bad)[0]) => (error instanceof Failure ? error.exit : 'connection')
     const problems = [...new Set(bad.map(kindOf))].map((kind) => {
       const [one, ...like] = bad.filter((other) => kindOf(other) === kind) as [(typeof bad)[0], ...typeof bad]
       const others = [...new Set(like.map(({ name, address }) => (name === one.name ? address : labelOf(name))))]
       const also = others.length > 0 ? `; likewise ${others.join(', ')}` : ''
-      const says = cause ? `; the log says ${cause}` : ''
+      const says = cause && !/ECONNREFUSED/.test(wordsOf(one.error)) ? `; the log says ${cause}` : ''
       // Where others get in, the account is at fault.
       const fix = bad.length === 1 && kind === 'login' && `npm run add-account -- --update ${one.address}`
       return failure(`${labelOf(one.name)} for ${one.address}: ${wordsOf(one.error)}${says}${also}`, fix)
@@ -144,23 +138,21 @@ async function takeByImap(facts: Facts, mailbox: string, { id }: TestMail): Prom
 
 /** Why a mail that did not arrive yet is stuck or gone, or where it was delivered to; neither while it is on its way. */
 async function fateOf(facts: Facts, { queueId }: TestMail): Promise<{ stuck?: string; sent?: string }> {
-  const lines = await (await facts.server()).logged()
+  const own = (await facts.logged()).filter((line) => line.includes(`${queueId}: `))
   const { queue_name, recipients = [] } = (await queueOf(facts)).find(({ queue_id }) => queue_id === queueId) ?? {}
-  const own = lines.filter((line) => line.includes(`${queueId}: `))
   const gone = own.findLast((line) => /: (discard|hold): |\bstatus=bounced/.test(line))
   if (gone) return { stuck: gone.slice(gone.indexOf(`${queueId}: `) + queueId.length + 2) }
   if (queue_name === 'hold') return { stuck: 'it is on hold in the queue' }
-  // What was logged before this mail is not about it.
-  const since = own[0] ? lines.slice(lines.indexOf(own[0])) : lines
-  const reason = recipients.find(({ delay_reason }) => delay_reason)?.delay_reason ?? causeIn(since)
+  const reason = recipients.find(({ delay_reason }) => delay_reason)?.delay_reason ?? causeIn(await facts.logged())
   if (queue_name === 'deferred') return { stuck: reason ?? 'it was deferred without a reason' }
   const sent = own.findLast((line) => line.includes('status=sent'))
   return sent ? { sent: `it went elsewhere: ${sent.replace(/^.*?: to=/, 'to=')}` } : {}
 }
 
-/** Sends a test mail and follows it into a mailbox, until its reader says something, or tells what became of it instead. */
+/** Sends a test mail for a check and follows it into a mailbox, until its reader says something, or tells what became of it. */
 async function flow(
   facts: Facts,
+  check: string,
   { to, mailbox, login }: { to: string; mailbox: string; login?: Login },
   read: (mail: TestMail) => Promise<Finding | undefined>,
 ): Promise<Finding[]> {
@@ -180,22 +172,14 @@ async function flow(
       const { stuck, sent } = await fateOf(facts, mail)
       if (sent) sentAt ||= waited
       const said = stuck ?? (waited - sentAt > SEEN ? sent : undefined)
-      if (said) found = failure(`${is} and did not arrive: ${explained(said)}`)
-      else if (waited > DELIVERY && !sent)
-        found = warning(`slow: ${is} and is still on its way after ${Math.round(waited / 1000)} s`)
+      if (said || waited > SEEN) found = await complaint(facts)
+      if (said) found ??= failure(`${is} and did not arrive: ${explained(said)}`)
+      else if (!sent && (waited > DELIVERY || facts.explained.has(check)))
+        found ??= warning(`slow: ${is} and is still on its way after ${Math.round(waited / 1000)} s`)
     }
   } catch (error) {
     if (error instanceof TypeError) throw error
-    const words = wordsOf(error)
-    // The log names the table that refuses a text, a moment later.
-    const isWhy = (line: string) =>
-      /: reject: (header|body|mime)/.test(line) && words.includes(line.split(': ').at(-1) ?? '')
-    let line: string | undefined
-    for (let tries = 0; !mail && !line && tries < 10 && / message refused: /.test(words); tries++) {
-      await sleep(LOGGED)
-      line = (await engine.logged()).findLast(isWhy)
-    }
-    found = failure(explained(line ? `${words} (${line.replace(/^.*: (?=reject: )/, '')})` : words))
+    found = await told(facts, wordsOf(error))
   } finally {
     // Lest it arrives later, or stays.
     if (mail && found?.level !== 'ok') {
@@ -211,7 +195,7 @@ const since = ({ begin }: TestMail) => `${Math.round(performance.now() - begin)}
 export async function mailVirtual(facts: Facts): Promise<Finding[]> {
   const { pop3, imap } = enabledProtocols(facts.environment())
   if (!pop3 && !imap) throw new Skipped('POP3 and IMAP are off, see "environment"')
-  return flow(facts, { to: BAR, mailbox: BAR, login: masterLogin(FOO) }, async (mail) => {
+  return flow(facts, 'mail-virtual', { to: BAR, mailbox: BAR, login: masterLogin(FOO) }, async (mail) => {
     if (pop3 && !(await look(facts, BAR, mail, !imap))) return undefined
     const read = pop3 ? `read over POP3 after ${since(mail)}` : ''
     if (!imap) return ok(read)
@@ -226,7 +210,7 @@ export async function mailForeign(facts: Facts): Promise<Finding[]> {
   const random = randomBytes(4).toString('hex')
   // A reserved name (RFC 2606): even a server that lets mail out has nowhere to send this one.
   const to = `someone-${random}@${random}.example`
-  return flow(facts, { to, mailbox: CATCHALL }, async (mail) => {
+  return flow(facts, 'mail-foreign', { to, mailbox: CATCHALL }, async (mail) => {
     const header = await look(facts, CATCHALL, mail, true)
     if (!header) return undefined
     const isNamed = new RegExp(`^(X-Original-To|Delivered-To): <?${to}>?\\s*$`, 'im').test(header)
@@ -246,9 +230,9 @@ export async function mailUnknown(facts: Facts): Promise<Finding[]> {
     const reply = await session.replyTo(recipient)
     await session.close()
     if (reply.startsWith('550')) return [ok(`${reply.slice(0, 9)} for ${recipient}`)]
-    const where = `see smtpd_recipient_restrictions and virtual_alias_domains in ${MAIN_CF}`
-    return [failure(`RCPT TO:<${recipient}> got "${reply}", not 550: ${/^2/.test(reply) ? where : explained(reply)}`)]
+    const where = `: see smtpd_recipient_restrictions and virtual_alias_domains in ${MAIN_CF}`
+    return [await told(facts, `RCPT TO:<${recipient}> got "${reply}", not 550${/^2/.test(reply) ? where : ''}`)]
   } catch (error) {
-    return [failure(explained(wordsOf(error)))]
+    return [await told(facts, wordsOf(error))]
   }
 }

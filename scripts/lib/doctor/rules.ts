@@ -2,7 +2,7 @@
 import { CATCHALL } from '../accounts/accounts.ts'
 import { domainOf } from '../accounts/changes.ts'
 import type { Finding } from './check.ts'
-import { type Facts, IN_CONTAINER } from './facts.ts'
+import { type Facts, IN_CONTAINER, inConfig } from './facts.ts'
 import * as values from './values.ts'
 import { actionsOf, addressesOf, domainsOf, isNoVirtual, isOwn, missing } from './values.ts'
 
@@ -60,7 +60,7 @@ const ENVIRONMENT: Rule[] = [
   warn('PERMIT_DOCKER', /^(none|host|network|connected-networks|container)?$/, 'docker-mailserver knows no such value', 'connected-networks'),
   // Delivery
   fail('POSTFIX_DAGENT', new RegExp(`^(${DELIVERY})?$`), 'mail for the mailboxes does not go to Dovecot', DELIVERY),
-  fail('POSTFIX_MESSAGE_SIZE_LIMIT', /^\d*$/, 'that is no number of bytes', '10240000'),
+  fail('POSTFIX_MESSAGE_SIZE_LIMIT', /^\d{0,9}$/, 'that is no number of bytes, or more than a disk may have free', '10240000'),
   warn('POSTFIX_MESSAGE_SIZE_LIMIT', /^0?$|^\d{6,}$/, 'nearly every mail is larger, and refused', '10240000'),
   fail('POSTFIX_MAILBOX_SIZE_LIMIT', /^\d*$/, 'that is no number of bytes', '0'),
   warn('POSTFIX_MAILBOX_SIZE_LIMIT', /^0?$|^\d{7,}$/, 'mailboxes are full after a mail or two', '0'),
@@ -74,18 +74,10 @@ const ENVIRONMENT: Rule[] = [
   fail('ENABLE_SASLAUTHD', OFF, 'passwords are asked of saslauthd, which knows none of the accounts', '0'),
   warn('ENABLE_OAUTH2', OFF, 'it asks another server about each login', '0'),
   fail('RELAY_HOST|DEFAULT_RELAY_HOST', EMPTY, 'docker-mailserver hands mail to that server'),
-  // Nothing asks the DNS or the network
-  warn('ENABLE_OPENDKIM', /^0$/, 'DKIM asks the DNS for the keys of each signed mail', '0'),
-  warn('ENABLE_OPENDMARC', /^0$/, 'DMARC asks the DNS for the policy of each sender', '0'),
-  warn('ENABLE_POLICYD_SPF', /^0$/, 'SPF asks the DNS for each sender', '0'),
-  warn('ENABLE_UPDATE_CHECK', /^0$/, 'the update check asks the network each day', '0'),
-  warn('ENABLE_AMAVIS', /^0$/, 'Amavis asks the network about mail', '0'),
-  warn('ENABLE_DNSBL', OFF, 'block lists are asked over the DNS for each client', '0'),
-  warn('ENABLE_RSPAMD|ENABLE_SPAMASSASSIN', OFF, 'it asks the DNS and the network about each mail', '0'),
-  warn('ENABLE_CLAMAV', OFF, 'ClamAV fetches its signatures from the network', '0'),
-  warn('ENABLE_MTA_STS', OFF, 'MTA-STS asks the DNS and the web for policies', '0'),
-  warn('ENABLE_FETCHMAIL|ENABLE_GETMAIL', OFF, 'it fetches mail from other servers', '0'),
-  warn('POSTFIX_REJECT_UNKNOWN_CLIENT_HOSTNAME', OFF, 'each client is looked up in the DNS', '0'),
+  // Nothing asks the DNS or the network: what is on by default in releases since 11, in all of them, and in none
+  warn('ENABLE_OPENDKIM|ENABLE_OPENDMARC|ENABLE_POLICYD_SPF', /^0$/, 'it asks the DNS about each mail', '0'),
+  warn('ENABLE_UPDATE_CHECK|ENABLE_AMAVIS', /^0$/, 'it asks the network', '0'),
+  warn('ENABLE_DNSBL|ENABLE_RSPAMD|ENABLE_SPAMASSASSIN|ENABLE_CLAMAV|ENABLE_MTA_STS|ENABLE_FETCHMAIL|ENABLE_GETMAIL|POSTFIX_REJECT_UNKNOWN_CLIENT_HOSTNAME', OFF, 'it asks the DNS, the network or other servers', '0'),
   // Every mail arrives, at once and as it was sent
   warn('ENABLE_POSTGREY', OFF, 'each mail is refused for its first five minutes', '0'),
   warn('ENABLE_SRS', OFF, 'the senders of forwarded mail are rewritten', '0'),
@@ -100,9 +92,12 @@ export const ENVIRONMENT_RULES = ENVIRONMENT.map((one) =>
 const LOOPBACK_HOST = '\\[?(127\\.\\d+\\.\\d+\\.\\d+|localhost|::1)\\]?'
 /** `inet:127.0.0.1:8891`, `smtp:[127.0.0.1]:10024`, `unix:/path`, several of them. */
 const LOOPBACK = new RegExp(`^((inet:|smtp:|lmtp:|scan:)?${LOOPBACK_HOST}(:\\d+)?|(lmtp:)?unix:\\S+|[\\s,]+)*$`)
-/** Words in restrictions that ask the DNS, or somebody outside. */
-const ASKS =
-  /\breject_unknown_\w+|\breject_unverified_sender|\breject_rh?s?bl\w*|\bcheck_\w+_(mx|ns|a)_access|\bpermit_(dns|rhs)wl_client|\bpermit_mx_backup/
+/** Restrictions that ask the DNS, or somebody outside. */
+const ASKING = /\b(reject_(unknown|unverified_s|rh?s?bl)\w+|permit_(dnswl|rhswl|mx)_\w+|check_\w+_(mx|ns|a)_access)\b/
+/** Restrictions that refuse clients as many applications are. */
+const REFUSING = /\breject_((invalid|non_fqdn)_\w+|\w*login_mismatch|unlisted_sender|plaintext_session)/
+/** The first such word of a value; all clients here are permitted by mynetworks, and come no further. */
+const wordIn = (value: string, words: RegExp) => value.split('permit_mynetworks')[0]?.match(words)?.[0]
 const TABLE = `pcre:${IN_CONTAINER}/postfix-transport_maps`
 const RECIPIENTS = `check_recipient_access pcre:${IN_CONTAINER}/postfix-failures.pcre, reject_unlisted_recipient, permit_mynetworks, permit_sasl_authenticated, reject_unauth_destination`
 
@@ -113,7 +108,7 @@ export const POSTFIX_RULES: Rule[] = [
   need(fail('transport_maps', (value) => value.includes(TABLE), 'no table keeps foreign mail here', TABLE)),
   need(fail('default_transport|relay_transport', /^(local|error|retry|discard)(:\S*)?$/, 'mail that no table keeps here would leave', 'local')),
   fail('local_transport', /^local(:\S*)?$/, 'mail for this server leaves it'),
-  fail('virtual_transport', /^lmtp:unix:\S*\/lmtp$/, 'mail for the mailboxes does not go to Dovecot'),
+  fail('virtual_transport', (value, facts) => /^lmtp:unix:\S*\/lmtp$/.test(value) || (value.startsWith('lmtp:unix:') && facts.read(inConfig('dovecot.cf')).includes(value.replace(/.*\//, '/'))), 'mail for the mailboxes does not go to Dovecot'),
   fail('relayhost|sender_dependent_\\w+|\\w*fallback_relay|mailbox_command\\w*|mailbox_transport\\w*|fallback_transport\\w*', EMPTY, 'it leads mail out of this machine'),
   fail('content_filter|smtpd_proxy_filter|(non_)?smtpd_milters|milter_\\w+_milters', LOOPBACK, 'it hands mail to another machine'),
   fail('always_bcc|\\w+_bcc_maps', (value, facts) => values.resultsOf(value, facts).every((target) => isOwn(target, facts)), 'it copies mail to an address outside'),
@@ -132,16 +127,13 @@ export const POSTFIX_RULES: Rule[] = [
   need(warn('lmtp_destination_recipient_limit', /^1$/, 'the second envelope recipient of a message is lost', '1')),
   // Every client gets in
   need(fail('smtpd_sasl_auth_enable', /^yes$/, 'nobody can log in on port 25', 'yes')),
-  fail('smtpd_tls_auth_only', OFF, 'logins without TLS are refused', 'no'),
   fail('smtpd_tls_security_level', /^(may|none)?$/, 'clients without TLS are refused', 'may'),
-  fail('smtpd_enforce_tls|smtpd_tls_req_ccert', OFF, 'clients without TLS or certificate are refused'),
+  fail('smtpd_tls_auth_only|smtpd_enforce_tls|smtpd_tls_req_ccert', OFF, 'clients without TLS or certificate are refused', 'no'),
   fail('smtpd_tls_wrappermode', /^(no)?$/, 'port 25 speaks TLS at once, which no client expects'),
-  fail('mynetworks', (value, facts) => values.trusts(value, facts.settings().host), 'clients on this machine have to log in, or get 554'),
-  fail('mynetworks_style', /^(subnet|host|class)$/, 'Postfix knows subnet, host and class'),
-  fail('smtpd_\\w+_restrictions', (value) => !ASKS.test(value), 'it asks the DNS, and refuses what is not found there'),
-  fail('smtpd_\\w+_restrictions', /^(?!(reject|defer)(,|\s|$))/, 'it refuses everybody'),
-  fail('smtpd_\\w+_restrictions', /^(?!((?!permit).)*check_\w+_access\s+static:\s*\{?\s*(REJECT|DEFER|[45]\d\d)\b)/i, 'it refuses everybody'),
-  fail('smtpd_\\w+_restrictions', (value, facts) => !values.oddWord(value, facts), (value, facts) => `Postfix has no restriction ${values.oddWord(value, facts)}, and answers 451 to everybody`, values.respelt),
+  fail('mynetworks', /^(?!.*!127\.0\.0\.1\b).*(\b127\.0\.0\.[01]\b|\b0\.0\.0\.0\/0|[a-z]:|\$)/, 'clients on this machine have to log in, or get 554'),
+  fail('smtpd_\\w+_restrictions', (value) => !wordIn(value, ASKING), 'it asks the DNS, and refuses what is not found there'),
+  fail('smtpd_\\w+_restrictions', (value) => !wordIn(value, REFUSING), (value) => `${wordIn(value, REFUSING)} refuses what applications send: any HELO, any sender, no TLS`, (value) => value.split(/[\s,]+/).filter((word) => !REFUSING.test(word)).join(' ')),
+  fail('smtpd_\\w+_restrictions', /^(?!((?!permit).)*\b((reject|defer)([,\s]|$)|check_\w+_access\s+static:\s*\{?\s*(REJECT|DEFER|[45]\d\d)\b))/i, 'it refuses everybody'),
   fail('smtpd_\\w+_restrictions', /^(?!.*check_policy_service\s+\{?\s*inet:(?!127\.|localhost))/, 'it asks another machine about each mail'),
   fail('smtpd_(relay|recipient)_restrictions', /^$|permit_mynetworks|permit_sasl_authenticated|\bpermit\b|static:|^(?!.*(\breject\b|reject_unauth_destination|\bdefer\b))/, 'no client may send to foreign addresses'),
   need(fail('smtpd_recipient_restrictions', /\breject_unlisted_recipient\b/, 'unknown users of the virtual mailbox domains get no 550, and the mail bounces later', RECIPIENTS)),
@@ -150,27 +142,29 @@ export const POSTFIX_RULES: Rule[] = [
   fail('inet_protocols', /ipv4|all/, 'Postfix does not listen on an IPv4 address', 'ipv4'),
   fail('inet_interfaces', /^all$|^\d|^\[/, 'Postfix does not listen where the ports lead', 'all'),
   warn('smtpd_client_(\\w+_rate|connection_count)_limit', (value) => Number(value) === 0 || Number(value) >= 50, 'a client that sends much is shut out', '0'),
-  warn('smtpd_recipient_limit|default_process_limit|smtpd_recipient_overshoot_limit', /^(\d{3,}|[2-9]\d)$/, 'it is too small for a few clients or recipients at once'),
-  warn('smtpd_delay_open_until_valid_rcpt|smtpd_error_sleep_time', /^(yes|no|[01]s?)$/, 'clients wait'),
+  warn('smtpd_recipient_limit|default_process_limit|smtpd_recipient_overshoot_limit|smtpd_(hard_error|junk_command)_limit', /^(\d{3,}|[2-9]\d)$/, 'it is too small for a few clients, recipients or errors'),
+  fail('\\w+_upstream_proxy_protocol', EMPTY, 'only a proxy can connect'),
+  fail('(submissions|smtps)/inet/smtpd_tls_wrappermode', /^yes$/, 'clients of port 465 speak TLS at once'),
   warn('postscreen_access_list', /static:permit|^permit$|static:all/, 'clients wait six seconds on port 25 in docker-mailserver', 'static:permit'),
   fail('smtpd_sasl_type', /^dovecot$/, 'Postfix asks somebody else about passwords', 'dovecot'),
-  fail('smtpd_sasl_path', /auth(\.sock)?$/, 'Postfix asks nobody about passwords'),
   fail('smtpd_sasl_(tls_)?security_options', /^(?!.*noplaintext)/, 'passwords as they are, which all clients send, are refused'),
   // What is accepted arrives, at once
   fail('defer_transports|hold_\\w+', EMPTY, 'mail waits in the queue until somebody sends it on'),
   fail('soft_bounce', OFF, 'what should be refused or bounced is tried again for days'),
-  fail('message_size_limit', /^(0|\d{6,})$/, 'nearly every mail is larger, and refused', '10240000'),
-  fail('(mailbox|virtual_mailbox)_size_limit|virtual_mailbox_limit', (value, facts) => value === '0' || Number(value) >= values.messageLimit(facts), 'it is smaller than message_size_limit, and Postfix refuses to deliver', '0'),
-  need(warn('mailbox_size_limit', /./, "Postfix's default may be smaller than a message, and docker-mailserver's is", '0')),
-  fail('queue_minfree', /^\d{0,8}$/, 'Postfix wants more free space than a disk may have'),
+  fail('message_size_limit', /^(0|\d{6,})\b/, 'nearly every mail is larger, and refused', '10240000'),
+  fail('(mailbox|virtual_mailbox)_size_limit|virtual_mailbox_limit', /^(0|\d{8,})$/, 'it is smaller than message_size_limit, and Postfix refuses to deliver', '0'),
+  fail('queue_minfree|message_size_limit', /^\d{0,9}$/, 'Postfix wants more free space than a disk may have'),
   warn('\\w+_(rate|transport)_delay', OFF, 'each mail waits'),
   warn('minimal_backoff_time|queue_run_delay|in_flow_delay', /^\d{1,3}s?$|^\d{1,2}m$/, 'mail waits'),
   warn('(maximal|bounce)_queue_lifetime', /^(?!0)\d+/, 'mail that has to wait a moment bounces at once'),
   warn('(sender_|recipient_)?canonical_maps|(relocated|virtual_alias_recursion|smtp_generic)_maps|masquerade_domains', EMPTY, 'addresses are rewritten on the way'),
+  warn('header_size_limit', /^\d{5,}$/, 'long headers are cut off'),
+  fail('message_drop_headers', /^((bcc|content-length|resent-bcc|return-path)([\s,]+|$))*$/i, 'fields that tests look for are dropped'),
   fail('\\w+_checks|smtpd_\\w+_restrictions', (value, facts) => actionsOf(value, facts).every(([, action]) => !/HOLD|DISCARD/i.test(action ?? '')), 'its table holds or discards mail, which never arrives'),
   fail('\\w+_checks', /^(?!.*\bstatic:\s*\{?\s*(REJECT|[45]\d\d)\b)/i, 'it refuses every mail'),
   // Files
-  fail('smtpd_tls_\\w*files?', (value, facts) => !missing(values.PATHS, value, facts), (value, facts) => `${missing(values.PATHS, value, facts)}, and TLS needs it`),
+  fail('smtpd_tls_\\w*files?|bounce_template_file', (value, facts) => !missing(values.PATHS, value, facts), (value, facts) => `${missing(values.PATHS, value, facts)}, and Postfix needs it`),
+  fail('(daemon|command)_directory', /^\/usr\/(lib\/postfix\/)?sbin$/, "Postfix's programs are not there"),
   fail('\\w+', (value, facts) => !missing(values.TABLES, value, facts), (value, facts) => `${missing(values.TABLES, value, facts)}, and Postfix defers mail`, null),
 ]
 
@@ -187,10 +181,14 @@ export const DOVECOT_RULES: Rule[] = [
   fail('auth_master_user_separator', /^\*$/, 'the scripts log in as the master user by it'),
   fail('submission_host', /^$|^(127\.|localhost|\[?::1)/, 'Dovecot hands mail to another machine'),
   fail('lmtp_proxy', /^no$/, 'Dovecot hands mail to another machine'),
+  fail('auth_ssl_require_client_cert|haproxy', /^no$/, 'clients without a certificate, or without a proxy, are refused'),
+  fail('auth_username_format', /%[A-Z]*u|user/, 'no account is found by a part of its address'),
+  warn('recipient_delimiter', /^\+$/, 'addresses are cut at another letter than Postfix cuts them'),
+  warn('\\w*log_path', EMPTY, 'npm run logs and the doctor look elsewhere'),
   fail('mail_max_userip_connections', /^(0|\d{2,})$/, 'a few clients at once are too many'),
+  fail('(default_)?vsz_limit', /^(0|unlimited|\d{3,} *M|\d+ *G)/i, 'its processes have too little memory'),
   fail('protocols', /\blmtp\b/, 'Dovecot takes no mail from Postfix'),
   fail('mail_location|mail_path|mail_driver', EMPTY, 'mail lies elsewhere than the engine thinks'),
-  fail('mail_uid|mail_gid', /^(5000|docker|vmail)$/, 'the mail folder belongs to 5000'),
   fail('listen', EMPTY, 'Dovecot does not listen where the ports lead'),
   fail('quota_rule|quota_storage_size|quota_max_mail_size|quota_mail_size', /^(?!\D*\d{1,4}[bk]?$)/i, 'mailboxes are full after a mail or two'),
 ]

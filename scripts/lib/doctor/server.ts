@@ -1,7 +1,8 @@
 /** The running server: that it may start, runs, holds its ports, is what the files describe, and has room for mail. */
-import { createPrivateKey, X509Certificate } from 'node:crypto'
-import { lstatSync } from 'node:fs'
+import { X509Certificate } from 'node:crypto'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import { createSecureContext } from 'node:tls'
 import { CATCHALL, parseAccounts } from '../accounts/accounts.ts'
 import { messageOf } from '../cli.ts'
 import type { Engine } from '../server/engine.ts'
@@ -10,9 +11,9 @@ import { holdersOf, isFree } from '../server/ports.ts'
 import { readOr } from '../server/processes.ts'
 import { isRoot } from '../server/root.ts'
 import { CONTAINER, enabledServices, SERVICES } from '../settings.ts'
-import { addLine, deleteLine, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
+import { addLine, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
 import { ACCOUNTS, ANSWER, CONFIG, type Facts, MAIN_CF, QUOTAS } from './facts.ts'
-import { causeIn, explained } from './log.ts'
+import { blamed, causeIn, explained } from './log.ts'
 import { folders, processes } from './machine.ts'
 
 export async function ports(facts: Facts): Promise<Finding[]> {
@@ -48,9 +49,9 @@ export async function ports(facts: Facts): Promise<Finding[]> {
 export async function start(facts: Facts): Promise<Finding[]> {
   facts.environment()
   const refusal = await facts.refusal()
-  const [, file = '', line] = /(\S+) line (\d+): Unknown setting/.exec(refusal ?? '') ?? []
-  const fix = line && deleteLine(file, { lines: [Number(line)] })
-  return verdict(refusal ? [failure(refusal, fix)] : [], 'tried: Postfix and Dovecot read them')
+  if (!refusal) return [ok('tried: Postfix and Dovecot read them')]
+  const line = blamed(facts, refusal)
+  return [line && !/docker-data\S+ line \d+:/.test(refusal) ? line : failure(refusal, line?.fix)]
 }
 
 export async function running(facts: Facts): Promise<Finding[]> {
@@ -59,9 +60,8 @@ export async function running(facts: Facts): Promise<Finding[]> {
   const half = await engine.half()
   const evidence = half ?? 'the server is not running'
   if (isRoot && (await facts.refusal())) return [failure(`${evidence}; npm start refuses the files`)]
-  // A mail that was refused says nothing about a server that does not run, nor does a warning about a daemon that ended.
-  const says = (line: string) => (half ? /\b(fatal|panic):/i.test(line) : !/\breject: |\bstatus=/.test(line))
-  const cause = causeIn((await engine.logged()).filter(says))
+  // A mail that was refused says nothing about a server that does not run, nor does a warning.
+  const cause = causeIn((await engine.logged()).filter((line) => /\b(fatal|panic):/i.test(line)))
   return [failure(cause ? `${evidence}; the log of its last start: ${cause}` : evidence, 'npm start')]
 }
 
@@ -69,9 +69,11 @@ export async function running(facts: Facts): Promise<Finding[]> {
 export async function answering(facts: Facts): Promise<Engine> {
   const engine = await facts.server()
   for (const [name, check] of Object.entries({ processes, ports, folders })) {
-    const findings = await facts.once(`check ${name}`, () => check(facts)).catch((): Finding[] => [])
+    const isSkipped = (error: unknown): Finding[] => (error instanceof Skipped ? [] : [failure(messageOf(error))])
+    const findings = await facts.once(`check ${name}`, () => check(facts)).catch(isSkipped)
     if (findings.some(({ level }) => level === 'failure')) throw new Skipped(`it could only wait, see "${name}"`)
   }
+  await facts.logged()
   return engine
 }
 
@@ -129,9 +131,6 @@ async function liveDocker(facts: Facts): Promise<Finding[]> {
   return verdict(problems, 'its parameters, accounts and environment are those of the files')
 }
 
-/** Milliseconds before its end that a certificate is warned about: 14 days. */
-const EXPIRES_SOON = 14 * 86_400_000
-
 export async function certificate(facts: Facts): Promise<Finding[]> {
   const engine = await facts.server()
   if (!facts.environment().SSL_TYPE) return [ok('TLS is off (SSL_TYPE is empty)')]
@@ -139,46 +138,35 @@ export async function certificate(facts: Facts): Promise<Finding[]> {
   const values = stdout.match(/^smtpd_tls_(chain_files|key_file|cert_file) = .*$/gm) ?? []
   const paths = [...new Set(values.flatMap((line) => line.split(/[\s,]+/)).filter((path) => path.startsWith('/')))]
   const made = `${facts.settings().stateDir}/tls/`
-  const fix = paths.some((path) => path.startsWith(made)) && `rm ${made}*.pem && npm stop && npm start`
+  const fix = paths.every((path) => path.startsWith(made)) && `rm ${made}*.pem && npm stop && npm start`
   const files = await Promise.all(paths.map((path) => engine.exec(['cat', '--', path])))
-  const missing = paths.find((_, index) => files[index]?.exitCode !== 0)
-  if (missing) return [failure(`${missing} is not there, and TLS needs it`, fix)]
   const text = files.map(({ stdout }) => stdout).join('\n')
   try {
-    const [key = ''] = /-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]+-----END [A-Z ]*PRIVATE KEY-----/.exec(text) ?? []
+    // Throws where the key is that of another certificate.
+    createSecureContext({ key: text, cert: text })
     const found = new X509Certificate(text.slice(text.indexOf('-----BEGIN CERTIFICATE')))
-    if (!found.checkPrivateKey(createPrivateKey(key)))
-      return [failure(`the key of ${paths.join(' and ')} is that of another certificate`, fix)]
-    const left = Date.parse(found.validTo) - Date.now()
-    const find = left < 0 ? failure : left < EXPIRES_SOON ? warning : ok
-    return [find(`the certificate ends on ${found.validTo}`, left < EXPIRES_SOON && fix)]
+    const days = (Date.parse(found.validTo) - Date.now()) / 86_400_000
+    const find = days < 0 ? failure : days < 14 ? warning : ok
+    return [find(`the certificate ends on ${found.validTo}`, days < 14 && fix)]
   } catch (error) {
     return [failure(`${paths.join(', ')}: this is no key with its certificate: ${messageOf(error)}`, fix)]
   }
 }
 
-/** The first of a domain, a mailbox in it, and what lies there, that Dovecot cannot use: what is wrong with it, and what rights it. */
+/** What of a domain, a mailbox in it, and what lies there, Dovecot cannot use. It makes files that nobody may write. */
+const UNUSABLE = `! -uid ${VMAIL_ID} -o -type d ! -perm -700 -o -type f ! -perm -400`
+
 export async function mailboxes(facts: Facts): Promise<Finding[]> {
-  const chown = `chown -R ${VMAIL_ID}:${VMAIL_ID}`
-  if ((await facts.server()).name === 'docker') {
-    const find = `find /var/mail -maxdepth 3 ! -uid ${VMAIL_ID} -print -quit`.split(' ')
-    const path = (await facts.ask(...find)).stdout.trim()
-    const evidence = `${path} belongs to another user than Dovecot's`
-    return verdict(path ? [failure(evidence, `docker exec ${CONTAINER} ${chown} ${path}`)] : [], '/var/mail')
-  }
-  const folder = join(facts.settings().stateDir, 'mail')
-  const names = ['', ...namesBelow(folder).filter((name) => name.split('/').length <= 3)]
-  for (const path of names.map((name) => join(folder, name))) {
-    // What goes away meanwhile is left out.
-    const found = lstatSync(path, { throwIfNoEntry: false })
-    const is = `${path} belongs to user ${found?.uid}, and Dovecot writes as ${VMAIL_ID}`
-    if (found && found.uid !== VMAIL_ID) return [failure(is, `${chown} ${path}`)]
-    // Dovecot makes files that nobody may write.
-    const [needed, right, verb] = found?.isDirectory() ? [0o700, 'u+rwx', 'enter'] : [0o400, 'u+r', 'read']
-    if (found && (found.mode & needed) !== needed)
-      return [failure(`${path}: its owner may not ${verb} it`, `chmod ${right} ${path}`)]
-  }
-  return [ok(`${names.length} files and folders belong to Dovecot`)]
+  const isNative = (await facts.server()).name === 'native'
+  const folder = isNative ? join(facts.settings().stateDir, 'mail') : '/var/mail'
+  const about = '%p: it belongs to user %U and has mode %m'
+  if (isNative && !existsSync(folder)) return [failure(`${folder} is not there`, 'npm start')]
+  const which = ['-maxdepth', '3', '(', ...UNUSABLE.split(' '), ')', '-printf', about, '-quit']
+  const { stdout } = await facts.ask('find', folder, ...which)
+  const path = stdout.replace(/: it belongs.*/s, '')
+  const commands = `chown -R ${VMAIL_ID}:${VMAIL_ID} ${path} && chmod -R u+rwX ${path}`
+  const fix = isNative ? commands : `docker exec ${CONTAINER} sh -c '${commands}'`
+  return verdict(path ? [failure(`${stdout}, and Dovecot works as ${VMAIL_ID}`, fix)] : [], folder)
 }
 
 export async function mailboxQuotas(facts: Facts): Promise<Finding[]> {

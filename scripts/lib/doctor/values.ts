@@ -1,15 +1,13 @@
 /** What the rules ask about a value: of the files that it names, of the accounts, of Postfix's own words. */
 import { existsSync, readFileSync } from 'node:fs'
-import { BlockList, isIP } from 'node:net'
 import { CATCHALL } from '../accounts/accounts.ts'
 import { domainOf } from '../accounts/changes.ts'
-import { nearestOf } from '../cli.ts'
 import { mapPaths } from '../server/native_configuration.ts'
 import { HOSTNAME } from '../settings.ts'
 import { ACCOUNTS, CONFIG, type Facts, IN_CONTAINER, inConfig, OWN_FILES } from './facts.ts'
 
-const [, ...LISTS] = readFileSync(new URL('./names.txt', import.meta.url), 'utf8').split(/^\[.*\]$/m)
-const [RESTRICTIONS = [], OF_10 = [], OF_15 = [], OF_BOTH = []] = LISTS.map((names) => names.trim().split(/\s+/))
+const NAMES = readFileSync(new URL('./names.txt', import.meta.url), 'utf8').split(/^\[.*\]$/m)
+const [, OF_10 = [], OF_15 = [], OF_BOTH = []] = NAMES.map((names) => names.trim().split(/\s+/))
 /** docker-mailserver's variables, by the releases that have them. */
 export const VARIABLES = { '10': OF_10, '15': OF_15, both: OF_BOTH }
 
@@ -56,8 +54,8 @@ export function isOwn(target: string, facts: Facts): boolean {
   return domainsOf(facts).includes(domainOf(target).toLowerCase())
 }
 
-/** Addresses that no mailbox can have here: mail to them goes to another (recipient_delimiter, mydestination). */
-export const UNREACHED = /\+.*@|@localhost(\.|$)/i
+/** Addresses that no mailbox can have here: mail to them goes elsewhere, or Dovecot lets no such name in (auth_username_chars). */
+export const UNREACHED = /[^\w.@-]|@localhost(\.|$)/i
 
 /** The addresses of the accounts, in lower case. A line that is none may be a password, and is the matter of "accounts". */
 export function addressesOf(facts: Facts): string[] {
@@ -86,36 +84,4 @@ export function missingCertificate(type: string, facts: Facts): string | undefin
     'self-signed': `${own}-cert.pem ${own}-key.pem`,
   }
   return missing(PATHS, paths[type] ?? '', facts)
-}
-
-/** A word of restrictions that Postfix does not know. Names with other letters in it are tables, hosts and numbers. */
-export function oddWord(value: string, facts: Facts): string | undefined {
-  const classes = facts.mainCf().get('smtpd_restriction_classes')?.value ?? ''
-  const isKnown = (word: string) => [...RESTRICTIONS, ...classes.split(/[\s,]+/)].includes(word.toLowerCase())
-  const all = value.replace(/\{.*\}/g, '').split(/[\s,]+/)
-  return all.find((word) => /^[a-z_]+$/i.test(word) && !isKnown(word))
-}
-
-export function respelt(value: string, facts: Facts): string {
-  const odd = oddWord(value, facts) ?? ''
-  return value.replace(odd, nearestOf(odd, RESTRICTIONS) ?? '').replace(/^[\s,]+|,(?=\s*(,|$))/g, '')
-}
-
-/** Whether mynetworks has this address: the first entry that matches decides (postconf(5)). */
-export function trusts(value: string, host: string): boolean {
-  // Tables and $names are the running server's to judge.
-  if (/[:$](?!:|\d)/.test(value.replace(/\[[^\]]*\]/g, ''))) return true
-  for (const word of value.split(/[\s,]+/)) {
-    const [, not, address = '', bits] = /^(!?)\[?([^\]/]+)\]?(?:\/(\d+))?$/.exec(word) ?? []
-    const family = isIP(address) === 6 ? 'ipv6' : 'ipv4'
-    const list = new BlockList()
-    if (isIP(address)) list.addSubnet(address, Number(bits ?? (family === 'ipv6' ? 128 : 32)), family)
-    if (list.check(host, isIP(host) === 6 ? 'ipv6' : 'ipv4')) return !not
-  }
-  return false
-}
-
-export function messageLimit(facts: Facts): number {
-  const { value } = facts.mainCf().get('message_size_limit') ?? {}
-  return Number(value ?? facts.environment().POSTFIX_MESSAGE_SIZE_LIMIT ?? 0)
 }
