@@ -77,7 +77,8 @@ async function prove(engine: Engine, settings: Settings, started: Started, begin
   if (isSmtpOnly()) return
   const check = CHECKS.filter(({ name }) => name === 'mail-virtual')
   const [result] = await step('Sending a test mail', () => runChecks(check))
-  const { level, evidence, milliseconds } = result ?? {}
+  const { level, evidence, fix, milliseconds } = result ?? {}
+  if (level === 'failure' && fix) throw new Failure('failed', `${evidence}\n  fix: ${fix}`)
   if (level === 'failure') {
     // The daemons' own words, which reach the log a moment after a client has seen the failure.
     await sleep(LOGGED)

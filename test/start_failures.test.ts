@@ -85,7 +85,11 @@ describe('a file', () => {
 
   for (const [file, line, said] of [
     ['postfix-main.cf', 'this is no parameter', /postfix-main\.cf line LAST: .*"this is no parameter"/],
-    ['postfix-main.cf', 'smtpd_client_restrictions = nonsense', /unknown smtpd restriction: "nonsense"/],
+    [
+      'postfix-main.cf',
+      'smtpd_client_restrictions = nonsense',
+      /\n\S*main\.cf line LAST: .*restriction: "nonsense"\n {2}fix: Delete/,
+    ],
     ['postfix-master.cf', 'nonsense/inet/x=y', /postfix-master\.cf line LAST: .*nonsense/],
     [DOVECOT, 'nonsense = yes', /config\/dovecot.*\.cf line LAST: .*Unknown setting: nonsense/],
     ['postfix-accounts.cf', 'nobody', /postfix-accounts\.cf line LAST/],

@@ -10,6 +10,7 @@ import { type Finding, failure, type Result, Skipped, warning } from './check.ts
 import { compose } from './compose.ts'
 import { Facts } from './facts.ts'
 import * as files from './files.ts'
+import { blamedIn } from './log.ts'
 import * as machine from './machine.ts'
 import * as mail from './mail.ts'
 import * as server from './server.ts'
@@ -157,6 +158,9 @@ export async function explain(error: unknown): Promise<unknown> {
   const lines = (await runChecks(CHECKS.slice(0, end), EXPLANATION))
     .filter(({ level, evidence }) => level === 'failure' && !error.message.includes(evidence))
     .map(({ check, evidence, fix }) => `${check}: ${evidence}${fix ? `\n  fix: ${fix}` : ''}`)
+  // Of what no check knows beforehand a daemon may have said enough.
+  const { evidence, fix } = blamedIn(new Facts(), error.message.split('\n')) ?? {}
+  if (evidence && lines.length === 0 && !error.message.includes(`fix: ${fix}`)) lines.push(`${evidence}\n  fix: ${fix}`)
   if (lines.length === 0) return error
   return new Failure('failed', [error.message, 'npm run doctor says:', ...lines].join('\n'))
 }

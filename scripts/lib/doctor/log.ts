@@ -73,12 +73,17 @@ export function blamed(facts: Facts, complaint: string): Finding | undefined {
   return failure(`${placeOf(file, at)}: ${text}`, fix)
 }
 
-/** What a daemon complains about since the doctor has begun, where its words name a line of the settings. */
+/** The first of these lines of a log in which a daemon complains in words that name a line of the settings. */
+export function blamedIn(facts: Facts, lines: readonly string[]): Finding | undefined {
+  const complaints = lines.filter((line) => /\b(fatal|panic|error|warning):/i.test(line))
+  return complaints.map((line) => blamed(facts, line)).find((finding) => finding !== undefined)
+}
+
+/** `blamedIn` what was logged since the doctor has begun. */
 export async function complaint(facts: Facts): Promise<Finding | undefined> {
   // What a daemon logs stands in the log a moment later.
   await sleep(500)
-  const lines = (await facts.logged()).filter((line) => /\b(fatal|panic|error|warning):/i.test(line))
-  return lines.map((line) => blamed(facts, line)).find((finding) => finding !== undefined)
+  return blamedIn(facts, await facts.logged())
 }
 
 /** What a client was told: at the line that a daemon complains about, else in words. */

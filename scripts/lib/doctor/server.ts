@@ -13,7 +13,7 @@ import { isRoot } from '../server/root.ts'
 import { CONTAINER, enabledServices, SERVICES } from '../settings.ts'
 import { addLine, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
 import { ACCOUNTS, ANSWER, CONFIG, type Facts, MAIN_CF, QUOTAS } from './facts.ts'
-import { blamed, causeIn, explained } from './log.ts'
+import { blamed, blamedIn, causeIn, explained } from './log.ts'
 import { folders, processes } from './machine.ts'
 
 export async function ports(facts: Facts): Promise<Finding[]> {
@@ -61,8 +61,11 @@ export async function running(facts: Facts): Promise<Finding[]> {
   const evidence = half ?? 'the server is not running'
   if (isRoot && (await facts.refusal())) return [failure(`${evidence}; npm start refuses the files`)]
   // A mail that was refused says nothing about a server that does not run, nor does a warning.
-  const cause = causeIn((await engine.logged()).filter((line) => /\b(fatal|panic):/i.test(line)))
-  return [failure(cause ? `${evidence}; the log of its last start: ${cause}` : evidence, 'npm start')]
+  const logged = (await engine.logged()).filter((line) => /\b(fatal|panic):|unknown smtpd restriction/i.test(line))
+  const line = blamedIn(facts, logged)
+  const cause = line?.evidence ?? causeIn(logged)
+  const said = cause ? `${evidence}; the log of its last start: ${cause}` : evidence
+  return [failure(said, line?.fix ?? 'npm start')]
 }
 
 /** The server, up and able to answer: what keeps it from that keeps everybody waiting. */
