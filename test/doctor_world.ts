@@ -89,6 +89,16 @@ export class DoctorWorld {
     execFileSync('postsuper', ['-c', `${project.stateDir}/postfix`, '-d', 'ALL'], { stdio: 'pipe' })
   }
 
+  /** `assertTold` with a healthy server behind it. */
+  async assertToldAndHealed(rows: readonly Broken[], live: boolean): Promise<void> {
+    let isHealed = false
+    try {
+      isHealed = await this.assertTold(rows, { live })
+    } finally {
+      await this.heal(isHealed)
+    }
+  }
+
   /**
    * Breaks the project in all of these ways, asks, and compares: each is told by its check at its level, and nothing else is
    * said. Then does what the fixes say, and nothing is left to say; gives whether there were fixes for all. `only`: the

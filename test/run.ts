@@ -17,9 +17,10 @@ import { ROOT } from '../scripts/lib/settings.ts'
 
 /** The others take a few seconds each. The first of them start a server of their own anyhow, while the template is made. */
 const LONGEST = [
-  ...['readme', 'life_cycle', 'all_or_nothing', 'inbox_service', 'doctor_files', 'doctor_server', 'add_account'],
-  ...['start_failures', 'pop_email_wait', 'pop_email', 'hostile', 'pop3', 'inbox_wait', 'configuration_files'],
-  ...['configuration', 'protocols', 'mail', 'send_email', 'doctor_command', 'send_email_failures', 'inbox', 'fuzz'],
+  ...['doctor_live', 'doctor_server', 'readme', 'life_cycle', 'all_or_nothing', 'inbox_service', 'doctor_files'],
+  ...['add_account', 'start_failures', 'pop_email_wait', 'pop_email', 'hostile', 'pop3', 'inbox_wait'],
+  ...['configuration_files', 'configuration', 'protocols', 'mail', 'send_email', 'doctor_command'],
+  ...['send_email_failures', 'inbox', 'fuzz'],
 ]
 const COUNTS = ['tests', 'pass', 'fail', 'skipped']
 /** Bytes for the mail of all tests that run at the same time, several times over. */
