@@ -108,7 +108,7 @@ for (const [what, script, said, fix] of [
 }
 
 test('a container of another project is one finding', async () => {
-  const container = 'true "2026-01-01T00:00:00Z" 0123 {"com.docker.compose.project":"other"}'
+  const container = 'true false "2026-01-01T00:00:00Z" 0123 {"com.docker.compose.project":"other"}'
   world.docker(`case "$1 $2" in container*) echo '${container}';; "compose config") exit 1;; *) echo 28.0.1;; esac`)
   const { results } = await world.ask([], { MAIL_SERVER_ENGINE: 'docker' })
   assert.deepEqual(names(bad(results)), ['engine'])

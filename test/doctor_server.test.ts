@@ -63,7 +63,7 @@ case "$1 $2" in
   "container inspect") case "$*" in
     *Status*) echo running ;;
     *Config.Env*) echo '[]' ;;
-    *) echo 'true "2026-01-01T00:00:00Z" 0123 {"com.docker.compose.project":"development-mail-server"}' ;;
+    *) echo 'true false "2026-01-01T00:00:00Z" 0123 {"com.docker.compose.project":"development-mail-server"}' ;;
     esac ;;
   "exec --interactive") shift 5; script=$1; shift 2
     exec sh -c "$script" "-c $state/postfix" $(echo "$@" | sed "s#/tmp/docker-mailserver#$state/config#g") ;;

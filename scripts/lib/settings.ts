@@ -125,7 +125,8 @@ export function parsePort(name: string, text: string): number {
 
 /** All settings, checked. Throws a usage Failure that names the variable and its value. */
 export function readSettings(): Settings {
-  const wrong = (name: string, fact: string) => new Failure('usage', `${name}=${setting(name)}: ${fact}.`)
+  const wrong = (name: string, fact: string, value = setting(name)) =>
+    new Failure('usage', `${name}=${value}: ${fact}.`)
   const bindAddress = setting('BIND_ADDRESS') ?? '127.0.0.1'
   if (!isIP(bindAddress)) throw wrong('BIND_ADDRESS', 'not an IP address. Use 127.0.0.1, or correct it in .env')
   const engine = ENGINES.find((name) => name === (setting('MAIL_SERVER_ENGINE') ?? 'auto'))
@@ -139,7 +140,7 @@ export function readSettings(): Settings {
   const take = (variable: string, standard: number) => {
     const port = parsePort(variable, setting(variable) ?? String(standard))
     const other = taken.get(port)
-    if (other) throw wrong(variable, `${other} has this port already. Give each its own in .env`)
+    if (other) throw wrong(variable, `${other} has this port already. Give each its own in .env`, String(port))
     taken.set(port, variable)
     return port
   }

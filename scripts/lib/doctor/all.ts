@@ -34,13 +34,13 @@ const START = ['start', 'certificate', ...ANSWERS]
 // biome-ignore format: one check a line
 export const CHECKS: readonly Check[] = ([
   ['settings', 'The settings of .env and the environment are valid, and open no port to others', machine.settings, ['compose', 'engine', 'ports']],
-  ['engine', 'There is an engine to run the server, and it answers', machine.engine, []],
+  ['engine', 'There is an engine to run the server, and it answers', machine.engine, ['ports']],
   ['root', 'The native engine may become root', machine.root, ['main-cf-names', 'start']],
   ['compose', 'Compose publishes the ports on loopback alone, and keeps mail and state on volumes', compose, ['start']],
   ['environment', 'The environment file turns on what this server needs, and nothing else', settings.environment, START],
   ['environment-names', 'Every name in the environment file is known to docker-mailserver', settings.environmentNames, []],
-  ['files', 'Every file that belongs to the project is there and can be read', files.files, ['compose', 'tables', 'dovecot', 'remains', ...START]],
-  ['line-ends', 'Configuration files are UTF-8 without a mark, have LF line ends and end with one', files.lineEnds, ['compose', 'tables', 'main-cf-names', 'remains', ...START]],
+  ['files', 'Every file that belongs to the project is there and can be read', files.files, ['compose', 'tables', 'dovecot', 'remains', 'way-out', ...START]],
+  ['line-ends', 'Configuration files are UTF-8 without a mark, have LF line ends and end with one', files.lineEnds, ['compose', 'tables', 'main-cf-names', 'remains', 'way-out', ...START]],
   ['glued-lines', 'No entry begins with a space, which makes it part of the one above', files.gluedLines, ['main-cf', 'main-cf-names', 'aliases', 'tables', 'remains', ...START]],
   ['remains', 'Accounts, aliases, quotas and the lines of their domains fit together', files.remains, ['tables', ...START]],
   ['accounts', 'Every line of postfix-accounts.cf is an account, and the catchall is among them', accounts, ['tables', 'aliases', 'quotas', 'remains', ...START]],
@@ -50,9 +50,9 @@ export const CHECKS: readonly Check[] = ([
   ['dovecot', 'Dovecot lets every client in, and the master user opens every mailbox', settings.dovecot, START],
   ['main-cf', 'postfix-main.cf and postfix-master.cf keep mail here, and let every client in', settings.mainCf, START],
   ['main-cf-names', 'Postfix knows every parameter of postfix-main.cf and postfix-master.cf', settings.mainCfNames, START],
-  ['ports', 'The ports are free, or the server holds them', server.ports, ANSWERS],
-  ['start', 'npm start takes the files as they are', server.start, ['live']],
-  ['running', 'The server is running', server.running, ['live', 'ports']],
+  ['ports', 'The ports are free, or the server holds them', server.ports, ['running', ...ANSWERS]],
+  ['start', 'npm start takes the files as they are', server.start, ANSWERS],
+  ['running', 'The server is running', server.running, ['live']],
   ['processes', 'No daemon of the server is stopped', machine.processes, ANSWERS],
   ['folders', 'The daemons may walk to their folders', machine.folders, ['mailboxes', 'running', ...ANSWERS]],
   ['live', 'The running server is the one that the files describe', server.live, ['way-out', 'certificate', ...ANSWERS]],
@@ -155,7 +155,7 @@ const EXPLANATION = 10_000
 export async function explain(error: unknown): Promise<unknown> {
   if (!(error instanceof Failure) || error.exit !== 'failed') return error
   const end = CHECKS.findIndex(({ name }) => name === 'start')
-  const lines = (await runChecks(CHECKS.slice(0, end), EXPLANATION))
+  const lines = (await runChecks(CHECKS.slice(0, end + 1), EXPLANATION))
     .filter(({ level, evidence }) => level === 'failure' && !error.message.includes(evidence))
     .map(({ check, evidence, fix }) => `${check}: ${evidence}${fix ? `\n  fix: ${fix}` : ''}`)
   // Of what no check knows beforehand a daemon may have said enough.

@@ -1,7 +1,7 @@
 /** What docker-compose.yml has to say, as Compose itself understands it, its override file included. To add a rule, add a row. */
 import { readdirSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { $ } from '../server/shell.ts'
+import { compose as askCompose } from '../server/docker.ts'
 import { CONFIG_DIR, CONTAINER, ROOT } from '../settings.ts'
 import { addLine, type Finding, failure, Skipped, verdict, warning } from './check.ts'
 import { COMPOSE_FILE, CONFIG, DOCKER, type Facts } from './facts.ts'
@@ -89,9 +89,7 @@ export async function compose(facts: Facts): Promise<Finding[]> {
   if (engine?.name === 'native' && (await facts.isRunning().catch(() => false)))
     throw new Skipped('not needed, the server runs natively')
   if (/silent for/.test(reason)) throw new Skipped('Docker does not answer, see "engine"')
-  // The caller may have another project's file in mind.
-  const { COMPOSE_FILE: _, ...env } = process.env
-  const asked = await $({ env, timeout: DOCKER })`docker compose --project-directory ${ROOT} config --format json`
+  const asked = await askCompose(['config', '--format', 'json'], DOCKER)
   if (asked.exitCode === null) throw new Skipped('docker compose does not answer, see "engine"')
   if (/unknown (docker )?(command|shorthand flag|flag)|is not a docker command|not found/.test(asked.stderr))
     throw new Skipped('not asked: Docker Compose is not here')
@@ -111,7 +109,14 @@ export async function compose(facts: Facts): Promise<Finding[]> {
   const isByEnv = service.image?.endsWith(`:${dmsVersion}`) && !process.env.DMS_VERSION
   const tell = (find: typeof failure) => (wrong: unknown) => {
     const isRelease = isByEnv && `${wrong}`.includes(dmsVersion)
-    return wrong ? [find(`Compose: ${wrong}`, isRelease && addLine('.env', 'DMS_VERSION=15.1.0'))] : []
+    return wrong
+      ? [
+          find(
+            `Compose${override ? `, with ${override}` : ''}: ${wrong}`,
+            isRelease && addLine('.env', 'DMS_VERSION=15.1.0'),
+          ),
+        ]
+      : []
   }
   const problems = [...failures.flatMap(tell(failure)), ...warnings.flatMap(tell(warning))]
   return verdict(problems, `image ${service.image}, ${service.ports?.length} ports`)

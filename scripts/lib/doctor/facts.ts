@@ -10,7 +10,7 @@ import type { Engine, ExecResult } from '../server/engine.ts'
 import { makeConfiguration, namesBelow, tryConfiguration } from '../server/native_configuration.ts'
 import { isRoot } from '../server/root.ts'
 import { $, input } from '../server/shell.ts'
-import { CONTAINER, ROOT, readBytes, readSettings, type Settings, UNREADABLE } from '../settings.ts'
+import { CONTAINER, isSmtpOnly, ROOT, readBytes, readSettings, type Settings, UNREADABLE } from '../settings.ts'
 import { Skipped } from './check.ts'
 
 /** The configuration folder from the project's root, and as docker-mailserver sees it. */
@@ -210,8 +210,14 @@ export class Facts {
 
   /** Why npm start would not take the files; undefined where it does. */
   async refusal(): Promise<string | undefined> {
-    const engine = await this.engine()
-    return engine.name === 'docker' || (await this.isLive()) ? undefined : (await this.made()).refusal
+    const isRunning = await this.isRunning()
+    if ((await this.engine()).name === 'native') return (await this.isLive()) ? undefined : (await this.made()).refusal
+    // The container has started: Postfix reads what it has read, and Dovecot may have refused it.
+    if (!isRunning || isSmtpOnly(this.environment())) return undefined
+    const { exitCode, stderr } = await this.ask('doveconf', '-n')
+    const file = Number.parseInt(this.settings().dmsVersion, 10) < 16 ? 'dovecot.cf' : 'dovecot-2.4.cf'
+    const said = stderr.trim().split('\n').at(-1) ?? ''
+    return exitCode === 0 ? undefined : said.replace('/etc/dovecot/development.conf', inConfig(file))
   }
 
   /**

@@ -15,7 +15,7 @@ const NATIVE = ['main.cf', 'master.cf', 'dovecot-2.3.conf', 'dovecot-2.4.conf'].
 )
 const OPTIONAL = /quotas|aliases/
 /** Each is only for the release or the engine that reads it. */
-const SPARE = /2\.4\.c|user-patches\.sh|docker-compose/
+const SPARE = { native: /2\.4\.c|user-patches\.sh|docker-compose/, docker: /2\.4\.c/ }
 
 export async function files(facts: facts.Facts): Promise<Finding[]> {
   const found = statSync(CONFIG_DIR, { throwIfNoEntry: false })
@@ -27,7 +27,9 @@ export async function files(facts: facts.Facts): Promise<Finding[]> {
   const problems = wanted.flatMap((name) => {
     const fact = facts.problem(name)
     const fix = /may not read/.test(fact ?? '') ? `sudo chmod a+r ${name}` : back(name)
-    return fact ? [(SPARE.test(name) ? warning : failure)(`${name}: ${fact}`, fix)] : []
+    return fact
+      ? [(SPARE[facts.isNative ? 'native' : 'docker'].test(name) ? warning : failure)(`${name}: ${fact}`, fix)]
+      : []
   })
   return verdict(problems, `${wanted.length} files`)
 }

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { createSecureContext } from 'node:tls'
 import { CATCHALL, parseAccounts } from '../accounts/accounts.ts'
 import { messageOf } from '../cli.ts'
+import { changedSince, compose } from '../server/docker.ts'
 import type { Engine } from '../server/engine.ts'
 import { namesBelow, VMAIL_ID } from '../server/native_configuration.ts'
 import { holdersOf, isFree } from '../server/ports.ts'
@@ -12,7 +13,7 @@ import { readOr } from '../server/processes.ts'
 import { isRoot } from '../server/root.ts'
 import { CONTAINER, enabledServices, SERVICES } from '../settings.ts'
 import { addLine, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
-import { ACCOUNTS, ANSWER, CONFIG, type Facts, MAIN_CF, QUOTAS } from './facts.ts'
+import { ACCOUNTS, ANSWER, CONFIG, DOCKER, ENV_FILE, type Facts, MAIN_CF, QUOTAS } from './facts.ts'
 import { blamed, blamedIn, causeIn, explained } from './log.ts'
 import { folders, processes } from './machine.ts'
 
@@ -49,6 +50,7 @@ export async function ports(facts: Facts): Promise<Finding[]> {
 export async function start(facts: Facts): Promise<Finding[]> {
   facts.environment()
   const refusal = await facts.refusal()
+  if (!refusal && (await facts.engine()).name === 'docker') await facts.server()
   if (!refusal) return [ok('tried: Postfix and Dovecot read them')]
   const line = blamed(facts, refusal)
   return [line && !/docker-data\S+ line \d+:/.test(refusal) ? line : failure(refusal, line?.fix)]
@@ -131,6 +133,15 @@ async function liveDocker(facts: Facts): Promise<Finding[]> {
   const set = Object.entries(facts.environment()).find(isOther)
   const is = `the container was made with another ${set?.[0]} than ${set?.join('=')} now`
   if (set) problems.push(failure(is, 'npm start'))
+  // What these do not tell: Compose would make a container anew whose settings are others, published ports among them.
+  const { stdout, stderr } = await compose(['--dry-run', 'up', '--detach', '--pull', 'never'], DOCKER)
+  if (problems.length === 0 && /Recreate/.test(stdout + stderr))
+    problems.push(
+      failure(`the container was made from other settings than Compose, .env and ${ENV_FILE} have`, 'npm start'),
+    )
+  const changed = changedSince(new Date(await facts.inspect('{{.Created}}'))).join(', ')
+  if (problems.length === 0 && changed)
+    problems.push(failure(`${changed}: changed since the container was made`, 'npm start'))
   return verdict(problems, 'its parameters, accounts and environment are those of the files')
 }
 

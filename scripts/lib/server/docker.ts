@@ -1,5 +1,6 @@
 /** The server as a container: docker-mailserver, run by Docker Compose from `docker-compose.yml`. */
-import { existsSync, statSync } from 'node:fs'
+import type { SpawnOptions } from 'node:child_process'
+import { statSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Failure, say, step } from '../cli.ts'
@@ -19,7 +20,6 @@ import { removableMailboxOf } from './native_configuration.ts'
 import { assertPortsFree } from './ports.ts'
 import { foreground, input, $ as shell } from './shell.ts'
 
-const $ = shell({ cwd: ROOT })
 /** Milliseconds for a question to the Docker engine; one that is wedged answers never. */
 const ANSWER = 10_000
 /** Milliseconds for a Postfix or Dovecot command in the container. */
@@ -34,12 +34,19 @@ const READ_ONCE = ['dovecot.cf', 'dovecot-2.4.cf', 'postfix-main.cf', 'postfix-m
 /** Milliseconds until a container whose daemons restart, as releases up to 10 do after a change, counts as half a server. */
 const RESTART = 20_000
 
-/** Compose with this project's files, whatever COMPOSE_FILE of the caller's environment says. */
-const OVERRIDE = join(ROOT, 'docker-compose.override.yml')
-const COMPOSE = [
-  ...['compose', '--project-directory', ROOT, '--file', join(ROOT, 'docker-compose.yml')],
-  ...(existsSync(OVERRIDE) ? ['--file', OVERRIDE] : []),
-]
+/** Compose with this project's files, an override file among them, whatever COMPOSE_FILE of the caller's environment says. */
+const COMPOSE = ['compose', '--project-directory', ROOT]
+const { COMPOSE_FILE: _, ...env } = process.env
+const $ = shell({ cwd: ROOT, env })
+
+/** Runs Compose for at most so many milliseconds; its exit code is null then, and the caller's to judge. */
+export const compose = (args: string[], timeout: number) => $({ timeout })`docker ${[...COMPOSE, ...args]}`
+
+/** The files that a container of this age has read and that were changed since. Nobody can set a ctime back. */
+export function changedSince(created: Date): string[] {
+  const changedAt = (name: string) => statSync(join(CONFIG_DIR, name), { throwIfNoEntry: false })?.ctime ?? 0
+  return READ_ONCE.filter((name) => changedAt(name) > created)
+}
 
 export class DockerEngine implements Engine {
   readonly name = 'docker'
@@ -78,7 +85,9 @@ export class DockerEngine implements Engine {
   }
 
   async half(): Promise<string | undefined> {
-    if (!(await this.isRunning())) return undefined
+    const container = await this.#container()
+    if (container?.isPaused) return 'The container is paused.'
+    if (!container?.running) return undefined
     const wanted = isSmtpOnly() ? ['postfix'] : ['postfix', 'dovecot']
     const deadline = Date.now() + RESTART
     for (;;) {
@@ -86,28 +95,32 @@ export class DockerEngine implements Engine {
       const down = wanted.filter((name) => !new RegExp(`^${name}\\s+(RUNNING|STARTING)`, 'm').test(stdout))
       if (down.length === 0) return undefined
       if (/FATAL/.test(stdout) || Date.now() > deadline)
-        return `The container runs, and ${down.join(' and ')} in it does not.`
+        return `The container runs, and ${down.join(' and ')} in it ${down.length > 1 ? 'do' : 'does'} not.`
       await sleep(500)
     }
   }
 
   async start(): Promise<Started> {
     const before = await this.#container()
+    if (before?.isPaused) await docker(['unpause', CONTAINER])
     // A line a port that it holds: "25/tcp -> 127.0.0.1:2525".
     const { stdout: held } = await docker(['container', 'port', CONTAINER])
     const isNew = (name: ServiceName) => !new RegExp(`:${this.#settings.ports[name]}$`, 'm').test(held)
     await assertPortsFree(this.#settings, SERVICE_NAMES.filter(isNew))
     // Compose makes the container anew by itself when its own file, .env or the environment file have changed.
-    const changedAt = (name: string) => statSync(join(CONFIG_DIR, name), { throwIfNoEntry: false })?.mtime ?? 0
-    const changed = READ_ONCE.filter((name) => before && changedAt(name) > before.created)
+    const changed = before ? changedSince(before.created) : []
     const half = before?.running ? await this.half() : undefined
     if (before?.running && changed.length > 0) say(`${changed.join(', ')}: changed, so the container is made anew.`)
-    if (half) say(`${half} It is made anew.`)
     say(before?.running ? 'Bringing the container up to date ...' : 'Starting the container ...')
     const anew = !before?.running || half || changed.length > 0 ? ['--force-recreate'] : []
     // With Compose's own progress: it pulls an image that is not there.
-    const streams = { stdio: ['ignore', process.stderr, 'inherit'] as ['ignore', typeof process.stderr, 'inherit'] }
-    const up = await foreground('docker', [...COMPOSE, 'up', '--detach', ...anew], { ...streams, timeout: PULL })
+    const options = {
+      cwd: ROOT,
+      env,
+      stdio: ['ignore', process.stderr, 'inherit'],
+      timeout: PULL,
+    } satisfies SpawnOptions
+    const up = await foreground('docker', [...COMPOSE, 'up', '--detach', ...anew], options)
     if (up !== 0) {
       if (!before?.running) await docker([...COMPOSE, 'down'], CHANGE)
       throw new Failure('failed', 'docker compose up failed, as it says above. Mend that, then: npm start')
@@ -177,11 +190,12 @@ export class DockerEngine implements Engine {
   }
 
   /** The container; undefined when there is none. Throws a Failure when one of this name is somebody else's. */
-  async #container(): Promise<{ running: boolean; created: Date; id: string } | undefined> {
-    const format = '{{json .State.Running}} {{json .Created}} {{.Id}} {{json .Config.Labels}}'
+  async #container(): Promise<{ running: boolean; isPaused: boolean; created: Date; id: string } | undefined> {
+    const format = '{{json .State.Running}} {{json .State.Paused}} {{json .Created}} {{.Id}} {{json .Config.Labels}}'
     const { exitCode, stdout } = await docker(['container', 'inspect', '--format', format, CONTAINER], this.#patience)
     if (exitCode !== 0) return undefined
-    const [, running, created = '', id = '', labels = ''] = /^(\S+) "(\S+)" (\S+) (.*)$/m.exec(stdout) ?? []
+    const [, running, paused, created = '', id = '', labels = ''] =
+      /^(\S+) (\S+) "(\S+)" (\S+) (.*)$/m.exec(stdout) ?? []
     const label: Record<string, string> = JSON.parse(labels) ?? {}
     const project = label['com.docker.compose.project'] ?? 'none'
     const own = setting('COMPOSE_PROJECT_NAME') ?? CONTAINER
@@ -189,7 +203,7 @@ export class DockerEngine implements Engine {
       const fact = `A container ${CONTAINER} is there that this project did not make (Compose project: ${project})`
       throw new Failure('failed', `${fact}. Remove it, its volumes stay: docker rm --force ${CONTAINER}`)
     }
-    return { running: running === 'true', created: new Date(created), id }
+    return { running: running === 'true', isPaused: paused === 'true', created: new Date(created), id }
   }
 }
 

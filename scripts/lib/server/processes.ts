@@ -53,6 +53,8 @@ export function startOf(pid: number): string {
 /** Whether a process is one of Postfix or Dovecot that works in this folder, also where that has been removed since. */
 function worksIn(pid: number, folder: string): boolean {
   if (!/postfix|dovecot/.test(linkOf(`/proc/${pid}/exe`))) return false
+  // A container's processes are not this machine's, though their folders may have the same names.
+  if (linkOf(`/proc/${pid}/ns/pid`) !== linkOf('/proc/self/ns/pid')) return false
   const cwd = linkOf(`/proc/${pid}/cwd`)
   // A POP3 or IMAP session may be in "/" with its mailbox open.
   return (cwd === '/' ? openFiles(pid) : [cwd]).some((path) => path.startsWith(`${folder}/`))

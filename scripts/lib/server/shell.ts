@@ -43,11 +43,7 @@ export function input(text: string): { input: string; stdio: ['pipe', 'pipe', 'p
 }
 
 /** Runs a program with these streams to its end; gives its exit code, 1 where a signal ended it. */
-export function foreground(
-  program: string,
-  args: string[],
-  options: { cwd?: string; stdio?: Parameters<typeof spawn>[2]['stdio']; timeout?: number } = {},
-): Promise<number> {
+export function foreground(program: string, args: string[], options: SpawnOptions = {}): Promise<number> {
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, { stdio: 'inherit', ...options })
     child.once('error', reject).once('close', (code) => resolve(code ?? 1))
