@@ -54,7 +54,8 @@ require '/usr/share/php/libphp-phpmailer/autoload.php';
 [, $host, $port, $to, $subject] = $argv;
 $mail = new PHPMailer\\PHPMailer\\PHPMailer(true);
 $mail->isSMTP();
-$mail->Host = $host;
+// From 6.8 on it turns to STARTTLS by itself only where the host is not called localhost.
+$mail->Host = gethostbyname($host);
 $mail->Port = (int) $port;
 ${option}
 if ($argc > 5) { $mail->SMTPAuth = true; [, , , , , $mail->Username, $mail->Password] = $argv; }
