@@ -7,6 +7,7 @@ import { BAR, CATCHALL, masterLogin, VIRTUAL_DOMAIN } from '../../scripts/lib/ac
 import { Pop3Session } from '../../scripts/lib/mail/pop3.ts'
 import { messagesOf, send, subjectsOf } from '../deliveries.ts'
 import { type Project, startedProject, until } from '../harness.ts'
+import { DOVECOT_CF } from '../instance.ts'
 import { ok } from '../mailboxes.ts'
 import { booksOf, Delivered, deliverAllWaiting, queue, queueIsEmpty, type Sender, Traffic } from './traffic.ts'
 
@@ -89,9 +90,9 @@ test('starts of the running server and changes of accounts refuse, break and los
 test('new settings of Postfix and Dovecot refuse and lose nothing', async (t) => {
   const traffic = await during('settings', async () => {
     for (const [file, line] of [
-      ['dovecot.cf', 'login_greeting = ready'],
+      [DOVECOT_CF, 'login_greeting = ready'],
       ['postfix-main.cf', 'smtpd_timeout = 200s'],
-      ['dovecot.cf', 'login_greeting = ready again'],
+      [DOVECOT_CF, 'login_greeting = ready again'],
     ] as const) {
       appendFileSync(project.config(file), `${line}\n`)
       await run('start')
