@@ -8,7 +8,7 @@ import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, rmSync, writ
 import { basename } from 'node:path'
 import { BAR, CATCHALL, FOO } from '../scripts/lib/accounts/accounts.ts'
 import type { Project } from './harness.ts'
-import { pidsOf } from './instance.ts'
+import { DOVECOT_CF, pidsOf } from './instance.ts'
 
 type Level = 'warning' | 'failure'
 /** What is broken, by what, the one check that says so, its level, words of its evidence: of several findings several. */
@@ -33,6 +33,8 @@ const VIRTUAL = inConfig('postfix-virtual.cf')
 const QUOTAS = inConfig('dovecot-quotas.cf')
 const DOVECOT = inConfig('dovecot.cf')
 const DOVECOT_24 = inConfig('dovecot-2.4.cf')
+/** What is in effect. */
+const DOVECOT_HERE = inConfig(DOVECOT_CF)
 const MASTER_USERS = inConfig('dovecot-master-users')
 const TEXTS = [ENV, MASTER, DOVECOT, ACCOUNTS, VIRTUAL, CAUGHT, MAP, QUOTAS, MAIN, COMPOSE]
 
@@ -282,9 +284,10 @@ export const BROKEN_LIVE: Broken[][] = [
   [['a text that a table elsewhere throws away', (project) => { writeFileSync(project.path('table'), '/deleted as soon/ DISCARD\n'); add(MAIN, `body_checks = pcre:${project.path('table')}`)(project) }, 'mail-virtual', 'failure', /body_checks throw it away/]],
   [['a subject that a table elsewhere refuses', (project) => { writeFileSync(project.path('table'), '/^Subject: Test/ REJECT go away\n'); add(MAIN, `header_checks = regexp:${project.path('table')}`)(project) }, 'mail-virtual', 'failure', /header_checks or body_checks refuse it.*go away/]],
   [
-    ['a port that Dovecot does not open', add(DOVECOT, 'service imap-login {\n  inet_listener imaps {\n    port = 0\n  }\n}'), 'logins', 'failure', /IMAP on port \d+ for \S+: connect ECONNREFUSED/],
-    ['POP3 for no account', add(DOVECOT, 'protocol pop3 {\n  mail_plugins = nonsense\n}'), 'logins', 'failure', /POP3 on port \d+ for .*; likewise .*port \d+.*bar@/],
+    ['ports that Dovecot does not open', both(...['imap', 'pop3'].map((name) => add(DOVECOT_HERE, `service ${name}-login {\n  inet_listener ${name}s {\n    port = 0\n  }\n}`))), 'logins', 'failure', /POP3 on port \d+ for .*: connect ECONNREFUSED.*; likewise IMAP on port \d+/],
+    ['POP3 for no account', add(DOVECOT_HERE, 'protocol pop3 {\n  mail_plugins = nonsense\n}'), 'logins', 'failure', /POP3 on port \d+ for .*login refused.*Dovecot has no such plugin/],
   ],
+  [['TLS of no known version', add(DOVECOT_HERE, 'ssl_min_protocol = TLSv9'), 'logins', 'failure', /port \d+ for .*Dovecot cannot set up TLS.*TLSv9/]],
 ]
 /** A mailbox is full when its mail has arrived: only its own check is asked. */
 export const FULL: Broken = [

@@ -29,6 +29,8 @@ const MEANINGS: [pattern: RegExp, meaning: string][] = [
   [/User (doesn't exist|unknown)|unknown user/i, 'nobody has that address'],
   [/no SASL authentication mechanisms|SASL: Connect to .* failed/, 'Postfix cannot ask Dovecot about passwords'],
   [/key values mismatch|cannot load (RSA )?certificate|Can't load (SSL certificate|private key)|cannot get RSA private key|error loading .*key/i, 'key and certificate do not belong together, or cannot be read'],
+  [/Plugin '.*' not found|load required plugin/, 'Dovecot has no such plugin'],
+  [/initialize SSL|SSL context initialization/, 'Dovecot cannot set up TLS'],
   [/bad (command startup|numerical|string|boolean)|unknown smtpd restriction|fatal:|panic:/i, 'a daemon gave up'],
 ]
 

@@ -48,7 +48,8 @@ export async function ports(facts: Facts): Promise<Finding[]> {
 export async function start(facts: Facts): Promise<Finding[]> {
   facts.environment()
   const refusal = await facts.refusal()
-  const [, file = '', line] = /(\S+) line (\d+): Unknown setting/.exec(refusal ?? '') ?? []
+  // Dovecot 2.4 puts the setting's name in front.
+  const [, file = '', line] = /(\S+) line (\d+): (?:\S+: )?Unknown setting/.exec(refusal ?? '') ?? []
   const fix = line && deleteLine(file, { lines: [Number(line)] })
   return verdict(refusal ? [failure(refusal, fix)] : [], 'tried: Postfix and Dovecot read them')
 }
