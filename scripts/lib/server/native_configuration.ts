@@ -93,8 +93,9 @@ export async function tryConfiguration(folder: string, dovecot: boolean): Promis
   const postfix = await $({ timeout: 20_000 })`postmap -c ${folder}/postfix -q x static:y`
   if (isRefused(postfix)) throw complaint(folder, 'postfix-main.cf', postfix.stderr)
   if (!dovecot) return
-  // All of it is read for one setting; "-n" would ask the DNS for this machine's name.
-  const read = await $({ timeout: 20_000 })`doveconf -c ${folder}/dovecot/dovecot.conf protocols`
+  // Asked for one setting, it would pass over a brace that is not closed. With a domain it does not ask the DNS for one.
+  const env = { ...process.env, DOVECOT_HOSTDOMAIN: HOSTNAME }
+  const read = await $({ timeout: 20_000, env })`doveconf -c ${folder}/dovecot/dovecot.conf -n`
   if (isRefused(read)) throw new Failure('failed', read.stderr.trim())
 }
 
