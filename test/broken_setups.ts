@@ -9,7 +9,7 @@ import { basename } from 'node:path'
 import { BAR, CATCHALL, FOO } from '../scripts/lib/accounts/accounts.ts'
 import { programOf, stateOf } from '../scripts/lib/server/processes.ts'
 import { type Project, until } from './harness.ts'
-import { pidsOf, queueOf } from './instance.ts'
+import { DOVECOT_CF, pidsOf, queueOf } from './instance.ts'
 
 type Level = 'warning' | 'failure'
 /** What a set-up does; paths are those of the project's copy. */
@@ -31,7 +31,7 @@ const QUOTAS = inConfig('dovecot-quotas.cf')
 const DOVECOT = inConfig('dovecot.cf')
 const DOVECOT_24 = inConfig('dovecot-2.4.cf')
 /** The one that this machine's Dovecot reads. */
-const READ = execFileSync('dovecot', ['--version'], { encoding: 'utf8' }).startsWith('2.3') ? DOVECOT : DOVECOT_24
+const READ = inConfig(DOVECOT_CF)
 const FAILURES = inConfig('postfix-failures.pcre')
 const MASTER_USERS = inConfig('dovecot-master-users')
 const TEXTS = [ENV, MASTER, DOVECOT, ACCOUNTS, VIRTUAL, CAUGHT, MAP, QUOTAS, MAIN, COMPOSE]
@@ -324,6 +324,7 @@ export const BROKEN_LIVE: Broken[][] = [
   // Causes that stand in no file of the project, and ports as one finding, however many there are
   [['a text that a table elsewhere throws away', (project) => { writeFileSync(project.path('table'), '/deleted as soon/ DISCARD\n'); add(MAIN, `body_checks = pcre:${project.path('table')}`)(project) }, 'mail-virtual', 'failure', /body_checks throw it away/]],
   [['a subject that a table elsewhere refuses', (project) => { writeFileSync(project.path('table'), '/^Subject: Test/ REJECT go away\n'); add(MAIN, `header_checks = regexp:${project.path('table')}`)(project) }, 'mail-virtual', 'failure', /header_checks or body_checks refuse it.*go away/]],
+  [['TLS of no known version', add(READ, 'ssl_min_protocol = TLSv9'), 'logins', 'failure', /TLSv9/]],
   [['ports that Dovecot does not open', add(READ, ['imap', 'pop3'].map((name) => `service ${name}-login {\n  inet_listener ${name}s {\n    port = 0\n  }\n}`).join('\n')), 'logins', 'failure', /POP3 on port \d+ for .* connect ECONNREFUSED.*; likewise IMAP on port \d+$/]],
 ]
 /** Only its own check is asked. */

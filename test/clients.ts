@@ -46,7 +46,8 @@ ${LOAD_PHPMAILER}
 [, $host, $port, $to, $subject] = $argv;
 $mail = new PHPMailer\\PHPMailer\\PHPMailer(true);
 $mail->isSMTP();
-$mail->Host = $host;
+// From 6.8 on it turns to STARTTLS by itself only where the host is not called localhost.
+$mail->Host = gethostbyname($host);
 $mail->Port = (int) $port;
 ${option}
 if ($argc > 5) { $mail->SMTPAuth = true; [, , , , , $mail->Username, $mail->Password] = $argv; }

@@ -40,7 +40,10 @@ describe('a broken set-up is found by its check alone, and its fix heals it', ()
     for (; own.length > 0; ) {
       const batch = own.splice(0, TOGETHER)
       test(`${check}: ${batch.map(([what]) => what).join('; ')}`, { skip }, () =>
-        inHalves(batch, (some) => world.assertTold(some, { only: [...asked, check] })),
+        inHalves(batch, async (some) => {
+          const isHealed = await world.assertTold(some, { only: [...asked, check] })
+          assert.ok(isHealed || check !== 'start', 'no fix, in the words of this Dovecot')
+        }),
       )
     }
   }

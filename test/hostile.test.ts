@@ -120,14 +120,17 @@ describe('lines of 100 MB', () => {
   const CHUNK = Buffer.alloc(65_536, 'x')
   const flood = (client: RawClient) => client.flood(CHUNK, (100 * MB) / CHUNK.length)
 
-  test('as a message: 552; as an SMTP command: 500, and the next command is obeyed', async () => {
+  test('as a message: 552; as an SMTP command: 500, and the next command is obeyed, or no more of the line', async () => {
     for (const [client, line, reply] of [
       [await inData(BAR), '\r\n.', /^552 5\.3\.4 /],
       [await smtp(), '', /^500 5\.5\.2 /],
     ] as const) {
       await flood(client)
-      assert.match(await client.say(line, REPLY.smtp), reply)
-      assert.match(await client.say('NOOP', REPLY.smtp), /^250 /)
+      const said = await client.say(line, REPLY.smtp)
+      assert.match(said, reply)
+      // Postfix 3.10 takes the rest of a command for further ones, and hangs up after twenty.
+      const isTold = client.isClosed && (said.match(/^500 /gm) ?? []).length >= 10
+      if (!isTold) assert.match(await client.say('NOOP', REPLY.smtp), /^250 /)
       client.close()
     }
   })
@@ -151,7 +154,9 @@ describe('lines of 100 MB', () => {
   })
 
   test('none of the daemons has kept one in memory', () => {
-    const peaks = ofProcesses(project, 'status').map((text) => Number(/^VmHWM:\s+(\d+) kB$/m.exec(text)?.[1]) / 1024)
+    // One that has just ended has no line of memory any more.
+    const lines = ofProcesses(project, 'status').flatMap((text) => /^VmHWM:\s+(\d+) kB$/m.exec(text)?.[1] ?? [])
+    const peaks = lines.map((kilobytes) => Number(kilobytes) / 1024)
     assert.ok(peaks.length > 5)
     assert.ok(Math.max(...peaks) < 60, `${Math.max(...peaks)} MB`)
   })
@@ -179,7 +184,8 @@ describe('addresses that name files and commands', () => {
   let files: string[]
   /** All but what mail is written to. */
   const filesElsewhere = () => [
-    ...filesBelow(project.dir, ['node_modules', 'state/mail', 'state/queue']),
+    // Dovecot 2.4's processes make sockets for doveadm while they live: run/srv.pop3/PID.
+    ...filesBelow(project.dir, ['node_modules', 'state/mail', 'state/queue']).filter((name) => !/\/srv\.\w/.test(name)),
     // Programs that other tests run put their hidden files into the home folder meanwhile.
     ...['/', '/root', '/home'].flatMap((dir) => readdirSync(dir)).filter((name) => !name.startsWith('.')),
     // Where local(8) writes the mail of Unix users: also a file that was there must not grow.
@@ -352,7 +358,7 @@ test('no password is in a file of the state folder, in what the scripts say, or 
   assertClean('a script', spoken)
   const files = filesBelow(project.stateDir, ['mail']).map((name) => join(project.stateDir, name))
   assert.ok(files.some((path) => path.endsWith('log/mail.log')))
-  assert.ok(logged(/Login: user=<secretive@/).length > 0)
+  assert.ok(logged(/: (Login|Logged in): user=<secretive@/).length > 0)
   for (const path of files) if (statSync(path).isFile()) assertClean(path, readFileSync(path, 'latin1'))
   const texts = [...ofProcesses(project, 'cmdline'), ...ofProcesses(project, 'environ')]
   assert.ok(texts.length > 10)
@@ -381,7 +387,10 @@ test('the files that hold password hashes and keys are for their owners', () => 
 
 test('after all of it the daemons are the same, mail arrives, half a message does not, and the log is clean', async () => {
   assert.deepEqual(mastersOf(project), masters)
-  assert.deepEqual(logged(/\b(panic|fatal|segmentation|segfault|killed|core dumped)\b|signal \d/i), [])
+  // Dovecot 2.4 calls a login "killed" that sent a line too long.
+  const ended = logged(/\b(panic|fatal|segmentation|segfault|killed|core dumped)\b|signal \d/i)
+  const unexplained = ended.filter((line) => !line.includes('Input buffer full'))
+  assert.deepEqual(unexplained, [])
   // No byte that a terminal would obey.
   assert.deepEqual(logged(/[\0-\x08\x0b-\x1f\x7f]/), [])
   const { code, stdout } = await runIn(project, {}, 'doctor')

@@ -1,10 +1,13 @@
 /** The running instance as the kernel sees it: its processes, what they listen on, its files. */
-import { execFile, execFileSync } from 'node:child_process'
+import { execFile, execFileSync, spawnSync } from 'node:child_process'
 import { readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { openFiles, readOr } from '../scripts/lib/server/processes.ts'
 import { type Project, processesOf } from './harness.ts'
+
+/** The file of the configuration folder that the Dovecot of this machine reads. */
+export const DOVECOT_CF = spawnSync('dovecot', ['--version']).stdout?.includes('2.3.') ? 'dovecot.cf' : 'dovecot-2.4.cf'
 
 /** The pids of the two masters. */
 export function mastersOf({ stateDir }: Project): number[] {

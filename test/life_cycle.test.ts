@@ -11,7 +11,7 @@ import { overImap } from '../scripts/lib/server/mailboxes.ts'
 import { messagesOf, send, subjectsOf } from './deliveries.ts'
 import { Project, processesOf, until } from './harness.ts'
 import { runIn } from './here.ts'
-import { holdDeliveries, mastersOf } from './instance.ts'
+import { DOVECOT_CF, holdDeliveries, mastersOf } from './instance.ts'
 import { ok } from './mailboxes.ts'
 
 const project = await Project.create()
@@ -98,17 +98,20 @@ test('accounts added while mail flows go live by one more start: no mail is lost
 
 test('settings that cannot be read are told at each start, and the server keeps the old ones', async () => {
   const masters = mastersOf(project)
-  const file = project.config('dovecot.cf')
-  const wrong = (text: string) => `${text}no_such_setting = 1\n`
+  const [file, env] = [project.config(DOVECOT_CF), project.path('development-mail-server.env')]
   const line = readFileSync(file, 'utf8').split('\n').length
-  await changed(file, wrong, async () => {
-    const { code, stderr } = await run('start')
-    assert.match(
-      stderr,
-      new RegExp(`^The server runs on with its old settings.*dovecot.cf line ${line}: .*no_such_se`, 'm'),
-    )
-    assert.deepEqual([code, await send(project.ports, BAR, 'all the same')], [1, null])
-  })
+  for (const [path, wrong, said] of [
+    [file, 'no_such_setting = 1', `dovecot\\S*.cf line ${line}: .*no_such_se`],
+    [file, 'service imap {', `Missing '}' .*dovecot\\S*.cf:${line}`],
+    [env, 'SSL_TYPE=self-signed', 'env: .*config/ssl/\\S+-key.pem'],
+  ] as const) {
+    const add = (text: string) => `${text}${wrong}\n`
+    await changed(path, add, async () => {
+      const { code, stderr } = await run('start')
+      assert.match(stderr, new RegExp(`^The server runs on with its old settings.*${said}`, 'm'))
+      assert.deepEqual([code, await send(project.ports, BAR, 'all the same')], [1, null])
+    })
+  }
   await done('start')
   assert.deepEqual(mastersOf(project), masters)
 })

@@ -1,6 +1,6 @@
 /** What npm start refuses, each in one line with the next step; it leaves nothing running. And what it honours. */
 import assert from 'node:assert/strict'
-import { execFileSync, spawnSync } from 'node:child_process'
+import { execFileSync } from 'node:child_process'
 import { appendFileSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { after, describe, test } from 'node:test'
 import { BAR, CATCHALL } from '../scripts/lib/accounts/accounts.ts'
@@ -9,10 +9,9 @@ import type { Settings } from '../scripts/lib/settings.ts'
 import { send, smtpClient } from './deliveries.ts'
 import { Project, processesOf, type Result, until } from './harness.ts'
 import { runIn } from './here.ts'
+import { DOVECOT_CF } from './instance.ts'
 
 const [ENV, CONFIG] = ['development-mail-server.env', 'docker-data/mail-server/config']
-/** What the Dovecot of this machine reads. */
-const DOVECOT = spawnSync('dovecot', ['--version']).stdout?.includes('2.3.') ? 'dovecot.cf' : 'dovecot-2.4.cf'
 
 const project = await Project.create()
 after(() => project.remove())
@@ -91,7 +90,7 @@ describe('a file', () => {
       /\n\S*main\.cf line LAST: .*restriction: "nonsense"\n {2}fix: Delete/,
     ],
     ['postfix-master.cf', 'nonsense/inet/x=y', /postfix-master\.cf line LAST: .*nonsense/],
-    [DOVECOT, 'nonsense = yes', /config\/dovecot.*\.cf line LAST: .*Unknown setting: nonsense/],
+    [DOVECOT_CF, 'nonsense = yes', /config\/dovecot.*\.cf line LAST: .*Unknown setting: nonsense/],
     ['postfix-accounts.cf', 'nobody', /postfix-accounts\.cf line LAST/],
   ] as const) {
     test(`${file} with "${line}": what is wrong, and where`, async () => {

@@ -4,6 +4,7 @@ import { appendFileSync } from 'node:fs'
 import { after, test } from 'node:test'
 import { VIRTUAL_DOMAIN } from '../../scripts/lib/accounts/accounts.ts'
 import { startedProject } from '../harness.ts'
+import { DOVECOT_CF } from '../instance.ts'
 import { ok } from '../mailboxes.ts'
 import { audit, type Sender, Traffic } from './traffic.ts'
 
@@ -53,7 +54,7 @@ test('starts of the running server and changes of accounts refuse, break and los
 test('new settings of Postfix and Dovecot refuse and lose nothing', async (t) => {
   const traffic = await during('settings', async () => {
     for (const [file, line] of [
-      ['dovecot.cf', 'login_greeting = ready'],
+      [DOVECOT_CF, 'login_greeting = ready'],
       ['postfix-main.cf', 'smtpd_timeout = 200s'],
     ] as const) {
       appendFileSync(project.config(file), `${line}\n`)

@@ -22,6 +22,8 @@ const MEANINGS: [pattern: RegExp, meaning: string][] = [
   [/table lookup problem|Temporary lookup failure|is unavailable\. open|map lookup (failure|error)|unavailable or bad|unsupported dictionary|cannot load/i, 'Postfix cannot read a table'],
   [/lmtp.*(Connection refused|No such file|Connection timed out)|connect to .*lmtp/i, "Dovecot's LMTP does not answer"],
   [/no SASL authentication mechanisms|SASL: Connect to .* failed/, 'Postfix cannot ask Dovecot about passwords'],
+  [/Plugin '.*' not found|load required plugin/, 'Dovecot has no such plugin'],
+  [/initialize SSL|SSL context initialization/, 'Dovecot cannot set up TLS'],
   [/unknown smtpd restriction|(fatal|panic|error):/i, 'a daemon gave up'],
 ]
 

@@ -171,6 +171,7 @@ export class NativeEngine implements Engine {
     try {
       await makeCertificate(this.#settings)
       await tryConfiguration(next, await makeConfiguration(this.#settings, next))
+      this.#checkTls(next)
       // Password hashes are for root and Dovecot's auth process alone; every user may ask Postfix for its settings.
       await $`chgrp -R dovecot ${next}`
       await $`chmod -R u=rwX,g=rX,o= ${next}`
@@ -180,6 +181,15 @@ export class NativeEngine implements Engine {
     } catch (error) {
       throw error instanceof Failure ? new Failure(error.exit, this.#log.named(error.message)) : error
     }
+  }
+
+  /** Throws a Failure where a key or certificate is missing: a Dovecot that reloads would go on without new processes. */
+  #checkTls(next: string): void {
+    const environment = readServerEnvironment()
+    const files = tlsFiles(environment, this.#settings.stateDir) ?? []
+    const missing = files.find((path) => !fs.existsSync(path.replace(this.#path('config'), join(next, 'config'))))
+    const type = `development-mail-server.env: SSL_TYPE=${environment.SSL_TYPE}`
+    if (missing !== undefined) throw new Failure('failed', `${type}: there is no file "${missing}"`)
   }
 
   /** Puts the files of next/ that differ in place, each in one step; gives their names. Those that next/ has not go. */
