@@ -42,7 +42,7 @@ describe('a broken set-up is found by its check alone, and its fix heals it', ()
       test(`${check}: ${batch.map(([what]) => what).join('; ')}`, { skip }, () =>
         inHalves(batch, async (some) => {
           const isHealed = await world.assertTold(some, { only: [...asked, check] })
-          assert.ok(isHealed || check !== 'start', 'no fix, in the words of this Dovecot')
+          assert.ok(isHealed || some[0]?.[0] !== 'an unknown setting', 'no fix, in the words of this Dovecot')
         }),
       )
     }
