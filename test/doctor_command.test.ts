@@ -78,12 +78,13 @@ test('a wrong setting is named by its check; the files are judged all the same',
 test('a port of somebody else is named with its holder', async () => {
   const holder = createServer().listen(project.ports.imap, '127.0.0.1')
   await until('the port taken', () => holder.listening)
-  const { stdout } = await world.run(['--only', 'ports'])
+  const [found, ...others] = bad((await world.ask([])).results)
   holder.close()
-  const who = `port ${project.ports.imap} \\(IMAP\\)[\\s\\S]*node[\\s\\S]*\\(pid ${process.pid}\\)`
-  assert.match(stdout, new RegExp(who))
+  assert.deepEqual([found?.check, others], ['ports', []])
+  const who = `port ${project.ports.imap} \\(IMAP\\) on \\S+ is in use by node.* \\(pid ${process.pid}\\)`
+  assert.match(found?.evidence ?? '', new RegExp(who))
   // The port comes from the environment, where .env has no say.
-  assert.match(stdout, /fix: export IMAP_PORT=\d+/)
+  assert.match(found?.fix ?? '', /^export IMAP_PORT=\d+$/)
 })
 
 test('a Docker that hangs is named, and the rest is judged all the same', async () => {

@@ -239,7 +239,17 @@ describe(image, { skip: reason ?? false }, () => {
 
   test('a changed environment file makes the container anew, and npm start says so', async () => {
     appendFileSync(project.path('development-mail-server.env'), 'TZ=Asia/Tokyo\n')
+    const other = /made from other\s+settings/
+    assert.match((await project.run('doctor', '--only', 'live')).stdout, other)
     assert.match(await run('start'), /is up again after/)
+    const onAll = await project.runWith({ env: { BIND_ADDRESS: '127.0.0.2' } }, 'doctor', '--only', 'live')
+    assert.match(onAll.stdout, other)
+  })
+
+  test('a paused container is told, and npm start lets it go on', async () => {
+    await docker(project, 'pause', CONTAINER)
+    assert.match((await project.run('status')).stdout, /The container is paused\. Mend it: npm start/)
+    assert.match(await run('start'), /runs already/)
   })
 
   test('with Dovecot stopped it is unhealthy and half a server, and npm start mends it', async () => {
