@@ -76,10 +76,14 @@ test('a wrong password slows down no right one', async () => {
     await (password === 'foo' ? login : assert.rejects(login))
     return performance.now() - begin
   }
-  // It takes half a second; Dovecot's penalty for the next one would be four.
-  const wrong = await timed('wrong')
-  const right = await timed('foo')
-  assert.ok(right < 4 * wrong, `${right} ms behind ${wrong} ms`)
+  // Dovecot's penalty for the next login would be four seconds. The quickest of some: a busy machine delays one or another.
+  const usual = (await timed('foo')) + (await timed('wrong'))
+  const right: number[] = []
+  for (let n = 0; n < 4; n++) {
+    right.push(await timed('foo'))
+    await timed('wrong')
+  }
+  assert.ok(Math.min(...right) < 4 * usual, `${right} ms where ${usual} ms are usual`)
 })
 
 test('submission without a login is refused', async () => {
