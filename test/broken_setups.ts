@@ -212,7 +212,7 @@ export const BROKEN_FILES: Broken[] = [
   ['another log', add(DOVECOT, 'log_path = /dev/null'), 'dovecot', 'warning', /look elsewhere/],
   ['a missing brace', add(READ, 'service auth {'), 'start', 'failure', /Missing '\}'|end of file|EOF/],
   ['a user that is not there', add(READ, 'default_internal_user = dovecott'), 'start', 'failure', /dovecot.*\.cf line \d+: .*dovecott/],
-  ['a group that is not there', add(MAIN, 'setgid_group = mailgroup'), 'start', 'failure', /main\.cf line 113: .*mailgroup/],
+  ['a group that is not there', add(MAIN, 'setgid_group = mailgroup'), 'start', 'failure', /main\.cf line 110: .*mailgroup/],
   ['no unit of time', change(READ, 'auth_failure_delay = 0', 'auth_failure_delay = 30'), 'start', 'failure', /missing units/],
   ['a Dovecot that sends by itself', add(DOVECOT, 'submission_host = smtp.example.net:587'), 'dovecot', 'failure', /submission_host/],
 ]
@@ -312,12 +312,12 @@ export const BROKEN_LIVE: Broken[][] = [
     ['TLS for every login', change(DOVECOT, 'ssl = yes', 'ssl = required'), 'dovecot', 'failure', /logins without TLS/],
   ],
   // Causes that a daemon names in its log, each told at its line
-  [['a milter that does not answer', add(MAIN, 'smtpd_milters = inet:127.0.0.1:8891'), 'logins', 'failure', /main\.cf line 113: .*Milter service inet:127\.0\.0\.1:8891/]],
+  [['a milter that does not answer', add(MAIN, 'smtpd_milters = inet:127.0.0.1:8891'), 'logins', 'failure', /main\.cf line 110: .*Milter service inet:127\.0\.0\.1:8891/]],
   [['a policy service that is not there', change(MAIN, 'smtpd_recipient_restrictions = ', 'smtpd_recipient_restrictions = check_policy_service unix:private/policy, '), 'mail-virtual', 'failure', /main\.cf line 42: .*private\/policy/]],
-  [['a table that postmap did not make', add(MAIN, 'virtual_alias_maps = hash:/tmp/docker-mailserver/postfix-virtual.cf pcre:/tmp/docker-mailserver/postfix-regexp.cf'), 'mail-virtual', 'failure', /main\.cf line 113: .*hash:docker-data/]],
-  [['a value that a daemon does not know', add(MAIN, 'lmtp_host_lookup = nis'), 'mail-virtual', 'failure', /main\.cf line 113: .*unknown lmtp_host_lookup/]],
+  [['a table that postmap did not make', add(MAIN, 'virtual_alias_maps = hash:/tmp/docker-mailserver/postfix-virtual.cf pcre:/tmp/docker-mailserver/postfix-regexp.cf'), 'mail-virtual', 'failure', /main\.cf line 110: .*hash:docker-data/]],
+  [['a value that a daemon does not know', add(MAIN, 'lmtp_host_lookup = nis'), 'mail-virtual', 'failure', /main\.cf line 110: .*unknown lmtp_host_lookup/]],
   [['users that may not read their mail', add(READ, 'first_valid_uid = 10000'), 'logins', 'failure', /dovecot.*\.cf line \d+: .*first_valid_uid/]],
-  [['a misspelt restriction', add(MAIN, 'smtpd_client_restrictions = permit_mynetwork, reject'), 'mail-virtual', 'failure', /main\.cf line 113: .*unknown smtpd restriction: "permit_mynetwork"/]],
+  [['a misspelt restriction', add(MAIN, 'smtpd_client_restrictions = permit_mynetwork, reject'), 'mail-virtual', 'failure', /main\.cf line 110: .*unknown smtpd restriction: "permit_mynetwork"/]],
   [['a plugin that is not there', add(READ, 'protocol pop3 {\n  mail_plugins = nonsense\n}'), 'logins', 'failure', /dovecot.*\.cf line \d+: .*'nonsense'/]],
   // What stands in a file keeps nobody waiting
   [['all mail past Dovecot', addFirst(MAP, '/./ virtual:'), 'tables', 'failure', /sends mail to virtual:/]],

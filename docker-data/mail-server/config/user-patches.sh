@@ -9,6 +9,11 @@ postconf -MX smtp/unix relay/unix
 # Each mail says in X-Original-To which address it was sent to, also caught mail.
 postconf -F 'lmtp/unix/command=lmtp flags=O'
 
+# Releases up to 10 check DKIM and DMARC whatever the environment says, and ask the DNS for it.
+if [ "$ENABLE_OPENDKIM" = 0 ] && [ -n "$(postconf -h dkim_milter 2>/dev/null)" ]; then
+  postconf dkim_milter= dmarc_milter=
+fi
+
 # Dovecot 2.4, in releases from 16 on, has another syntax. docker-mailserver copies dovecot.cf to local.conf, up to
 # release 10 after this script, so Dovecot reads a copy of its own in the place of that.
 dovecot=/etc/dovecot/development.conf

@@ -121,7 +121,7 @@ export function aliases(facts: Facts): Finding[] {
   // biome-ignore format: one rule a line
   const rows: Row<Alias>[] = [
     { wrong: ({ from }) => from.startsWith('/') && `${from} is a pattern, which belongs into ${CAUGHT}; here it is no address`, fix: null },
-    { wrong: ({ to }) => { const word = to.find((one) => !one.includes('@') || one.endsWith(';')); return word && `"${word}" is no address, and what goes there ends in the catchall`  }, fix: null },
+    { wrong: ({ to }) => { const word = to.find((one) => (!one.includes('@') && one !== 'catchall') || one.endsWith(';')); return word && `"${word}" is no address, and what goes there ends in the catchall`  }, fix: null },
     { wrong: ({ from }) => from.endsWith(':') && `${from} ends with a colon, as in aliases(5), and is no address`, fix: (alias) => writeLine(VIRTUAL, alias, alias.text.replace(':', '')) },
     { wrong: ({ to }) => { const target = to.find((one) => one.includes('@') && lookalike(one)); return target && `${target} is one letter or two from a domain with accounts, and is caught; a slip?` }, find: warning, fix: null },
     { wrong: ({ from, to }) => to.length === 0 && `${from} has no target, and Postfix skips the line` },
@@ -161,6 +161,11 @@ export async function tables(facts: Facts): Promise<Finding[]> {
   facts.needs(CAUGHT, MAP)
   const set = [...facts.mainCf().values()].flatMap(({ value }) => [...value.matchAll(OWN_TABLE)])
   const others = set.map(([, type = '', name = '']) => type + inConfig(name))
+  // The other tables are asked with something else than recipients.
+  const isForRecipients = (name: string) => {
+    const words = `check_recipient_access ${name.replace(inConfig(''), '/tmp/docker-mailserver/')}`
+    return [...facts.mainCf().values()].some(({ value }) => value.includes(words))
+  }
   const [own, domains] = [addressesOf(facts), domainsOf(facts)]
   const alike = domains.flatMap((domain) => {
     const [noDot, noLastDot] = [domain.replace('.', 'x'), domain.replace(/\.(?=[^.]*$)/, '-')]
@@ -176,7 +181,7 @@ export async function tables(facts: Facts): Promise<Finding[]> {
     warning(`${inConfig(file)} line ${line}: Postfix skips it: ${text}`),
   )
   for (const [index, name] of names.entries()) {
-    const answerTo = (address: string) => (index > 1 && answers[index]?.get(address)) || ''
+    const answerTo = (address: string) => (isForRecipients(name) && answers[index]?.get(address)) || ''
     const hit = [...own, 'someone@foreign.example'].find((address) => REFUSAL.test(answerTo(address)))
     if (hit) problems.push(failure(`${name.replace(/^\w+:/, '')}: ${hit} gets "${answerTo(hit)}"`))
   }

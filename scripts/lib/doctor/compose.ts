@@ -83,13 +83,25 @@ function wrongsOf(service: Service, { volumes = {}, networks = {} }: Project, fa
   }
 }
 
+/** What Compose says to the project's files. */
+const configOf = (facts: Facts) => facts.once('compose', () => askCompose(['config', '--format', 'json'], DOCKER))
+
+/** The image and the published ports of the container that Compose would make now; undefined where it cannot be asked. */
+export async function wantedOf(facts: Facts): Promise<string[] | undefined> {
+  const { stdout } = await configOf(facts)
+  const project: Project = stdout.startsWith('{') ? JSON.parse(stdout) : {}
+  const { image = '', ports = [] } = project.services?.[CONTAINER] ?? {}
+  const places = ports.map(({ host_ip = '', published = '', target }) => `${host_ip}:${published}->${target}`)
+  return image ? [image, ...places].sort() : undefined
+}
+
 export async function compose(facts: Facts): Promise<Finding[]> {
   facts.needs(COMPOSE_FILE)
   const { engine, reason } = await facts.choice()
   if (engine?.name === 'native' && (await facts.isRunning().catch(() => false)))
     throw new Skipped('not needed, the server runs natively')
   if (/silent for/.test(reason)) throw new Skipped('Docker does not answer, see "engine"')
-  const asked = await askCompose(['config', '--format', 'json'], DOCKER)
+  const asked = await configOf(facts)
   if (asked.exitCode === null) throw new Skipped('docker compose does not answer, see "engine"')
   if (/unknown (docker )?(command|shorthand flag|flag)|is not a docker command|not found/.test(asked.stderr))
     throw new Skipped('not asked: Docker Compose is not here')

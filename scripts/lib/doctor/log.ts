@@ -81,11 +81,15 @@ export function blamedIn(facts: Facts, lines: readonly string[]): Finding | unde
   return complaints.map((line) => blamed(facts, line)).find((finding) => finding !== undefined)
 }
 
-/** `blamedIn` what was logged since the doctor has begun. */
-export async function complaint(facts: Facts): Promise<Finding | undefined> {
+/** `blamedIn` what was logged since the doctor has begun, in lines like these. */
+export async function complaint(facts: Facts, like = /./): Promise<Finding | undefined> {
   // What a daemon logs stands in the log a moment later.
   await sleep(500)
-  return blamedIn(facts, await facts.logged())
+  const lines = await facts.logged()
+  return blamedIn(
+    facts,
+    lines.filter((line) => like.test(line)),
+  )
 }
 
 /** What a client was told: at the line that a daemon complains about, else in words. */

@@ -172,7 +172,8 @@ async function flow(
       const { stuck, sent } = await fateOf(facts, mail)
       if (sent) sentAt ||= waited
       const said = stuck ?? (waited - sentAt > SEEN ? sent : undefined)
-      if (said || waited > SEEN) found = await complaint(facts)
+      // Of a mail that is only late nothing is told but a daemon that gave up.
+      if (said || waited > SEEN) found = await complaint(facts, said ? undefined : /\b(fatal|panic):/i)
       if (said) found ??= failure(`${is} and did not arrive: ${explained(said)}`)
       else if (!sent && (waited > DELIVERY || facts.explained.has(check)))
         found ??= warning(`slow: ${is} and is still on its way after ${Math.round(waited / 1000)} s`)

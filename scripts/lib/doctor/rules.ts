@@ -60,7 +60,7 @@ const ENVIRONMENT: Rule[] = [
   warn('PERMIT_DOCKER', /^(none|host|network|connected-networks|container)?$/, 'docker-mailserver knows no such value', 'connected-networks'),
   // Delivery
   fail('POSTFIX_DAGENT', new RegExp(`^(${DELIVERY})?$`), 'mail for the mailboxes does not go to Dovecot', DELIVERY),
-  fail('POSTFIX_MESSAGE_SIZE_LIMIT', /^\d{0,9}$/, 'that is no number of bytes, or more than a disk may have free', '10240000'),
+  fail('POSTFIX_MESSAGE_SIZE_LIMIT', /^\d{0,10}$/, 'that is no number of bytes, or more than a disk may have free', '10240000'),
   warn('POSTFIX_MESSAGE_SIZE_LIMIT', /^0?$|^\d{6,}$/, 'nearly every mail is larger, and refused', '10240000'),
   fail('POSTFIX_MAILBOX_SIZE_LIMIT', /^\d*$/, 'that is no number of bytes', '0'),
   warn('POSTFIX_MAILBOX_SIZE_LIMIT', /^0?$|^\d{7,}$/, 'mailboxes are full after a mail or two', '0'),
@@ -96,6 +96,8 @@ const LOOPBACK = new RegExp(`^((inet:|smtp:|lmtp:|scan:)?${LOOPBACK_HOST}(:\\d+)
 const ASKING = /\b(reject_(unknown|unverified_s|rh?s?bl)\w+|permit_(dnswl|rhswl|mx)_\w+|check_\w+_(mx|ns|a)_access)\b/
 /** Restrictions that refuse clients as many applications are. */
 const REFUSING = /\breject_((invalid|non_fqdn)_\w+|\w*login_mismatch|unlisted_sender|plaintext_session)/
+const REFUSES_ALL =
+  /^((?!permit).)*\b((reject|defer)([,\s]|$)|check_\w+_access\s+static:\s*\{?\s*(REJECT|DEFER|[45]\d\d)\b)/i
 /** The first such word of a value; all clients here are permitted by mynetworks, and come no further. */
 const wordIn = (value: string, words: RegExp) => value.split('permit_mynetworks')[0]?.match(words)?.[0]
 const TABLE = `pcre:${IN_CONTAINER}/postfix-transport_maps`
@@ -108,7 +110,7 @@ export const POSTFIX_RULES: Rule[] = [
   need(fail('transport_maps', (value) => value.includes(TABLE), 'no table keeps foreign mail here', TABLE)),
   need(fail('default_transport|relay_transport', /^(local|error|retry|discard)(:\S*)?$/, 'mail that no table keeps here would leave', 'local')),
   fail('local_transport', /^local(:\S*)?$/, 'mail for this server leaves it'),
-  fail('virtual_transport', (value, facts) => /^lmtp:unix:\S*\/lmtp$/.test(value) || (value.startsWith('lmtp:unix:') && facts.read(inConfig('dovecot.cf')).includes(value.replace(/.*\//, '/'))), 'mail for the mailboxes does not go to Dovecot'),
+  fail('virtual_transport', (value, facts) => /^lmtp:unix:\S*\/lmtp$/.test(value) || (value.startsWith('lmtp:unix:') && ['dovecot.cf', 'dovecot-2.4.cf'].some((name) => facts.read(inConfig(name)).includes(value.replace(/.*\//, '/')))), 'mail for the mailboxes does not go to Dovecot'),
   fail('relayhost|sender_dependent_\\w+|\\w*fallback_relay|mailbox_command\\w*|mailbox_transport\\w*|fallback_transport\\w*', EMPTY, 'it leads mail out of this machine'),
   fail('content_filter|smtpd_proxy_filter|(non_)?smtpd_milters|milter_\\w+_milters', LOOPBACK, 'it hands mail to another machine'),
   fail('always_bcc|\\w+_bcc_maps', (value, facts) => values.resultsOf(value, facts).every((target) => isOwn(target, facts)), 'it copies mail to an address outside'),
@@ -130,10 +132,10 @@ export const POSTFIX_RULES: Rule[] = [
   fail('smtpd_tls_security_level', /^(may|none)?$/, 'clients without TLS are refused', 'may'),
   fail('smtpd_tls_auth_only|smtpd_enforce_tls|smtpd_tls_req_ccert', OFF, 'clients without TLS or certificate are refused', 'no'),
   fail('smtpd_tls_wrappermode', /^(no)?$/, 'port 25 speaks TLS at once, which no client expects'),
-  fail('mynetworks', /^(?!.*!127\.0\.0\.1\b).*(\b127\.0\.0\.[01]\b|\b0\.0\.0\.0\/0|[a-z]:|\$)/, 'clients on this machine have to log in, or get 554'),
+  fail('mynetworks', (value, facts) => values.trusts(value, facts.settings().host), 'clients on this machine have to log in, or get 554'),
   fail('smtpd_\\w+_restrictions', (value) => !wordIn(value, ASKING), 'it asks the DNS, and refuses what is not found there'),
   fail('smtpd_\\w+_restrictions', (value) => !wordIn(value, REFUSING), (value) => `${wordIn(value, REFUSING)} refuses what applications send: any HELO, any sender, no TLS`, (value) => value.split(/[\s,]+/).filter((word) => !REFUSING.test(word)).join(' ')),
-  fail('smtpd_\\w+_restrictions', /^(?!((?!permit).)*\b((reject|defer)([,\s]|$)|check_\w+_access\s+static:\s*\{?\s*(REJECT|DEFER|[45]\d\d)\b))/i, 'it refuses everybody'),
+  fail('smtpd_\\w+_restrictions', (value) => !REFUSES_ALL.test(value.replace(/\binline:\s*\{.*\}/g, '')), 'it refuses everybody'),
   fail('smtpd_\\w+_restrictions', /^(?!.*check_policy_service\s+\{?\s*inet:(?!127\.|localhost))/, 'it asks another machine about each mail'),
   fail('smtpd_(relay|recipient)_restrictions', /^$|permit_mynetworks|permit_sasl_authenticated|\bpermit\b|static:|^(?!.*(\breject\b|reject_unauth_destination|\bdefer\b))/, 'no client may send to foreign addresses'),
   need(fail('smtpd_recipient_restrictions', /\breject_unlisted_recipient\b/, 'unknown users of the virtual mailbox domains get no 550, and the mail bounces later', RECIPIENTS)),
@@ -152,8 +154,8 @@ export const POSTFIX_RULES: Rule[] = [
   fail('defer_transports|hold_\\w+', EMPTY, 'mail waits in the queue until somebody sends it on'),
   fail('soft_bounce', OFF, 'what should be refused or bounced is tried again for days'),
   fail('message_size_limit', /^(0|\d{6,})\b/, 'nearly every mail is larger, and refused', '10240000'),
-  fail('(mailbox|virtual_mailbox)_size_limit|virtual_mailbox_limit', /^(0|\d{8,})$/, 'it is smaller than message_size_limit, and Postfix refuses to deliver', '0'),
-  fail('queue_minfree|message_size_limit', /^\d{0,9}$/, 'Postfix wants more free space than a disk may have'),
+  fail('(mailbox|virtual_mailbox)_size_limit|virtual_mailbox_limit', (value, facts) => value === '0' || Number(value) >= values.messageLimit(facts), 'it is smaller than message_size_limit, and Postfix refuses to deliver', '0'),
+  fail('queue_minfree|message_size_limit', /^\d{0,10}$/, 'Postfix wants more free space than a disk may have'),
   warn('\\w+_(rate|transport)_delay', OFF, 'each mail waits'),
   warn('minimal_backoff_time|queue_run_delay|in_flow_delay', /^\d{1,3}s?$|^\d{1,2}m$/, 'mail waits'),
   warn('(maximal|bounce)_queue_lifetime', /^(?!0)\d+/, 'mail that has to wait a moment bounces at once'),
@@ -182,11 +184,11 @@ export const DOVECOT_RULES: Rule[] = [
   fail('submission_host', /^$|^(127\.|localhost|\[?::1)/, 'Dovecot hands mail to another machine'),
   fail('lmtp_proxy', /^no$/, 'Dovecot hands mail to another machine'),
   fail('auth_ssl_require_client_cert|haproxy', /^no$/, 'clients without a certificate, or without a proxy, are refused'),
-  fail('auth_username_format', /%[A-Z]*u|user/, 'no account is found by a part of its address'),
+  fail('auth_username_format', /^$|%[A-Z]*u|user/, 'no account is found by a part of its address'),
   warn('recipient_delimiter', /^\+$/, 'addresses are cut at another letter than Postfix cuts them'),
   warn('\\w*log_path', EMPTY, 'npm run logs and the doctor look elsewhere'),
   fail('mail_max_userip_connections', /^(0|\d{2,})$/, 'a few clients at once are too many'),
-  fail('(default_)?vsz_limit', /^(0|unlimited|\d{3,} *M|\d+ *G)/i, 'its processes have too little memory'),
+  fail('(default_)?vsz_limit', /^(0$|unlimited|\d{3,} *M|\d+ *G|\d{6,} *k|\d{9,})/i, 'its processes have too little memory'),
   fail('protocols', /\blmtp\b/, 'Dovecot takes no mail from Postfix'),
   fail('mail_location|mail_path|mail_driver', EMPTY, 'mail lies elsewhere than the engine thinks'),
   fail('listen', EMPTY, 'Dovecot does not listen where the ports lead'),

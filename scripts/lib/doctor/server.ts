@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { createSecureContext } from 'node:tls'
 import { CATCHALL, parseAccounts } from '../accounts/accounts.ts'
 import { messageOf } from '../cli.ts'
-import { changedSince, compose } from '../server/docker.ts'
+import { changedSince } from '../server/docker.ts'
 import type { Engine } from '../server/engine.ts'
 import { namesBelow, VMAIL_ID } from '../server/native_configuration.ts'
 import { holdersOf, isFree } from '../server/ports.ts'
@@ -13,7 +13,8 @@ import { readOr } from '../server/processes.ts'
 import { isRoot } from '../server/root.ts'
 import { CONTAINER, enabledServices, SERVICES } from '../settings.ts'
 import { addLine, type Finding, failure, ok, Skipped, verdict, warning } from './check.ts'
-import { ACCOUNTS, ANSWER, CONFIG, DOCKER, ENV_FILE, type Facts, MAIN_CF, QUOTAS } from './facts.ts'
+import { wantedOf } from './compose.ts'
+import { ACCOUNTS, ANSWER, CONFIG, ENV_FILE, type Facts, MAIN_CF, QUOTAS } from './facts.ts'
 import { blamed, blamedIn, causeIn, explained } from './log.ts'
 import { folders, processes } from './machine.ts'
 
@@ -113,6 +114,10 @@ async function liveNative(facts: Facts): Promise<Finding[]> {
   return verdict(problems, 'all files are as npm start would make them')
 }
 
+/** The image and the published ports of a container, in the form of `wantedOf`. */
+const PUBLISHED =
+  '{{.Config.Image}}{{range $port, $all := .HostConfig.PortBindings}}{{range $all}} {{.HostIp}}:{{.HostPort}}->{{$port}}{{end}}{{end}}'
+
 async function liveDocker(facts: Facts): Promise<Finding[]> {
   const plain = (value = '') => value.replace(/\s+/g, ' ').trim()
   const { stdout: parameters } = await facts.ask('postconf', '-n')
@@ -128,20 +133,16 @@ async function liveDocker(facts: Facts): Promise<Finding[]> {
   const fact = `the running server has another password for ${other?.address}, or no such account, than ${ACCOUNTS}`
   if (other) problems.push(failure(fact, 'npm stop && npm start'))
   const made = await facts.inspect('{{json .Config.Env}}')
-  const isOther = ([name, value]: [string, string]) =>
-    made.includes(`"${name}=`) && !made.includes(JSON.stringify(`${name}=${value}`))
-  const set = Object.entries(facts.environment()).find(isOther)
-  const is = `the container was made with another ${set?.[0]} than ${set?.join('=')} now`
-  if (set) problems.push(failure(is, 'npm start'))
-  // What these do not tell: Compose would make a container anew whose settings are others, published ports among them.
-  const { stdout, stderr } = await compose(['--dry-run', 'up', '--detach', '--pull', 'never'], DOCKER)
-  if (problems.length === 0 && /Recreate/.test(stdout + stderr))
-    problems.push(
-      failure(`the container was made from other settings than Compose, .env and ${ENV_FILE} have`, 'npm start'),
-    )
+  const set = Object.entries(facts.environment()).find((set) => !made.includes(JSON.stringify(set.join('='))))
+  if (set && made.length > 2)
+    problems.push(failure(`the container was made with another ${set[0]} than ${ENV_FILE} has now`, 'npm start'))
+  const wanted = await wantedOf(facts)
+  const is = (await facts.inspect(PUBLISHED)).replaceAll('/tcp', '').split(' ').sort()
+  if (wanted && is.length > 1 && wanted.join() !== is.join())
+    problems.push(failure('the container has other ports, or another release, than Compose and .env say', 'npm start'))
   const changed = changedSince(new Date(await facts.inspect('{{.Created}}'))).join(', ')
   if (problems.length === 0 && changed)
-    problems.push(failure(`${changed}: changed since the container was made`, 'npm start'))
+    problems.push(warning(`${changed}: changed since the container was made`, 'npm start'))
   return verdict(problems, 'its parameters, accounts and environment are those of the files')
 }
 
@@ -152,7 +153,8 @@ export async function certificate(facts: Facts): Promise<Finding[]> {
   const values = stdout.match(/^smtpd_tls_(chain_files|key_file|cert_file) = .*$/gm) ?? []
   const paths = [...new Set(values.flatMap((line) => line.split(/[\s,]+/)).filter((path) => path.startsWith('/')))]
   const made = `${facts.settings().stateDir}/tls/`
-  const fix = paths.every((path) => path.startsWith(made)) && `rm ${made}*.pem && npm stop && npm start`
+  const fix =
+    paths.length > 0 && paths.every((path) => path.startsWith(made)) && `rm ${made}*.pem && npm stop && npm start`
   const files = await Promise.all(paths.map((path) => engine.exec(['cat', '--', path])))
   const text = files.map(({ stdout }) => stdout).join('\n')
   try {

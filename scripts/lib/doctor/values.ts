@@ -1,5 +1,6 @@
 /** What the rules ask about a value: of the files that it names, of the accounts, of Postfix's own words. */
 import { existsSync, readFileSync } from 'node:fs'
+import { BlockList, isIP } from 'node:net'
 import { CATCHALL } from '../accounts/accounts.ts'
 import { domainOf } from '../accounts/changes.ts'
 import { mapPaths } from '../server/native_configuration.ts'
@@ -84,4 +85,23 @@ export function missingCertificate(type: string, facts: Facts): string | undefin
     'self-signed': `${own}-cert.pem ${own}-key.pem`,
   }
   return missing(PATHS, paths[type] ?? '', facts)
+}
+
+/** Whether mynetworks has this address: the first entry that matches decides (postconf(5)). */
+export function trusts(value: string, host: string): boolean {
+  // Tables and $names are the running server's to judge.
+  if (/[:$](?!:|\d)/.test(value.replace(/\[[^\]]*\]/g, ''))) return true
+  for (const word of value.split(/[\s,]+/)) {
+    const [, not, address = '', bits] = /^(!?)\[?([^\]/]+)\]?(?:\/(\d+))?$/.exec(word) ?? []
+    const family = isIP(address) === 6 ? 'ipv6' : 'ipv4'
+    const list = new BlockList()
+    if (isIP(address)) list.addSubnet(address, Number(bits ?? (family === 'ipv6' ? 128 : 32)), family)
+    if (list.check(host, isIP(host) === 6 ? 'ipv6' : 'ipv4')) return !not
+  }
+  return false
+}
+
+export function messageLimit(facts: Facts): number {
+  const { value } = facts.mainCf().get('message_size_limit') ?? {}
+  return Number(value ?? facts.environment().POSTFIX_MESSAGE_SIZE_LIMIT ?? 0)
 }
