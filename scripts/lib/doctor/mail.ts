@@ -20,7 +20,7 @@ const MOST = 40
 const DELIVERY = 20_000
 /** Milliseconds until the queue and the log are asked where the mail is, and for one that was delivered to be seen. */
 const [IMPATIENCE, SEEN] = [1_000, 3_000]
-/** How many of the newest messages are looked at for the test mail. */
+/** How many of the newest messages the first look for the test mail takes in; the others all that came since. */
 const NEWEST = 50
 
 /** What went wrong, less the clients' advice to ask whether the server is up. */
@@ -97,7 +97,7 @@ export async function logins(facts: Facts): Promise<Finding[]> {
 }
 
 /** `id`: the random part of its Message-ID; `queueId`: how Postfix calls it. */
-type TestMail = Record<'to' | 'id' | 'queueId', string> & { begin: number }
+type TestMail = Record<'to' | 'id' | 'queueId', string> & { begin: number; seen: Set<string> }
 
 /** Sends a test mail. Throws with the server's words where it is not taken. */
 async function send(facts: Facts, to: string, login?: Login): Promise<TestMail> {
@@ -108,14 +108,22 @@ async function send(facts: Facts, to: string, login?: Login): Promise<TestMail> 
   const { problem, queueId } = await session.deliver({ envelope: { from: FOO, to: [to] }, bytes })
   await session.close()
   if (problem) throw new Error(problem)
-  return { to, id, begin, queueId: queueId ?? '' }
+  return { to, id, begin, queueId: queueId ?? '', seen: new Set() }
 }
 
 /** Looks once for a mail over POP3, and gives its header. A session sees the mailbox as it was at login (RFC 1939 section 5). */
-async function look(facts: Facts, mailbox: string, { id }: TestMail, deletes: boolean): Promise<string | undefined> {
+async function look(
+  facts: Facts,
+  mailbox: string,
+  { id, seen }: TestMail,
+  deletes: boolean,
+): Promise<string | undefined> {
   const session = await Pop3Session.open(serverOf(facts, 'pop3'), masterLogin(mailbox))
   try {
-    for (const message of (await session.list()).slice(-NEWEST).reverse()) {
+    const all = await session.list()
+    const unseen = all.filter(({ uidl }) => !seen.has(uidl)).slice(seen.size > 0 ? 0 : -NEWEST)
+    for (const { uidl } of all) seen.add(uidl)
+    for (const message of unseen.reverse()) {
       // Another reader may have deleted it since.
       const header = (await session.top(message).catch(() => undefined))?.toString('latin1')
       if (!header?.includes(id)) continue
@@ -185,6 +193,7 @@ async function flow(
     // Lest it arrives later, or stays.
     if (mail && found?.level !== 'ok') {
       await engine.exec(['postsuper', '-d', mail.queueId], { timeout: ANSWER })
+      mail.seen.clear()
       await look(facts, mailbox, mail, true).catch(() => {})
     }
   }
